@@ -1,0 +1,41 @@
+"""What a codec may ask of the message being encoded: room for bytes outside the pickle stream.
+
+A codec turns one object into a reduce value (PEP 307), exactly as ``__reduce_ex__`` would, except that the large memory
+in it is replaced by *tokens*. The reducer implements :class:`Outbox`; the codecs know nothing else of it.
+
+Guarantees to the rebuild function: where the encoder put a token, it receives a one-dimensional, writable, C-contiguous
+``numpy.ndarray`` of ``uint8`` with exactly the bytes asked for, 64-byte aligned, private to this task. The shared memory
+behind it stays valid for as long as that array or any view, buffer or slice made from it is alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pickle import PickleBuffer
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+ByteArray = NDArray[np.uint8]
+#: What ``__reduce_ex__`` may return; ``NotImplemented`` leaves the object to plain pickle.
+Reduced = Any
+
+
+class Outbox(Protocol):
+    """Room in the message that is being encoded."""
+
+    #: Payloads below this many bytes belong in the pickle stream: sharing them would cost more than copying them.
+    inline_limit: int
+
+    def place(self, array: np.ndarray[Any, Any]) -> PickleBuffer:
+        """Take the elements of `array`, in C order, whatever its strides; return the token that stands for them.
+
+        The array is read after the whole message has been pickled: its memory must stay unchanged until then.
+        """
+
+    def place_with(self, nbytes: int, write: Callable[[ByteArray], None]) -> PickleBuffer:
+        """Reserve `nbytes`; `write` is called once, after pickling, with the writable room of exactly that size."""
+
+
+Encode = Callable[[Any, Outbox], Reduced]

@@ -1,0 +1,73 @@
+"""Every error of arrowpool's own, by whose fault it is.
+
+Each subclasses what a user of `multiprocessing` or `concurrent.futures` already catches. What belongs to the Pool API
+keeps the standard library's errors: ``ValueError("Pool not running")``, ``multiprocessing.TimeoutError``,
+``multiprocessing.pool.MaybeEncodingError``.
+"""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures.process import BrokenProcessPool
+
+__all__ = ["ArenaFullError", "PoolTerminatedError", "WorkerInitError", "WorkerLostError"]
+
+
+class WorkerLostError(BrokenProcessPool):
+    """A worker process ended while it ran a task; only that task's call fails, the pool goes on.
+
+    Attributes
+    ----------
+    pid : int
+        Process id of the worker that was lost.
+    exitcode : int or None
+        Its exit code; negative for the signal that ended it, None when it could not be learnt.
+    """
+
+    def __init__(self, pid: int, exitcode: int | None, task: str):
+        super().__init__(pid, exitcode, task)
+        self.pid = pid
+        self.exitcode = exitcode
+        self.task = task
+
+    def __str__(self) -> str:
+        return f"worker {self.pid} {describe_exit(self.exitcode)} while it ran {self.task}; {_likely_cause(self.exitcode)}"
+
+
+class WorkerInitError(BrokenProcessPool):
+    """The initializer failed in a worker, so no worker of this pool can ever run a task."""
+
+
+class PoolTerminatedError(RuntimeError):
+    """The pool was terminated before this result was there."""
+
+
+class ArenaFullError(MemoryError):
+    """There is no room for an object in shared memory."""
+
+
+def describe_exit(exitcode: int | None) -> str:
+    """How a process ended, in words: "was killed by SIGKILL", "exited with code 3"."""
+    if exitcode is None:
+        return "was lost"
+    if exitcode >= 0:
+        return f"exited with code {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    return f"was killed by {name}"
+
+
+def _likely_cause(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "look into the system's log for what ended it."
+    if exitcode >= 0:
+        return (
+            "the task, or a library it calls, ended the process (sys.exit, os._exit). Return or raise an Exception instead."
+        )
+    if -exitcode == signal.SIGKILL:
+        return "often the kernel's out-of-memory killer. Use smaller chunks or fewer processes, and see `dmesg`."
+    if -exitcode in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE):
+        return "usually a fault in compiled code that the task calls. Run the task alone with `python -X faulthandler`."
+    return "somebody sent it that signal."

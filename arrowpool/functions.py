@@ -1,0 +1,198 @@
+"""Which functions and classes a worker can find by name, and which must travel by value.
+
+Called by the reducer for every function and class it meets. A reference is right only if the worker would resolve it to
+*the same* thing: in a notebook a function may be newer than the workers, a script's ``if __name__ == "__main__":`` block
+does not run in a spawned worker, and a module may have been reloaded. All that is decided here, in the parent, from what
+it knew when the workers were made: nothing is asked of a busy worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cloudpickle
+
+_MAIN = ("__main__", "__mp_main__")
+_ATOMS = (type(None), bool, int, float, complex, str, bytes)
+
+
+class Reach:
+    """What the workers of one pool can resolve by name. Made before the first of them is started.
+
+    Parameters
+    ----------
+    forks : bool
+        Whether workers are forked from this process: they then have what it had, imported or not.
+    """
+
+    def __init__(self, *, forks: bool):
+        self._forks = forks
+        self._specs = {name: vars(module).get("__spec__") for name, module in _modules().items()}
+        main = vars(sys.modules["__main__"])
+        self._main_values = dict(main)
+        self._main_prints = fingerprints(main)
+        self._worker_prints: Mapping[str, str] | None = self._main_prints if forks else None
+        self._worker_names: frozenset[str] = frozenset(main) if forks else frozenset()
+        self._answers: dict[Any, tuple[Any, bool]] = {}
+
+    def worker_has(self, names: Mapping[str, str | None]) -> None:
+        """A spawned worker says what is in its ``__main__``: the names, and the fingerprints of functions and classes."""
+        if self._worker_prints is None:
+            self._worker_prints = {name: print_ for name, print_ in names.items() if print_ is not None}
+            self._worker_names = frozenset(names)
+            self._answers.clear()
+
+    def resolves(self, obj: Any) -> bool:
+        """Whether a worker that imports ``obj.__module__`` and looks up ``obj.__qualname__`` gets this very thing."""
+        module_name = getattr(obj, "__module__", None)
+        qualname = getattr(obj, "__qualname__", None)
+        if not isinstance(module_name, str) or not isinstance(qualname, str) or module_name in _by_value_modules():
+            return False
+        module = sys.modules.get(module_name)
+        if module is None or _look_up(module, qualname) is not obj:
+            return False
+        if module_name in _MAIN:
+            return self._main_resolves(obj, qualname.partition(".")[0])
+        spec = vars(module).get("__spec__")
+        if module_name in self._specs:
+            # Reloading a module gives it a new spec; workers still have, or will import, something else.
+            return self._specs[module_name] is spec and (spec is not None or self._forks)
+        return spec is not None
+
+    def _main_resolves(self, obj: Any, root: str) -> bool:
+        key = getattr(obj, "__code__", None), getattr(obj, "__defaults__", None), getattr(obj, "__kwdefaults__", None)
+        known = self._answers.get(obj)
+        if known is not None and all(a is b for a, b in zip(known[0], key, strict=True)):
+            return known[1]
+        current = vars(sys.modules["__main__"]).get(root)
+        print_ = fingerprint(current)
+        # The same as when the workers were made, and (as spawned workers tell) the same as they have.
+        answer = (
+            print_ is not None
+            and self._main_prints.get(root) == print_
+            and _same_defaults(self._main_values.get(root), current)
+            and self._worker_prints is not None
+            and self._worker_prints.get(root) == print_
+        )
+        if len(self._answers) > 1000:
+            self._answers.clear()
+        self._answers[obj] = (key, answer)
+        return answer
+
+    def has_global(self, name: str, value: Any) -> bool:
+        """Whether a worker's ``__main__`` has this plain value under `name`, or one that its initializer put there."""
+        return isinstance(value, _ATOMS) and name in self._worker_names and self._main_values.get(name, self) is value
+
+
+def fingerprints(namespace: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> fingerprint of every function and class that was defined in this ``__main__`` namespace."""
+    found = {}
+    for name, value in list(namespace.items()):
+        print_ = fingerprint(value)
+        if print_ is not None:
+            found[name] = print_
+    return found
+
+
+def fingerprint(obj: Any) -> str | None:
+    """What a function or class of ``__main__`` does, as a digest equal in every process; None for all else."""
+    if not isinstance(obj, (types.FunctionType, type)) or getattr(obj, "__module__", None) not in _MAIN:
+        return None
+    return hashlib.blake2b(repr(_key(obj)).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+
+
+def _key(value: Any, depth: int = 0) -> Any:
+    """A nested tuple of plain values that stands for the behaviour of `value`, without addresses or paths."""
+    if isinstance(value, _ATOMS):
+        return value
+    if isinstance(value, types.CodeType):
+        return (
+            value.co_name,
+            value.co_code,
+            value.co_names,
+            value.co_varnames,
+            value.co_freevars,
+            value.co_flags,
+            value.co_argcount,
+            value.co_posonlyargcount,
+            value.co_kwonlyargcount,
+            tuple(_key(constant, depth) for constant in value.co_consts),
+        )
+    if isinstance(value, tuple):
+        return tuple(_key(item, depth) for item in value)
+    if isinstance(value, frozenset):
+        # The order of a set of strings differs between processes.
+        return tuple(sorted(repr(_key(item, depth)) for item in value))
+    if isinstance(value, types.FunctionType):
+        return (
+            "function",
+            _key(value.__code__, depth),
+            _key(value.__defaults__, depth),
+            _key(tuple(sorted((value.__kwdefaults__ or {}).items())), depth),
+        )
+    if isinstance(value, (staticmethod, classmethod)):
+        return (type(value).__name__, _key(value.__func__, depth))
+    if isinstance(value, property):
+        return ("property", _key(value.fget, depth), _key(value.fset, depth), _key(value.fdel, depth))
+    if isinstance(value, type):
+        if value.__module__ not in _MAIN or depth > 3:
+            return ("class", value.__module__, value.__qualname__)
+        members = tuple(
+            (name, _key(member, depth + 1))
+            for name, member in sorted(vars(value).items())
+            if name not in ("__dict__", "__weakref__", "__doc__", "__module__")
+        )
+        return ("class", value.__qualname__, tuple(_key(base, depth + 1) for base in value.__bases__), members)
+    return type(value).__qualname__
+
+
+def _same_defaults(before: Any, now: Any) -> bool:
+    """Defaults that a fingerprint cannot compare (a frame, say) must be the very same objects."""
+    if before is now or not isinstance(now, types.FunctionType):
+        return True
+    return _identical(before.__defaults__, now.__defaults__) and _identical(
+        tuple((before.__kwdefaults__ or {}).values()), tuple((now.__kwdefaults__ or {}).values())
+    )
+
+
+def _identical(before: tuple[Any, ...] | None, now: tuple[Any, ...] | None) -> bool:
+    pairs = zip(before or (), now or (), strict=False)
+    return all(a is b or isinstance(b, _ATOMS) for a, b in pairs)
+
+
+def _look_up(module: types.ModuleType, qualname: str) -> Any:
+    found: Any = module
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _modules() -> dict[str, types.ModuleType]:
+    return {name: module for name, module in list(sys.modules.items()) if isinstance(module, types.ModuleType)}
+
+
+def _by_value_modules() -> set[str]:
+    names: set[str] = cloudpickle.list_registry_pickle_by_value()
+    return names
+
+
+def is_stateless(function: Callable[..., Any]) -> bool:
+    """Whether a function carries no data: a worker may then keep it for all tasks of a call.
+
+    Everything else that a task is given must be its own, captured data too, and is rebuilt for every task.
+    """
+    if isinstance(function, types.FunctionType):
+        return not (function.__closure__ or function.__defaults__ or function.__kwdefaults__ or function.__dict__)
+    if isinstance(function, types.BuiltinFunctionType):
+        return function.__self__ is None or isinstance(function.__self__, types.ModuleType)
+    return type(function) is type
+
+
+def main_globals() -> dict[str, Any]:
+    """The worker's own ``__main__`` names, as the base of a by-value function's globals: what an initializer has set
+    there is visible; what the function was sent with goes over it, and never back into ``__main__``."""
+    return dict(vars(sys.modules["__main__"]))

@@ -1,0 +1,1 @@
+"""One owner's shared memory, and how others see it."""

@@ -1,0 +1,65 @@
+"""The control page of one worker: a few shared words and one release flag per lease, in both directions.
+
+Parent and worker map the same small file. Every byte has one writer at a time, and a store of one byte or one aligned
+word is all that ever happens, so there is no lock that a killed process could leave held.
+
+=================  ============  ============  =====================================================================
+what               written by    read by       meaning
+=================  ============  ============  =====================================================================
+started            worker        parent        how many tasks this worker has begun, ever
+recalled           parent        worker        tasks in ``[first, end)`` are not to be begun any more
+flags, to worker   worker        parent        1: the worker's lease in this slot of the parent's arena is over
+flags, to parent   parent        worker        1: the parent's lease in this slot of the worker's arena is over
+=================  ============  ============  =====================================================================
+"""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arrowpool.memory import system
+from arrowpool.settings import LEASE_SLOTS
+
+_WORDS = system.PAGE
+SIZE = _WORDS + 2 * LEASE_SLOTS
+_STARTED, _RECALLED_FIRST, _RECALLED_END = 0, 1, 2
+
+Flags = NDArray[np.uint8]
+
+
+def create() -> int:
+    """The file of a new control page."""
+    return system.create_file("arrowpool-control", SIZE)
+
+
+class ControlPage:
+    """One side's view of the control page behind `fd`; the descriptor stays the caller's."""
+
+    def __init__(self, fd: int):
+        shared = mmap.mmap(fd, SIZE)
+        self._words = memoryview(shared)[:_WORDS].cast("Q")
+        flags = np.frombuffer(shared, dtype=np.uint8, offset=_WORDS)
+        self.worker_leases: Flags = flags[:LEASE_SLOTS]
+        self.parent_leases: Flags = flags[LEASE_SLOTS:]
+
+    @property
+    def started(self) -> int:
+        return self._words[_STARTED]
+
+    @started.setter
+    def started(self, count: int) -> None:
+        self._words[_STARTED] = count
+
+    def recall(self, first: int, end: int) -> None:
+        """Tell the worker not to begin the tasks numbered ``[first, end)``."""
+        # The end first: as long as it lies below `first`, the range is empty.
+        self._words[_RECALLED_END] = 0
+        self._words[_RECALLED_FIRST] = first
+        self._words[_RECALLED_END] = end
+
+    def is_recalled(self, number: int) -> bool:
+        """Whether the task `number` was taken back."""
+        return number < self._words[_RECALLED_END] and number >= self._words[_RECALLED_FIRST]

@@ -1,0 +1,237 @@
+"""What only the operating system can do: anonymous files, raw maps, and giving pages back.
+
+Everything Linux-specific is in this file, so that another system's version can stand beside it. Addresses and sizes are
+in bytes, and page-aligned. Raw maps, not `mmap.mmap` objects: a map that must not be inherited by a fork has to be
+forgotten in the child, while an `mmap.mmap` object would unmap whatever the child has put at that address since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import platform
+import shutil
+import tempfile
+
+PAGE = os.sysconf("SC_PAGESIZE")
+
+_PROT_READ, _PROT_WRITE = 1, 2
+_MAP_SHARED, _MAP_PRIVATE = 1, 2
+_MAP_NORESERVE = 0x40 if platform.machine().startswith(("ppc", "sparc")) else 0x400 if "mips" in platform.machine() else 0x4000
+_MADV_DONTNEED, _MADV_DONTFORK, _MADV_DONTDUMP, _MADV_POPULATE_WRITE = 4, 10, 16, 23
+_FALLOC_PUNCH_HOLE, _FALLOC_KEEP_SIZE = 2, 1
+_F_ADD_SEALS, _F_SEAL_SHRINK, _F_SEAL_GROW = 1033, 2, 4
+_MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+# linux/fs.h, since Linux 6.7: reports the pages of a range by category, about 3 ms per GB.
+_PAGEMAP_SCAN = 0xC0606610
+_PAGE_IS_FILE, _PAGE_IS_PRESENT, _PAGE_IS_SWAPPED = 1 << 2, 1 << 3, 1 << 4
+_SCAN_REGIONS = 128
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+class _ScanArgument(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "size",
+            "flags",
+            "start",
+            "end",
+            "walk_end",
+            "vec",
+            "vec_len",
+            "max_pages",
+            "category_inverted",
+            "category_mask",
+            "category_anyof_mask",
+            "return_mask",
+        )
+    ]
+
+
+def page_ceil(size: int) -> int:
+    """`size` rounded up to whole pages."""
+    return -(-size // PAGE) * PAGE
+
+
+def create_file(name: str, size: int) -> int:
+    """Return a descriptor of a new, sparse, nameless file of `size` bytes that lives in memory.
+
+    A memfd where there is one: it is not subject to the size of ``/dev/shm``, and nothing is left of it once the last
+    process is gone. Else an unlinked file in ``/dev/shm`` or the temporary directory, if that can hold it.
+
+    Raises
+    ------
+    OSError
+        When none of these can be had.
+    """
+    try:
+        fd = _memfd_create(name)
+    except OSError:
+        fd = _unlinked_file(name, size)
+    try:
+        os.ftruncate(fd, size)
+        with contextlib.suppress(OSError):
+            # Nobody can make the file shorter under a map any more: that would be a SIGBUS for whoever reads it.
+            fcntl.fcntl(fd, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _memfd_create(name: str) -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name, _MFD_CLOEXEC | _MFD_ALLOW_SEALING)
+    try:
+        create = _libc.memfd_create
+    except AttributeError as error:
+        raise OSError(errno.ENOSYS, "this C library has no memfd_create") from error
+    fd: int = create(name.encode(), _MFD_CLOEXEC | _MFD_ALLOW_SEALING)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "memfd_create failed")
+    return fd
+
+
+def _unlinked_file(name: str, size: int) -> int:
+    failure: OSError | None = None
+    for directory in ("/dev/shm", tempfile.gettempdir()):
+        try:
+            if shutil.disk_usage(directory).free < size:
+                raise OSError(errno.ENOSPC, f"{directory} has no {size} bytes free")
+            fd, path = tempfile.mkstemp(prefix=name, dir=directory)
+        except OSError as error:
+            failure = error
+        else:
+            os.unlink(path)
+            return fd
+    assert failure is not None
+    raise failure
+
+
+def read_only(fd: int) -> int:
+    """A second descriptor of the same file through which the kernel refuses every shared writable map.
+
+    A write seal would do that too, but it forbids the owner to punch holes. Without ``/proc`` a plain duplicate.
+    """
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(fd)
+
+
+def map_shared(fd: int, size: int) -> int:
+    """Map the file for its owner: writable, shared, and absent from forked children."""
+    address = _map(fd, 0, size, _MAP_SHARED)
+    _advise(address, size, _MADV_DONTFORK)
+    _advise(address, size, _MADV_DONTDUMP)
+    return address
+
+
+def map_private(fd: int, offset: int, size: int) -> int:
+    """Map a range for a consumer: writable, copy on write, nothing of it ever reaches the file."""
+    address = _map(fd, offset, size, _MAP_PRIVATE | _MAP_NORESERVE)
+    _advise(address, size, _MADV_DONTDUMP)
+    return address
+
+
+def _map(fd: int, offset: int, size: int, flags: int) -> int:
+    address: int | None = _libc.mmap(None, size, _PROT_READ | _PROT_WRITE, flags, fd, offset)
+    if address is None or address == _MAP_FAILED:
+        code = ctypes.get_errno()
+        raise OSError(code, f"cannot map {size} bytes: {os.strerror(code)}")
+    return address
+
+
+def unmap(address: int, size: int) -> None:
+    """End a map made here."""
+    _libc.munmap(address, size)
+
+
+def _advise(address: int, size: int, advice: int) -> int:
+    """0, or the error number."""
+    return 0 if _libc.madvise(address, size, advice) == 0 else ctypes.get_errno()
+
+
+def populate(address: int, size: int) -> None:
+    """Make the pages of a shared map exist and be mapped, in one call instead of one fault each.
+
+    Raises
+    ------
+    MemoryError
+        When the kernel has no memory for them; touching them would end in SIGBUS.
+    """
+    code = _advise(address, size, _MADV_POPULATE_WRITE)
+    # EINVAL: kernels before 5.14 do not know the advice; the pages then come one by one as they are written.
+    if code in (errno.ENOMEM, errno.EFAULT, errno.EHWPOISON):
+        raise MemoryError(f"the kernel has no memory for {size} more bytes of shared memory")
+
+
+def punch(fd: int, offset: int, size: int) -> bool:
+    """Give the pages of a range of the file back to the kernel; False where the file system cannot."""
+    mode = ctypes.c_int(_FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE)
+    result: int = _libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(size))
+    return result == 0
+
+
+class PageDropper:
+    """Drops the pages that this process has written in a private map, so that the file's own bytes show again.
+
+    Safe in finalizers: takes no lock, and is only system calls. One per process: the page map it reads is its own.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._pagemap = -1
+
+    def drop(self, address: int, size: int) -> None:
+        """Forget this process's own writes to ``[address, address + size)``; untouched pages stay mapped."""
+        if self._pagemap >= 0 and self._drop_dirty(address, size):
+            return
+        _advise(address, size, _MADV_DONTNEED)
+
+    def _drop_dirty(self, address: int, size: int) -> bool:
+        regions = (ctypes.c_uint64 * (3 * _SCAN_REGIONS))()
+        end = address + size
+        while address < end:
+            # A page of a private file map that is not the file's any more is this process's own copy.
+            argument = _ScanArgument(
+                ctypes.sizeof(_ScanArgument),
+                0,
+                address,
+                end,
+                0,
+                ctypes.addressof(regions),
+                _SCAN_REGIONS,
+                0,
+                _PAGE_IS_FILE,
+                _PAGE_IS_FILE,
+                _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED,
+                _PAGE_IS_PRESENT,
+            )
+            found = _libc.ioctl(self._pagemap, ctypes.c_ulong(_PAGEMAP_SCAN), ctypes.byref(argument))
+            if found < 0:
+                return False
+            for index in range(found):
+                _advise(regions[3 * index], regions[3 * index + 1] - regions[3 * index], _MADV_DONTNEED)
+            if argument.walk_end <= address:
+                return False
+            address = argument.walk_end
+        return True
+
+    def close(self) -> None:
+        if self._pagemap >= 0:
+            os.close(self._pagemap)
+            self._pagemap = -1

@@ -1,0 +1,194 @@
+"""The reducer: one object in, a pickle stream and the large memory it refers to out.
+
+Called by `wire`, which decides where that memory goes. Guarantees: what `loads` returns equals what plain pickle
+would have delivered; the stream holds no payload of `inline_limit` bytes or more that a codec could take out of it.
+Functions and classes go by reference where `functions` says that the worker finds the same, else by value.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterable
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import cloudpickle
+import numpy as np
+from cloudpickle import cloudpickle as by_value
+
+from arrowpool.codecs import ByteArray, Encode, encoder_for
+from arrowpool.functions import Reach, main_globals
+
+_EMPTY = np.empty(0, dtype=np.uint8)
+#: Type -> its codec, None for "plain pickle". Types that come and go must not be kept alive for ever: see `_find`.
+_encoders: dict[type, Encode | None] = {}
+_ENCODERS_KEPT = 4096
+
+
+class Unit:
+    """One stretch of memory that leaves the stream: its size, and how to write it into its place."""
+
+    __slots__ = ("_source", "_write", "nbytes")
+
+    def __init__(self, nbytes: int, source: Any, write: Callable[[ByteArray], None] | None):
+        self.nbytes = nbytes
+        self._source = source
+        self._write = write
+
+    def copy_to(self, room: ByteArray) -> None:
+        """Write this unit into `room`, a writable uint8 array of exactly `nbytes`."""
+        if self._write is not None:
+            self._write(room)
+        else:
+            source = self._source
+            np.copyto(room.view(source.dtype).reshape(source.shape), source)
+
+
+class _MainGlobals:
+    """Stands for the globals of a function from ``__main__``; becomes the worker's own."""
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return main_globals, ()
+
+
+class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
+    """A pickler that puts large memory aside, as units in the order in which `loads` will ask for them.
+
+    Used again and again: one per sending thread.
+
+    Parameters
+    ----------
+    inline_limit : int
+        Payloads of fewer bytes stay in the stream.
+    reach : Reach, optional
+        What the receiver can resolve by name; the rest goes by value. Without it, functions and classes go by
+        reference or not at all, as with the standard library.
+    """
+
+    def __init__(self, *, inline_limit: int, reach: Reach | None = None):
+        self._stream = io.BytesIO()
+        super().__init__(self._stream, protocol=5, buffer_callback=self._take_buffer)
+        self.inline_limit = inline_limit
+        self._reach = reach
+        self._units: list[Unit] = []
+        self._placed: dict[int, Unit] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """See reducers that were registered since the last time, with `copyreg` or by `multiprocessing`."""
+        table: dict[type, Any] = {}
+        if self._reach is not None:
+            table |= cloudpickle.Pickler._dispatch_table
+            # By value, an open file would become a copy of its text: that is an error, as with the standard library.
+            table.pop(io.TextIOWrapper, None)
+        self.dispatch_table = table | copyreg.dispatch_table | ForkingPickler._extra_reducers
+
+    def reduce(self, obj: Any) -> tuple[bytes, list[Unit]]:
+        """The stream and the units of one object."""
+        stream = self._stream
+        try:
+            self.dump(obj)
+            return stream.getvalue(), self._units
+        finally:
+            stream.seek(0)
+            stream.truncate()
+            self.clear_memo()
+            if self._units:
+                self._units = []
+            if self._placed:
+                self._placed = {}
+            if self.globals_ref:
+                self.globals_ref = {}
+
+    def place(self, array: np.ndarray[Any, Any]) -> pickle.PickleBuffer:
+        return self._token(Unit(array.nbytes, array, None))
+
+    def place_with(self, nbytes: int, write: Callable[[ByteArray], None]) -> pickle.PickleBuffer:
+        return self._token(Unit(nbytes, None, write))
+
+    def _token(self, unit: Unit) -> pickle.PickleBuffer:
+        token = pickle.PickleBuffer(_EMPTY)
+        self._placed[id(token)] = unit
+        return token
+
+    def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        unit = self._placed.pop(id(buffer), None)
+        if unit is None:
+            # Memory that some type offers by itself (PEP 574).
+            raw = buffer.raw()
+            if raw.nbytes < self.inline_limit:
+                return True
+            unit = Unit(raw.nbytes, np.frombuffer(raw, dtype=np.uint8), None)
+        self._units.append(unit)
+        return False
+
+    def reducer_override(self, obj: Any) -> Any:
+        cls = type(obj)
+        try:
+            encode = _encoders[cls]
+        except KeyError:
+            encode = _find(cls)
+        return NotImplemented if encode is None else encode(obj, self)
+
+    def reduce_function(self, function: types.FunctionType) -> Any:
+        """By reference, or as cloudpickle does."""
+        if self._reach is None or self._reach.resolves(function):
+            return NotImplemented
+        return self._dynamic_function_reduce(function)
+
+    def reduce_class(self, cls: type) -> Any:
+        """By reference, or as cloudpickle does; a class that came by value goes back as the class it was."""
+        if self._reach is None:
+            return by_value._class_reduce(cls) if cls in by_value._DYNAMIC_CLASS_TRACKER_BY_CLASS else NotImplemented
+        if cls.__module__ == "builtins" or self._reach.resolves(cls):
+            return NotImplemented
+        return by_value._dynamic_class_reduce(cls)
+
+    def _dynamic_function_reduce(self, func: types.FunctionType) -> Any:
+        reduced = super()._dynamic_function_reduce(func)
+        if self._reach is not None and func.__globals__ is vars(sys.modules["__main__"]):
+            sent = reduced[2][1]["__globals__"]
+            for name in [name for name, value in sent.items() if self._reach.has_global(name, value)]:
+                del sent[name]
+        return reduced
+
+    def _function_getnewargs(self, func: types.FunctionType) -> Any:
+        if func.__globals__ is vars(sys.modules["__main__"]):
+            self.globals_ref.setdefault(id(func.__globals__), _MainGlobals())
+        return super()._function_getnewargs(func)
+
+
+def _reduce_function(function: Any, reducer: Any) -> Any:
+    return reducer.reduce_function(function)
+
+
+def _reduce_class(cls: Any, reducer: Any) -> Any:
+    return reducer.reduce_class(cls)
+
+
+def _find(cls: type) -> Encode | None:
+    if len(_encoders) >= _ENCODERS_KEPT:
+        _encoders.clear()
+    encode: Encode | None
+    if cls is types.FunctionType:
+        encode = _reduce_function
+    elif issubclass(cls, type):
+        encode = _reduce_class
+    else:
+        encode = encoder_for(cls)
+    _encoders[cls] = encode
+    return encode
+
+
+def dumps(obj: Any, *, inline_limit: int) -> tuple[bytes, list[Unit]]:
+    """Reduce one object to its stream and its units."""
+    return Reducer(inline_limit=inline_limit).reduce(obj)
+
+
+def loads(stream: Any, rooms: Iterable[ByteArray] = ()) -> Any:
+    """Rebuild the object from its stream and its units' memory, in order."""
+    return pickle.loads(stream, buffers=rooms)

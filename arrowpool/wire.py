@@ -1,0 +1,230 @@
+"""A message's objects: from live object to stream and segments on one side, and back on the other.
+
+Copies each large byte once, from where the user has it into a segment; the other side reads it there. Used by the feeder
+(arguments, functions) and by the worker (results): both are owners of an arena. Assumes one thread per `Sender` and one
+per `Receiver`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import starmap
+from typing import Any
+
+import numpy as np
+
+from arrowpool.codecs import ByteArray
+from arrowpool.errors import ArenaFullError
+from arrowpool.functions import Reach
+from arrowpool.lifecycle import LifecycleManager, Segment
+from arrowpool.memory.arena import Arena
+from arrowpool.memory.control import Flags
+from arrowpool.memory.lease import Grant
+from arrowpool.memory.mapping import Mapping
+from arrowpool.reducer import Reducer, Unit, loads
+from arrowpool.settings import ALIGNMENT, INLINE_LIMIT, OWN_SEGMENT, SHARED_SEGMENT
+
+#: Where a unit lies: which of the parcel's segments, offset in it, bytes.
+Room = tuple[int, int, int]
+#: The right to one segment, as it goes through the pipe: slot, offset in the arena, bytes.
+GrantWire = tuple[int, int, int]
+#: An encoded object without the rights to its segments: the stream, or None when it is the first room; the rooms.
+Body = tuple[bytes | None, tuple[Room, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """An object taken apart, its large memory not yet copied."""
+
+    stream: bytes
+    units: list[Unit]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that will need room in segments."""
+        return sum(unit.nbytes for unit in self.units)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parcel:
+    """An encoded object in its place; holds one pin on each of its segments until `Sender.unpin`."""
+
+    body: Body
+    segments: tuple[Segment, ...]
+    nbytes: int
+
+    @property
+    def piped_bytes(self) -> int:
+        """Bytes of it that go through the pipe."""
+        return len(self.body[0] or b"")
+
+
+class Sender:
+    """Encodes objects into one owner's arena and keeps its books.
+
+    Parameters
+    ----------
+    arena : Arena or None
+        Where large memory goes; without one everything stays in the stream.
+    reach : Reach, optional
+        What the receiver can resolve by name; see :class:`arrowpool.reducer.Reducer`.
+    """
+
+    def __init__(self, arena: Arena | None, reach: Reach | None = None):
+        self.arena = arena
+        self.lifecycle = LifecycleManager()
+        self.reducer = Reducer(inline_limit=INLINE_LIMIT if arena is not None else sys.maxsize, reach=reach)
+        self.shared_bytes = 0
+        self.copies = 0
+
+    def reduce(self, obj: Any) -> Reduced:
+        """Take `obj` apart.
+
+        Raises
+        ------
+        Exception
+            Whatever pickling the object raises; nothing is held then.
+        """
+        stream, units = self.reducer.reduce(obj)
+        if len(stream) >= INLINE_LIMIT and self.arena is not None:
+            # Cheaper than through the socket, and the socket never blocks on it.
+            units = [Unit(len(stream), np.frombuffer(stream, dtype=np.uint8), None), *units]
+            stream = b""
+        return Reduced(stream, units)
+
+    def place(self, reduced: Reduced) -> Parcel:
+        """Copy what `reduced` refers to into new segments.
+
+        Raises
+        ------
+        ArenaFullError
+            When there is no room. Nothing is held then.
+        """
+        if not reduced.units:
+            return Parcel((reduced.stream, ()), (), 0)
+        arena = self.arena
+        assert arena is not None
+        sizes, rooms = _lay_out([unit.nbytes for unit in reduced.units])
+        segments: list[Segment] = []
+        try:
+            for size in sizes:
+                segment = Segment(*arena.allocate(size))
+                self.lifecycle.placed(segment)
+                segments.append(segment)
+            for unit, (index, offset, nbytes) in zip(reduced.units, rooms, strict=True):
+                unit.copy_to(arena.room(segments[index].offset + offset, nbytes))
+        except BaseException:
+            self.unpin(segments)
+            raise
+        self.shared_bytes += reduced.nbytes
+        self.copies += len(reduced.units)
+        return Parcel((reduced.stream or None, tuple(rooms)), tuple(segments), sum(s.size for s in segments))
+
+    def grant(self, parcel: Parcel, consumer: Hashable) -> tuple[GrantWire, ...]:
+        """Give `consumer` a lease of each of the parcel's segments.
+
+        Raises
+        ------
+        ArenaFullError
+            When the consumer holds too many already; those given for this parcel so far end with the consumer.
+        """
+        grants = []
+        for segment in parcel.segments:
+            slot = self.lifecycle.grant(segment, consumer)
+            if slot is None:
+                raise ArenaFullError("a process holds too many shared objects at a time; release some of them")
+            grants.append((slot, segment.offset, segment.size))
+        return tuple(grants)
+
+    def unpin(self, segments: Iterable[Segment]) -> None:
+        """Let go of one pin on each of `segments`."""
+        self._free(self.lifecycle.unpin(segments))
+
+    def reap(self, consumer: Hashable, flags: Flags) -> bool:
+        """Free what `consumer` has flagged as no longer leased; return whether there was anything."""
+        used = self.lifecycle.slots_in_use(consumer)
+        if not used:
+            return False
+        ended = np.flatnonzero(flags[:used]).tolist()
+        if not ended:
+            return False
+        flags[ended] = 0
+        self._free(self.lifecycle.released(consumer, ended))
+        return True
+
+    def consumer_lost(self, consumer: Hashable) -> None:
+        """Free what only `consumer` held."""
+        self._free(self.lifecycle.consumer_lost(consumer))
+
+    def _free(self, segments: list[Segment]) -> None:
+        if self.arena is not None:
+            for segment in segments:
+                self.arena.free(segment.offset, segment.size)
+
+
+def _lay_out(nbytes: list[int]) -> tuple[list[int], list[Room]]:
+    """Sizes of the segments to make, and the room of each unit in them.
+
+    A large unit gets a segment of its own, so that keeping it alive keeps nothing else; small ones share.
+    """
+    sizes: list[int] = []
+    rooms: list[Room] = []
+    shared = -1
+    for size in nbytes:
+        if size >= OWN_SEGMENT:
+            rooms.append((len(sizes), 0, size))
+            sizes.append(size)
+            continue
+        padded = -(-size // ALIGNMENT) * ALIGNMENT
+        if shared < 0 or sizes[shared] + padded > SHARED_SEGMENT:
+            shared = len(sizes)
+            sizes.append(0)
+        rooms.append((shared, sizes[shared], size))
+        sizes[shared] += padded
+    return sizes, rooms
+
+
+class Receiver:
+    """Rebuilds objects over one owner's arena, seen privately.
+
+    Parameters
+    ----------
+    fd : int
+        Descriptor of the owner's arena, kept open by its owner for as long as this object lives; mapped on first use.
+        -1 when there is none.
+    flags : Flags
+        Where this process says which of its leases are over.
+    """
+
+    def __init__(self, fd: int, flags: Flags):
+        self._fd = fd
+        self._flags = flags
+        self._mapping: Mapping | None = None
+
+    def accept(self, grants: tuple[GrantWire, ...]) -> list[Grant]:
+        """Take the rights to some segments; they end when the returned objects and all that is built on them are gone."""
+        flags = self._flags
+        return [Grant(flags, *grant) for grant in grants]
+
+    def rebuild(self, body: Body, grants: list[Grant]) -> Any:
+        """The object, new and private to the caller.
+
+        Raises
+        ------
+        Exception
+            Whatever unpickling raises.
+        """
+        stream, rooms = body
+        if not rooms:
+            return loads(stream)
+        arrays = self._rooms(rooms, grants)
+        return loads(next(arrays) if stream is None else stream, arrays)
+
+    def _rooms(self, rooms: tuple[Room, ...], grants: list[Grant]) -> Iterator[ByteArray]:
+        mapping = self._mapping
+        if mapping is None:
+            mapping = self._mapping = Mapping(self._fd)
+        leases = [mapping.lease(grant) for grant in grants]
+        return starmap(lambda index, offset, nbytes: leases[index][offset : offset + nbytes], rooms)
