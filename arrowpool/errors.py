@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 from concurrent.futures.process import BrokenProcessPool
 
-__all__ = ["ArenaFullError", "PoolTerminatedError", "WorkerInitError", "WorkerLostError"]
+__all__ = ["ArenaFullError", "PoolTerminatedError", "TaskExitError", "TransferError", "WorkerInitError", "WorkerLostError"]
 
 
 class WorkerLostError(BrokenProcessPool):
@@ -36,6 +36,14 @@ class WorkerLostError(BrokenProcessPool):
 
 class WorkerInitError(BrokenProcessPool):
     """The initializer failed in a worker, so no worker of this pool can ever run a task."""
+
+
+class TaskExitError(RuntimeError):
+    """A task raised SystemExit or KeyboardInterrupt; raising that here would end or interrupt the caller."""
+
+
+class TransferError(RuntimeError):
+    """What a worker sent could not be rebuilt in this process; the cause is the error that rebuilding raised."""
 
 
 class PoolTerminatedError(RuntimeError):

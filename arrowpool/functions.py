@@ -35,13 +35,16 @@ class Reach:
         main = vars(sys.modules["__main__"])
         self._main_values = dict(main)
         self._main_prints = fingerprints(main)
-        self._worker_prints: Mapping[str, str] | None = self._main_prints if forks else None
+        #: What workers have. Until the first spawned one tells, a script is taken to be the same there; a notebook is not.
+        self._worker_prints: Mapping[str, str] = self._main_prints if forks or "__file__" in main else {}
+        self._told = forks
         self._worker_names: frozenset[str] = frozenset(main) if forks else frozenset()
         self._answers: dict[Any, tuple[Any, bool]] = {}
 
     def worker_has(self, names: Mapping[str, str | None]) -> None:
         """A spawned worker says what is in its ``__main__``: the names, and the fingerprints of functions and classes."""
-        if self._worker_prints is None:
+        if not self._told:
+            self._told = True
             self._worker_prints = {name: print_ for name, print_ in names.items() if print_ is not None}
             self._worker_names = frozenset(names)
             self._answers.clear()
@@ -75,7 +78,6 @@ class Reach:
             print_ is not None
             and self._main_prints.get(root) == print_
             and _same_defaults(self._main_values.get(root), current)
-            and self._worker_prints is not None
             and self._worker_prints.get(root) == print_
         )
         if len(self._answers) > 1000:
@@ -192,7 +194,12 @@ def is_stateless(function: Callable[..., Any]) -> bool:
     return type(function) is type
 
 
-def main_globals() -> dict[str, Any]:
-    """The worker's own ``__main__`` names, as the base of a by-value function's globals: what an initializer has set
-    there is visible; what the function was sent with goes over it, and never back into ``__main__``."""
-    return dict(vars(sys.modules["__main__"]))
+def main_globals(live: bool) -> dict[str, Any]:
+    """What becomes of ``__main__``'s globals for a function that came by value.
+
+    For a task, the worker's own names: what an initializer has set there is visible; what the function was sent with goes
+    over it, and never back into ``__main__``. For an initializer (`live`), the module's own dictionary, since all that an
+    initializer does is leave something behind.
+    """
+    names = vars(sys.modules["__main__"])
+    return names if live else dict(names)

@@ -23,6 +23,7 @@ from cloudpickle import cloudpickle as by_value
 from arrowpool.codecs import ByteArray, Encode, encoder_for
 from arrowpool.functions import Reach, main_globals
 
+_dump = pickle.Pickler.dump
 _EMPTY = np.empty(0, dtype=np.uint8)
 #: Type -> its codec, None for "plain pickle". Types that come and go must not be kept alive for ever: see `_find`.
 _encoders: dict[type, Encode | None] = {}
@@ -30,12 +31,20 @@ _ENCODERS_KEPT = 4096
 
 
 class Unit:
-    """One stretch of memory that leaves the stream: its size, and how to write it into its place."""
+    """One thing that leaves the stream: memory, with its size and how to write it into its place; or the number of an
+    object that is shared as a whole and was placed before."""
 
-    __slots__ = ("_source", "_write", "nbytes")
+    __slots__ = ("_source", "_write", "nbytes", "shared_object")
 
-    def __init__(self, nbytes: int, source: Any, write: Callable[[ByteArray], None] | None):
+    def __init__(
+        self,
+        nbytes: int,
+        source: Any = None,
+        write: Callable[[ByteArray], None] | None = None,
+        shared_object: int | None = None,
+    ):
         self.nbytes = nbytes
+        self.shared_object = shared_object
         self._source = source
         self._write = write
 
@@ -51,8 +60,11 @@ class Unit:
 class _MainGlobals:
     """Stands for the globals of a function from ``__main__``; becomes the worker's own."""
 
-    def __reduce__(self) -> tuple[Any, tuple[()]]:
-        return main_globals, ()
+    def __init__(self, live: bool):
+        self._live = live
+
+    def __reduce__(self) -> tuple[Any, tuple[bool]]:
+        return main_globals, (self._live,)
 
 
 class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
@@ -67,15 +79,20 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
     reach : Reach, optional
         What the receiver can resolve by name; the rest goes by value. Without it, functions and classes go by
         reference or not at all, as with the standard library.
+    for_initializer : bool
+        Whether functions that go by value shall write their globals into the receiver's ``__main__``.
     """
 
-    def __init__(self, *, inline_limit: int, reach: Reach | None = None):
+    def __init__(self, *, inline_limit: int, reach: Reach | None = None, for_initializer: bool = False):
+        self._for_initializer = for_initializer
         self._stream = io.BytesIO()
         super().__init__(self._stream, protocol=5, buffer_callback=self._take_buffer)
         self.inline_limit = inline_limit
         self._reach = reach
         self._units: list[Unit] = []
         self._placed: dict[int, Unit] = {}
+        #: Given an object that a codec knows: the number under which it is shared as a whole, or None. See `feeder`.
+        self.shared_number: Callable[[Any], int | None] | None = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -91,7 +108,8 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         """The stream and the units of one object."""
         stream = self._stream
         try:
-            self.dump(obj)
+            # Past cloudpickle's own `dump`, which only rewords a RecursionError.
+            _dump(self, obj)
             return stream.getvalue(), self._units
         finally:
             stream.seek(0)
@@ -105,10 +123,10 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
                 self.globals_ref = {}
 
     def place(self, array: np.ndarray[Any, Any]) -> pickle.PickleBuffer:
-        return self._token(Unit(array.nbytes, array, None))
+        return self._token(Unit(array.nbytes, array))
 
     def place_with(self, nbytes: int, write: Callable[[ByteArray], None]) -> pickle.PickleBuffer:
-        return self._token(Unit(nbytes, None, write))
+        return self._token(Unit(nbytes, write=write))
 
     def _token(self, unit: Unit) -> pickle.PickleBuffer:
         token = pickle.PickleBuffer(_EMPTY)
@@ -122,7 +140,7 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
             raw = buffer.raw()
             if raw.nbytes < self.inline_limit:
                 return True
-            unit = Unit(raw.nbytes, np.frombuffer(raw, dtype=np.uint8), None)
+            unit = Unit(raw.nbytes, np.frombuffer(raw, dtype=np.uint8))
         self._units.append(unit)
         return False
 
@@ -132,7 +150,13 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
             encode = _encoders[cls]
         except KeyError:
             encode = _find(cls)
-        return NotImplemented if encode is None else encode(obj, self)
+        if encode is None:
+            return NotImplemented
+        if self.shared_number is not None:
+            number = self.shared_number(obj)
+            if number is not None:
+                return _itself, (self._token(Unit(0, shared_object=number)),)
+        return encode(obj, self)
 
     def reduce_function(self, function: types.FunctionType) -> Any:
         """By reference, or as cloudpickle does."""
@@ -144,7 +168,9 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         """By reference, or as cloudpickle does; a class that came by value goes back as the class it was."""
         if self._reach is None:
             return by_value._class_reduce(cls) if cls in by_value._DYNAMIC_CLASS_TRACKER_BY_CLASS else NotImplemented
-        if cls.__module__ == "builtins" or self._reach.resolves(cls):
+        if cls.__module__ == "builtins":
+            return by_value._class_reduce(cls)
+        if self._reach.resolves(cls):
             return NotImplemented
         return by_value._dynamic_class_reduce(cls)
 
@@ -158,8 +184,13 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _function_getnewargs(self, func: types.FunctionType) -> Any:
         if func.__globals__ is vars(sys.modules["__main__"]):
-            self.globals_ref.setdefault(id(func.__globals__), _MainGlobals())
+            self.globals_ref.setdefault(id(func.__globals__), _MainGlobals(self._for_initializer))
         return super()._function_getnewargs(func)
+
+
+def _itself(obj: Any) -> Any:
+    """What the receiver puts in the place of a shared object's token is the object."""
+    return obj
 
 
 def _reduce_function(function: Any, reducer: Any) -> Any:

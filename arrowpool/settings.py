@@ -29,11 +29,11 @@ IDLE_SECONDS = 5.0
 
 #: Tasks shorter than this on average may travel several to a frame...
 SHORT_TASK_SECONDS = 1e-3
-#: ...as many as take about this long...
-FRAME_SECONDS = 2e-3
+#: ...as many as take about this long (two of Python's thread switch intervals, so that workers do not run dry)...
+FRAME_SECONDS = 10e-3
 #: ...but never more than this many, nor more bytes than a socket takes without blocking.
-FRAME_TASKS = 256
-FRAME_BYTES = 32 * KIB
+FRAME_TASKS = 1024
+FRAME_BYTES = 64 * KIB
 
 #: Tasks that wait this long behind another one in the same worker, while other workers idle, are taken back.
 RECALL_SECONDS = 0.02

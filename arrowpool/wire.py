@@ -7,15 +7,13 @@ per `Receiver`.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import starmap
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from arrowpool.codecs import ByteArray
 from arrowpool.errors import ArenaFullError
 from arrowpool.functions import Reach
 from arrowpool.lifecycle import LifecycleManager, Segment
@@ -26,16 +24,21 @@ from arrowpool.memory.mapping import Mapping
 from arrowpool.reducer import Reducer, Unit, loads
 from arrowpool.settings import ALIGNMENT, INLINE_LIMIT, OWN_SEGMENT, SHARED_SEGMENT
 
-#: Where a unit lies: which of the parcel's segments, offset in it, bytes.
+#: Where a unit lies: which of the parcel's segments, offset in it, bytes. Or ``(SHARED_OBJECT, number, 0)``.
 Room = tuple[int, int, int]
+SHARED_OBJECT = -1
 #: The right to one segment, as it goes through the pipe: slot, offset in the arena, bytes.
 GrantWire = tuple[int, int, int]
-#: An encoded object without the rights to its segments: the stream, or None when it is the first room; the rooms.
-Body = tuple[bytes | None, tuple[Room, ...]]
+#: An encoded object without the rights to its segments: the stream, or None when it is the first room; the rooms. Or, of a
+#: few plain values, a tuple of the object itself, which the channel carries as it is.
+Body = tuple[bytes | None, tuple[Room, ...]] | tuple[Any]
+
+_PLAIN = frozenset((type(None), bool, int, float))
+_PLAIN_ITEMS = 4
+_PLAIN_LENGTH = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Reduced:
+class Reduced(NamedTuple):
     """An object taken apart, its large memory not yet copied."""
 
     stream: bytes
@@ -47,8 +50,18 @@ class Reduced:
         return sum(unit.nbytes for unit in self.units)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Parcel:
+def is_plain(items: Any) -> bool:
+    """Whether these few items are numbers or short strings: immutable, and quicker without pickle."""
+    if len(items) > _PLAIN_ITEMS:
+        return False
+    for item in items:
+        kind = type(item)
+        if kind not in _PLAIN and not ((kind is str or kind is bytes) and len(item) < _PLAIN_LENGTH):
+            return False
+    return True
+
+
+class Parcel(NamedTuple):
     """An encoded object in its place; holds one pin on each of its segments until `Sender.unpin`."""
 
     body: Body
@@ -58,7 +71,12 @@ class Parcel:
     @property
     def piped_bytes(self) -> int:
         """Bytes of it that go through the pipe."""
-        return len(self.body[0] or b"")
+        return body_bytes(self.body)
+
+
+def body_bytes(body: Body) -> int:
+    """About how many bytes of the pipe a body takes."""
+    return len(body[0] or b"") if len(body) == 2 else 16
 
 
 class Sender:
@@ -75,7 +93,9 @@ class Sender:
     def __init__(self, arena: Arena | None, reach: Reach | None = None):
         self.arena = arena
         self.lifecycle = LifecycleManager()
-        self.reducer = Reducer(inline_limit=INLINE_LIMIT if arena is not None else sys.maxsize, reach=reach)
+        self._inline_limit = INLINE_LIMIT if arena is not None else sys.maxsize
+        self._reach = reach
+        self.reducer = Reducer(inline_limit=self._inline_limit, reach=reach)
         self.shared_bytes = 0
         self.copies = 0
 
@@ -87,10 +107,17 @@ class Sender:
         Exception
             Whatever pickling the object raises; nothing is held then.
         """
-        stream, units = self.reducer.reduce(obj)
+        return self._reduce_with(self.reducer, obj)
+
+    def reduce_apart(self, obj: Any) -> Reduced:
+        """The same, while another `reduce` is in the middle of something that refers to `obj`."""
+        return self._reduce_with(Reducer(inline_limit=self._inline_limit, reach=self._reach), obj)
+
+    def _reduce_with(self, reducer: Reducer, obj: Any) -> Reduced:
+        stream, units = reducer.reduce(obj)
         if len(stream) >= INLINE_LIMIT and self.arena is not None:
             # Cheaper than through the socket, and the socket never blocks on it.
-            units = [Unit(len(stream), np.frombuffer(stream, dtype=np.uint8), None), *units]
+            units = [Unit(len(stream), np.frombuffer(stream, dtype=np.uint8)), *units]
             stream = b""
         return Reduced(stream, units)
 
@@ -106,7 +133,7 @@ class Sender:
             return Parcel((reduced.stream, ()), (), 0)
         arena = self.arena
         assert arena is not None
-        sizes, rooms = _lay_out([unit.nbytes for unit in reduced.units])
+        sizes, rooms = _lay_out(reduced.units)
         segments: list[Segment] = []
         try:
             for size in sizes:
@@ -114,12 +141,13 @@ class Sender:
                 self.lifecycle.placed(segment)
                 segments.append(segment)
             for unit, (index, offset, nbytes) in zip(reduced.units, rooms, strict=True):
-                unit.copy_to(arena.room(segments[index].offset + offset, nbytes))
+                if index != SHARED_OBJECT:
+                    unit.copy_to(arena.room(segments[index].offset + offset, nbytes))
+                    self.copies += 1
         except BaseException:
             self.unpin(segments)
             raise
         self.shared_bytes += reduced.nbytes
-        self.copies += len(reduced.units)
         return Parcel((reduced.stream or None, tuple(rooms)), tuple(segments), sum(s.size for s in segments))
 
     def grant(self, parcel: Parcel, consumer: Hashable) -> tuple[GrantWire, ...]:
@@ -164,7 +192,7 @@ class Sender:
                 self.arena.free(segment.offset, segment.size)
 
 
-def _lay_out(nbytes: list[int]) -> tuple[list[int], list[Room]]:
+def _lay_out(units: list[Unit]) -> tuple[list[int], list[Room]]:
     """Sizes of the segments to make, and the room of each unit in them.
 
     A large unit gets a segment of its own, so that keeping it alive keeps nothing else; small ones share.
@@ -172,7 +200,11 @@ def _lay_out(nbytes: list[int]) -> tuple[list[int], list[Room]]:
     sizes: list[int] = []
     rooms: list[Room] = []
     shared = -1
-    for size in nbytes:
+    for unit in units:
+        size = unit.nbytes
+        if unit.shared_object is not None:
+            rooms.append((SHARED_OBJECT, unit.shared_object, 0))
+            continue
         if size >= OWN_SEGMENT:
             rooms.append((len(sizes), 0, size))
             sizes.append(size)
@@ -192,8 +224,7 @@ class Receiver:
     Parameters
     ----------
     fd : int
-        Descriptor of the owner's arena, kept open by its owner for as long as this object lives; mapped on first use.
-        -1 when there is none.
+        Descriptor of the owner's arena, this object's own from here on; mapped on first use. -1 when there is none.
     flags : Flags
         Where this process says which of its leases are over.
     """
@@ -208,23 +239,47 @@ class Receiver:
         flags = self._flags
         return [Grant(flags, *grant) for grant in grants]
 
-    def rebuild(self, body: Body, grants: list[Grant]) -> Any:
+    def close(self) -> None:
+        """Accept no more; what was rebuilt stays valid."""
+        if self._mapping is None and self._fd >= 0:
+            os.close(self._fd)
+        self._mapping, self._fd = None, -1
+
+    def rebuild(self, body: Body, grants: list[Grant], shared: Callable[[int], Any] | None = None) -> Any:
         """The object, new and private to the caller.
+
+        Parameters
+        ----------
+        body : Body
+            Stream and rooms.
+        grants : list of Grant
+            The rights to the segments the rooms lie in.
+        shared : callable, optional
+            Rebuilds the shared object of a number; needed when the body refers to such.
 
         Raises
         ------
         Exception
             Whatever unpickling raises.
         """
+        if len(body) == 1:
+            return body[0]
         stream, rooms = body
         if not rooms:
             return loads(stream)
-        arrays = self._rooms(rooms, grants)
+        arrays = self._rooms(rooms, grants, shared)
         return loads(next(arrays) if stream is None else stream, arrays)
 
-    def _rooms(self, rooms: tuple[Room, ...], grants: list[Grant]) -> Iterator[ByteArray]:
+    def _rooms(
+        self, rooms: tuple[Room, ...], grants: list[Grant], shared: Callable[[int], Any] | None
+    ) -> Iterator[Any]:
         mapping = self._mapping
-        if mapping is None:
+        if mapping is None and grants:
             mapping = self._mapping = Mapping(self._fd)
-        leases = [mapping.lease(grant) for grant in grants]
-        return starmap(lambda index, offset, nbytes: leases[index][offset : offset + nbytes], rooms)
+        leases = [mapping.lease(grant) for grant in grants] if mapping is not None else []
+        for index, offset, nbytes in rooms:
+            if index == SHARED_OBJECT:
+                assert shared is not None
+                yield shared(offset)
+            else:
+                yield leases[index][offset : offset + nbytes]

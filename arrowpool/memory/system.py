@@ -173,7 +173,7 @@ def populate(address: int, size: int) -> None:
     """
     code = _advise(address, size, _MADV_POPULATE_WRITE)
     # EINVAL: kernels before 5.14 do not know the advice; the pages then come one by one as they are written.
-    if code in (errno.ENOMEM, errno.EFAULT, errno.EHWPOISON):
+    if code in (errno.ENOMEM, errno.EFAULT):
         raise MemoryError(f"the kernel has no memory for {size} more bytes of shared memory")
 
 

@@ -1,0 +1,130 @@
+"""One duplex stream of messages between the parent and one worker, and what a forked child must not keep of it.
+
+A message is a tuple of plain values (numbers, bytes, tuples), framed by its length. Many small ones that have arrived
+together are read with one system call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import select
+import socket
+import struct
+import weakref
+from typing import Any, Protocol
+
+_HEADER = struct.Struct("<Q")
+_READ_BYTES = 1 << 18
+
+Message = tuple[Any, ...]
+
+
+class Channel:
+    """One end of the stream over a connected socket, which it owns."""
+
+    def __init__(self, connected: socket.socket):
+        self._socket = connected
+        self._received = bytearray()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, message: Message) -> int:
+        """Send one message; return its bytes.
+
+        Raises
+        ------
+        OSError
+            When the other end is gone.
+        """
+        payload = marshal.dumps(message)
+        self._socket.sendall(_HEADER.pack(len(payload)) + payload)
+        return len(payload)
+
+    def receive(self) -> list[Message]:
+        """Wait for bytes, once; return the messages that are complete by now.
+
+        Raises
+        ------
+        EOFError
+            When the other end is gone and everything it sent has been returned.
+        """
+        try:
+            chunk = self._socket.recv(_READ_BYTES)
+        except ConnectionResetError:
+            chunk = b""
+        if not chunk:
+            raise EOFError("the other end of the channel is gone")
+        received = self._received
+        received += chunk
+        messages: list[Message] = []
+        at, end = 0, len(received)
+        with memoryview(received) as view:
+            while end - at >= _HEADER.size:
+                start = at + _HEADER.size
+                stop = start + _HEADER.unpack_from(view, at)[0]
+                if stop > end:
+                    break
+                messages.append(marshal.loads(view[start:stop]))
+                at = stop
+        del received[:at]
+        return messages
+
+    def readable(self, timeout: float | None = 0) -> bool:
+        """Whether `receive` would not wait; waits up to `timeout` seconds for that (None: for ever)."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
+
+    def finish(self) -> None:
+        """Say that no more messages will be sent; the other end gets EOFError after the last one."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Lifeline:
+    """A pipe on which nothing is ever written: its reader learns that every writer is gone.
+
+    The parent keeps the writing end; workers are told by the kernel when the parent is no more, however it went.
+    """
+
+    def __init__(self) -> None:
+        self.reader, self._writer = os.pipe()
+        keep_from_children(self)
+
+    def close(self) -> None:
+        for fd in (self.reader, self._writer):
+            if fd >= 0:
+                os.close(fd)
+        self.reader = self._writer = -1
+
+
+class _Closeable(Protocol):
+    def close(self) -> None: ...
+
+
+_parent_only: weakref.WeakSet[_Closeable] = weakref.WeakSet()
+_watching = False
+
+
+def keep_from_children(owner: _Closeable) -> None:
+    """Close `owner` in every child that is forked from now on.
+
+    A child that kept the parent's end of a channel or lifeline would keep workers from seeing that the parent is gone.
+    """
+    global _watching
+    _parent_only.add(owner)
+    if not _watching:
+        _watching = True
+        os.register_at_fork(after_in_child=_close_in_child)
+
+
+def _close_in_child() -> None:
+    for owner in list(_parent_only):
+        owner.close()
+    _parent_only.clear()

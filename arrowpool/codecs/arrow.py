@@ -1,0 +1,209 @@
+"""Arrow tables, batches, arrays and buffers: what is visible is written once into the room, as an Arrow IPC stream.
+
+Found by :func:`arrowpool.codecs.encoder_for`. The IPC writer ships only the visible slice (pickle ships the whole
+parent's buffers) and costs a tenth of pickle for wide tables: 1.2 ms against 10 ms for 1,000 columns of 1,000 rows. What
+arrives are buffers inside the room: nothing is copied again.
+
+Guarantees the type, the values, the schema with all metadata and the chunk layout that pickle delivers. Arrays arrive at
+offset zero and over read-only memory. Types that IPC does not carry exactly go as pickle does it, buffer by buffer.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from arrowpool.codecs.outbox import ByteArray, Encode, Outbox, Reduced
+
+__all__ = ["encoder_for"]
+
+#: Longer arrays than 2**31 - 1 are fine: both ends are Arrow C++.
+_OPTIONS = pa.ipc.IpcWriteOptions(allow_64bit=True)
+
+
+def encoder_for(cls: type) -> Encode | None:
+    """How to encode objects of the pyarrow type `cls`; None leaves it to pickle (schemas, types, scalars)."""
+    if cls is pa.Table:
+        return _encode_table
+    if cls is pa.RecordBatch:
+        return _encode_batch
+    if cls is pa.ChunkedArray:
+        return _encode_chunked_array
+    if issubclass(cls, pa.Array):
+        return _encode_array
+    if issubclass(cls, pa.Buffer):
+        return _encode_buffer
+    return None
+
+
+# ---------------------------------------------------------------------------------------------- tables and batches
+
+
+def _encode_table(table: pa.Table, out: Outbox) -> Reduced:
+    if table.get_total_buffer_size() < out.inline_limit:
+        return NotImplemented
+    if not all(map(_survives_ipc, table.schema.types)):
+        return table.__reduce__()
+    batches = table.to_batches()
+    # to_batches() cuts at every chunk boundary of any column and drops empty chunks: exact only if all columns agree.
+    layout = [batch.num_rows for batch in batches]
+    if not layout or any([len(chunk) for chunk in column.chunks] != layout for column in table.itercolumns()):
+        return table.__reduce__()
+    return _rebuild_table, (_stream([*map(_without_hidden_bytes_in_batch, batches)], table.schema, table.nbytes, out),)
+
+
+def _rebuild_table(stream: ByteArray | bytes) -> pa.Table:
+    return _open(stream).read_all()
+
+
+def _encode_batch(batch: pa.RecordBatch, out: Outbox) -> Reduced:
+    if batch.get_total_buffer_size() < out.inline_limit:
+        return NotImplemented
+    if batch.num_columns == 0 or not all(map(_survives_ipc, batch.schema.types)):
+        return batch.__reduce__()
+    return _rebuild_batch, (_stream([_without_hidden_bytes_in_batch(batch)], batch.schema, batch.nbytes, out),)
+
+
+def _rebuild_batch(stream: ByteArray | bytes) -> pa.RecordBatch:
+    return _open(stream).read_next_batch()
+
+
+# --------------------------------------------------------------------------------------------------------- arrays
+
+
+def _encode_chunked_array(array: pa.ChunkedArray, out: Outbox) -> Reduced:
+    if array.num_chunks == 0 or array.get_total_buffer_size() < out.inline_limit:
+        return NotImplemented
+    if not _survives_ipc(array.type):
+        return array.__reduce__()
+    schema, batches = _as_batches(array.chunks)
+    return _rebuild_chunked_array, (_stream(batches, schema, array.nbytes, out),)
+
+
+def _rebuild_chunked_array(stream: ByteArray | bytes) -> pa.ChunkedArray:
+    return _open(stream).read_all().column(0)
+
+
+def _encode_array(array: pa.Array, out: Outbox) -> Reduced:
+    if array.get_total_buffer_size() < out.inline_limit:
+        return NotImplemented
+    if isinstance(array.type, pa.ExtensionType):
+        # The receiver may not have registered the type, so it goes by pickle; its storage comes back here.
+        return _rebuild_extension_array, (array.type, array.storage)
+    if not _survives_ipc(array.type):
+        return _compacted(array).__reduce__()
+    schema, batches = _as_batches([array])
+    return _rebuild_array, (_stream(batches, schema, array.nbytes, out),)
+
+
+def _rebuild_array(stream: ByteArray | bytes) -> pa.Array:
+    return _open(stream).read_next_batch().column(0)
+
+
+def _rebuild_extension_array(type_: pa.ExtensionType, storage: pa.Array) -> pa.Array:
+    return pa.ExtensionArray.from_storage(type_, storage)
+
+
+def _as_batches(chunks: Sequence[pa.Array]) -> tuple[pa.Schema, list[pa.RecordBatch]]:
+    schema = pa.schema([pa.field("", chunks[0].type)])
+    return schema, [pa.RecordBatch.from_arrays([_without_hidden_bytes(chunk)], schema=schema) for chunk in chunks]
+
+
+# -------------------------------------------------------------------------------------------------------- buffers
+
+
+def _encode_buffer(buffer: pa.Buffer, out: Outbox) -> Reduced:
+    # In band, pickle does the right thing; so it does for memory that only a device can read: it complains.
+    if not buffer.size or buffer.size < out.inline_limit or not buffer.is_cpu:
+        return NotImplemented
+    return _rebuild_buffer, (out.place(np.frombuffer(buffer, dtype=np.uint8)), buffer.is_mutable)
+
+
+def _rebuild_buffer(room: ByteArray, is_mutable: bool) -> pa.Buffer:
+    room.flags.writeable = is_mutable
+    return pa.py_buffer(room)
+
+
+# ------------------------------------------------------------------------------------------------------ IPC streams
+
+
+def _stream(batches: list[pa.RecordBatch], schema: pa.Schema, visible: int, out: Outbox) -> Any:
+    """The token of an IPC stream; the stream itself if the visible bytes, a slice of more, belong in the message."""
+    if visible < out.inline_limit:
+        sink = pa.BufferOutputStream()
+        _write(batches, schema, sink)
+        return sink.getvalue().to_pybytes()
+    counter = pa.MockOutputStream()
+    _write(batches, schema, counter)
+    return out.place_with(counter.size(), functools.partial(_write_into, batches, schema))
+
+
+def _write_into(batches: list[pa.RecordBatch], schema: pa.Schema, room: ByteArray) -> None:
+    _write(batches, schema, pa.FixedSizeBufferWriter(pa.py_buffer(room)))
+
+
+def _write(batches: list[pa.RecordBatch], schema: pa.Schema, sink: pa.NativeFile) -> None:
+    with pa.ipc.new_stream(sink, schema, options=_OPTIONS) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _open(stream: ByteArray | bytes) -> pa.ipc.RecordBatchStreamReader:
+    if isinstance(stream, np.ndarray):
+        # Arrow values are taken to be immutable, by users as by the pool when it shares one between tasks.
+        stream.flags.writeable = False
+    return pa.ipc.open_stream(pa.py_buffer(stream))
+
+
+# ----------------------------------------------------------------------------------------- what IPC does not carry
+
+
+def _survives_ipc(type_: pa.DataType) -> bool:
+    """Whether an IPC stream delivers this type and its values exactly, whoever reads it."""
+    if isinstance(type_, pa.ExtensionType) or (pa.types.is_union(type_) and type_.mode == "dense"):
+        # A type made in Python would arrive as its storage where it is not registered. The offsets of a dense union
+        # are rewritten on the assumption that they only grow.
+        return False
+    if pa.types.is_dictionary(type_):
+        return _survives_ipc(type_.value_type)
+    return all(_survives_ipc(type_.field(i).type) for i in range(type_.num_fields))
+
+
+def _without_hidden_bytes_in_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    columns = batch.columns
+    slim = [_without_hidden_bytes(column) for column in columns]
+    if all(a is b for a, b in zip(columns, slim, strict=True)):
+        return batch
+    return pa.RecordBatch.from_arrays(slim, schema=batch.schema)
+
+
+def _without_hidden_bytes(array: pa.Array) -> pa.Array:
+    """A string or binary view over much more than it shows, rewritten: for views, IPC ships all that is behind them."""
+    if array.type.id not in _UNVIEWED:
+        return array
+    _, views, *behind = array.buffers()
+    # A view is 16 bytes, its length first; up to 12 bytes sit in the view itself.
+    lengths = np.frombuffer(views, dtype=np.int32)[4 * array.offset : 4 * (array.offset + len(array)) : 4]
+    if sum(buffer.size for buffer in behind) <= 2 * lengths.sum(where=lengths > 12, dtype=np.int64):
+        return array
+    try:
+        return array.cast(_UNVIEWED[array.type.id]).cast(array.type)
+    except pa.ArrowNotImplementedError:  # by older versions
+        return array
+
+
+_UNVIEWED = {pa.string_view().id: pa.large_string(), pa.binary_view().id: pa.large_binary()}
+
+
+def _compacted(array: pa.Array) -> pa.Array:
+    """A slice of much more, copied: pickle ships all that is behind it."""
+    if array.get_total_buffer_size() <= 2 * array.nbytes:
+        return array
+    try:
+        return pa.concat_arrays([array, array.slice(0, 0)])
+    except pa.ArrowNotImplementedError:
+        return array

@@ -1,0 +1,246 @@
+"""The collector: reads workers' replies, rebuilds results and hands them to the calls' result objects.
+
+The one thread that sets results, so that none is set twice at a time, and that runs the users' callbacks. It also learns
+of every death, and says which task was lost with the worker and which had not been begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import select
+from collections import deque
+from collections.abc import Callable
+from multiprocessing import util
+from multiprocessing.pool import IMapIterator, MapResult, RemoteTraceback  # type: ignore[attr-defined]
+from typing import Any
+
+from arrowpool.channel import Message
+from arrowpool.errors import PoolTerminatedError, TransferError, WorkerInitError, WorkerLostError
+from arrowpool.lane import Broken, Failed, Lane, LaneExited, LaneJoined, Returned, Stop, Task
+from arrowpool.memory.lease import settle_forks
+from arrowpool.reducer import loads
+from arrowpool.service import Service
+from arrowpool.wire import body_bytes
+from arrowpool.worker import BROKEN, DONE, FAILED, HELLO, SKIPPED
+
+#: With more tasks than this in one worker's hands, replies are gathered for so long before they are read.
+_MANY = 16
+_GATHER_MILLISECONDS = 2
+
+
+class Collector(Service):
+    """Runs until it gets a `Stop`.
+
+    Parameters
+    ----------
+    feeder_inbox : queue.SimpleQueue
+        Where the feeder takes events.
+    cache : dict
+        Result objects of running calls by job number.
+    told_names : callable
+        Gets what a spawned worker says is in its ``__main__``.
+    broke : callable
+        Gets the error when no worker can ever run a task.
+    """
+
+    def __init__(
+        self,
+        feeder_inbox: queue.SimpleQueue[Any],
+        cache: dict[int, Any],
+        told_names: Callable[[dict[str, str | None]], None],
+        broke: Callable[[BaseException], None],
+    ):
+        super().__init__("arrowpool-collector")
+        self._feeder_inbox = feeder_inbox
+        self._cache = cache
+        self._told_names = told_names
+        self._broke = broke
+        #: Where the feeder is told of tasks that have their results.
+        self.answered: Callable[[list[Task]], None] = list.clear
+        self._inbox: deque[Any] = deque()
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
+        self._lanes: dict[int, Lane] = {}
+        self._poll = select.poll()
+        self._poll.register(self._wake_reader, select.POLLIN)
+        self._woken = select.poll()
+        self._woken.register(self._wake_reader, select.POLLIN)
+        self._stop: Stop | None = None
+        self.tasks = self.piped_bytes = self.shared_bytes = self.copies = 0
+
+    def tell(self, event: Any) -> None:
+        """Give this thread an event; from any thread."""
+        self._inbox.append(event)
+        try:
+            os.write(self._wake_writer, b"\0")
+        except OSError:  # the pipe is full: it will wake; or closed: it has ended
+            util.debug("collector not woken")
+
+    def run(self) -> None:
+        try:
+            while self._stop is None or (self._stop.drain and self._lanes):
+                if any(len(lane.outstanding) > _MANY for lane in self._lanes.values()):
+                    # Short tasks, many to a frame: let some more replies come together than the first one that wakes us.
+                    self._woken.poll(_GATHER_MILLISECONDS)
+                for fd, _ in self._poll.poll():
+                    if fd == self._wake_reader:
+                        os.read(fd, 1 << 16)
+                    elif fd in self._lanes:
+                        self._read(self._lanes[fd])
+                while self._inbox:
+                    self._handle(self._inbox.popleft())
+                settle_forks()
+        finally:
+            self._abandon(PoolTerminatedError("the pool was terminated before this result was there"))
+            util.debug("collector exiting")
+
+    def close(self) -> None:
+        """Release the descriptors; after the thread has ended."""
+        for lane in list(self._lanes.values()):
+            self._forget(lane)
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+        self._wake_reader = self._wake_writer = -1
+
+    def _handle(self, event: Any) -> None:
+        if isinstance(event, LaneJoined):
+            fd = event.lane.channel.fileno()
+            self._lanes[fd] = event.lane
+            self._poll.register(fd, select.POLLIN)
+        elif isinstance(event, LaneExited):
+            self._bury(event.lane, event.exitcode)
+        elif isinstance(event, Failed):
+            self._set(event.job, event.index, False, event.error)
+        elif isinstance(event, Broken):
+            self._abandon(event.error)
+        elif isinstance(event, Stop):
+            self._stop = event
+
+    # Replies
+
+    def _read(self, lane: Lane) -> bool:
+        """Read what a worker has sent; False when it will never send more."""
+        try:
+            messages = lane.channel.receive()
+        except (EOFError, OSError):
+            # It is about to end; what it leaves behind is settled once its exit code is known.
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(lane.channel.fileno())
+            if lane.outstanding:
+                lane.process.kill()
+            return False
+        answered: list[Task] = []
+        returned: list[Task] = []
+        for message in messages:
+            kind = message[0]
+            if kind == DONE or kind == FAILED:
+                task = lane.outstanding.pop(message[1], None)
+                if task is not None:
+                    self._deliver(lane, task, message)
+                    answered.append(task)
+            elif kind == SKIPPED:
+                task = lane.outstanding.pop(message[1], None)
+                if task is not None:
+                    returned.append(task)
+            elif kind == HELLO:
+                self._told_names(message[1])
+                self._feeder_inbox.put(LaneJoined(lane))
+            elif kind == BROKEN:
+                self._initializer_failed(lane, *message[1:])
+        if returned:
+            self._feeder_inbox.put(Returned(returned))
+        if answered:
+            self.answered(answered)
+        return True
+
+    def _deliver(self, lane: Lane, task: Task, message: Message) -> None:
+        kind, _, seconds, body, grants = message[:5]
+        self.tasks += 1
+        self.piped_bytes += body_bytes(body)
+        nbytes = 0
+        if len(body) == 2 and body[1]:
+            nbytes = sum(room[2] for room in body[1])
+            self.shared_bytes += nbytes
+            self.copies += len(body[1])
+        task.call.took(seconds, nbytes)
+        try:
+            value = lane.receiver.rebuild(body, lane.receiver.accept(grants) if grants else [])
+        except BaseException as error:
+            failure = TransferError(
+                f"the {'result' if kind == DONE else 'exception'} of {describe(task)} could not be rebuilt here: {error!r}"
+            )
+            failure.__cause__ = RemoteTraceback(message[5]) if kind == FAILED else error
+            self._set(task.call.job, task.index, False, failure)
+        else:
+            self._set(task.call.job, task.index, kind == DONE, value)
+
+    def _set(self, job: int, index: int, success: bool, value: Any) -> None:
+        result = self._cache.get(job)
+        if result is not None:
+            result._set(index, (success, value))
+
+    # Deaths
+
+    def _bury(self, lane: Lane, exitcode: int | None) -> None:
+        """A worker is gone: read its last words, then fail the task it had begun and return those it had not."""
+        while lane.channel.readable() and self._read(lane):
+            pass
+        begun = lane.control.started
+        lost, returned = [], []
+        for number in sorted(lane.outstanding):
+            task = lane.outstanding.pop(number)
+            (lost if number < begun else returned).append(task)
+        for task in lost:
+            error = WorkerLostError(lane.process.pid or 0, exitcode, describe(task))
+            self._set(task.call.job, task.index, False, error)
+        self._forget(lane)
+        self._feeder_inbox.put(LaneExited(lane, exitcode))
+        if returned:
+            self._feeder_inbox.put(Returned(returned))
+        if lost:
+            self.answered(lost)
+
+    def _forget(self, lane: Lane) -> None:
+        fd = lane.channel.fileno()
+        if self._lanes.pop(fd, None) is not None:
+            with contextlib.suppress(KeyError):  # it was at its end already
+                self._poll.unregister(fd)
+            lane.channel.close()
+            lane.receiver.close()
+
+    def _initializer_failed(self, lane: Lane, stream: bytes, text: str) -> None:
+        error = WorkerInitError(
+            f"the initializer failed in worker {lane.process.pid}, so this pool cannot run tasks:\n{text}"
+        )
+        try:
+            error.__cause__ = loads(stream)
+        except Exception:
+            error.__cause__ = RemoteTraceback(text)
+        self._broke(error)
+        self._abandon(error)
+
+    def _abandon(self, error: BaseException) -> None:
+        """End every call that still waits, with `error`: nobody shall wait for ever."""
+        for job, result in list(self._cache.items()):
+            result._error_callback = None
+            if isinstance(result, IMapIterator):
+                with result._cond:
+                    result._items.append((False, error))
+                    result._index += 1
+                    result._length = result._index
+                    result._cond.notify()
+                    self._cache.pop(job, None)
+            else:
+                if isinstance(result, MapResult):
+                    result._number_left = 1
+                result._set(0, (False, error))
+
+
+def describe(task: Task) -> str:
+    """A task in words: "task 3 of compute"."""
+    function = task.call.function
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"task {task.index} of {name}"

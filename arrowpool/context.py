@@ -1,0 +1,58 @@
+"""`get_context`: a multiprocessing context whose pool is this one."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from arrowpool.pool import ArrowPool
+
+
+class _Context:
+    """Everything of the multiprocessing context behind it, except for `Pool`."""
+
+    def __init__(self, context: Any):
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def __repr__(self) -> str:
+        return f"<arrowpool context over {self._context!r}>"
+
+    def Pool(  # noqa: N802 (the standard library's name)
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        *,
+        max_bytes: int | None = None,
+    ) -> ArrowPool:
+        """Return an `ArrowPool` whose workers are started by this context's method."""
+        return ArrowPool(
+            processes, initializer, initargs, maxtasksperchild, context=self._context, max_bytes=max_bytes
+        )
+
+
+def get_context(method: str | None = None) -> Any:
+    """As `multiprocessing.get_context`; the context's ``Pool`` is an `ArrowPool`.
+
+    Parameters
+    ----------
+    method : {"fork", "spawn", "forkserver"}, optional
+        How workers are started; the default is the one of `multiprocessing`.
+
+    Raises
+    ------
+    ValueError
+        When the platform does not know the method.
+
+    Examples
+    --------
+    >>> import arrowpool
+    >>> arrowpool.get_context("spawn")
+    <arrowpool context over <multiprocessing.context.SpawnContext object at 0x...>>
+    """
+    return _Context(multiprocessing.get_context(method))

@@ -1,0 +1,507 @@
+"""The feeder: takes calls apart into tasks, encodes them, and sends each to a worker that is free.
+
+The one thread that encodes arguments and keeps the books of their arena. Tasks are bound to a worker as late as possible:
+some are encoded ahead, but none is sent behind a running one, except where tasks are measured to be short and go several
+to a frame; those are taken back when the one before them turns out long. Bytes in flight stay within the budget: then it
+waits for releases, and so a user's generator is consumed only as fast as workers make room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from multiprocessing import util
+from multiprocessing.pool import IMapIterator, mapstar, starmapstar  # type: ignore[attr-defined]
+from typing import Any
+
+from arrowpool.errors import ArenaFullError, TaskExitError
+from arrowpool.functions import is_stateless
+from arrowpool.lane import Answered, Blob, Call, Failed, Lane, LaneExited, LaneJoined, Returned, Stop, Task
+from arrowpool.service import Service
+from arrowpool.settings import (
+    FRAME_BYTES,
+    FRAME_SECONDS,
+    FRAME_TASKS,
+    IDLE_SECONDS,
+    OWN_SEGMENT,
+    RECALL_SECONDS,
+    SHORT_TASK_SECONDS,
+)
+from arrowpool.wire import Parcel, Reduced, Sender, is_plain
+from arrowpool.worker import Star
+
+#: How often to look again while waiting for what nobody reports: a lease that ends in a garbage collection, an iterator
+#: that is read.
+_LOOK_AGAIN_SECONDS = 0.02
+#: Time that handling one task costs beside running it, for sizing frames.
+_TASK_OVERHEAD_SECONDS = 1e-5
+
+_STARS = {mapstar: Star.MAP, starmapstar: Star.STARMAP}
+
+
+class Feeder(Service):
+    """Runs until it gets None, after which workers get no more, or a `Stop`.
+
+    Parameters
+    ----------
+    inbox : queue.SimpleQueue
+        Calls as ``(iterable of tasks, set_length or None)``, `Call` objects, and events.
+    tell_collector : callable
+        Passes events on to the collector.
+    cache : dict
+        Result objects of running calls by job number.
+    sender : Sender
+        Encodes arguments into the parent's arena; this thread's own from here on.
+    budget : int
+        Bytes of segments in flight at a time.
+    """
+
+    def __init__(
+        self,
+        inbox: queue.SimpleQueue[Any],
+        tell_collector: Callable[[Any], None],
+        cache: dict[int, Any],
+        sender: Sender,
+        budget: int,
+    ):
+        super().__init__("arrowpool-feeder")
+        self._inbox = inbox
+        self._tell_collector = tell_collector
+        self._cache = cache
+        self._sender = sender
+        self._budget = budget
+        self._stopped = False
+        self._lanes: list[Lane] = []
+        self._calls: deque[Call] = deque()
+        #: Tasks that are encoded and not bound to a worker yet.
+        self._ahead: deque[Task] = deque()
+        #: The task that waits for room: not encoded any further.
+        self._waiting: tuple[Call, int, int, Reduced, tuple[Blob, ...]] | None = None
+        self._numbers = itertools.count()
+        self._known_functions: dict[bytes, Blob] = {}
+        self._encoding: tuple[Call, list[Blob]] | None = None
+        #: Tasks the collector has the results of; and whether this thread waits for a worker to become free.
+        self._answered: deque[Task] = deque()
+        self._hungry = False
+        self.piped_bytes = 0
+        sender.reducer.shared_number = self._shared_number
+
+    def __repr__(self) -> str:
+        return (
+            f"<Feeder lanes: {len(self._lanes)} | calls: {len(self._calls)} | ahead: {len(self._ahead)} | "
+            f"{self._sender.lifecycle!r}>"
+        )
+
+    @property
+    def sender(self) -> Sender:
+        return self._sender
+
+    def answered(self, tasks: list[Task]) -> None:
+        """These tasks have their results; from the collector's thread. Wakes this one only if it has use for that."""
+        self._answered.extend(tasks)
+        if self._hungry or any(task.parcel.segments or task.call.exhausted for task in tasks):
+            self._inbox.put(Answered())
+
+    # The loop
+
+    def run(self) -> None:
+        try:
+            while not self._stopped:
+                self._take_events()
+                if not self._stopped:
+                    self._pump()
+                    self._recall()
+        finally:
+            for lane in self._lanes:
+                lane.channel.finish()
+            util.debug("feeder exiting")
+
+    def _take_events(self) -> None:
+        """Wait for an event, or until there is something to look at again; take all that are there."""
+        self._hungry = bool(self._ahead or self._calls or self._waiting)
+        if not (self._hungry and self._answered):
+            try:
+                self._handle(self._inbox.get(timeout=self._patience()))
+            except queue.Empty:
+                self._look_again()
+        self._hungry = False
+        while self._answered:
+            self._settle(self._answered.popleft())
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._handle(self._inbox.get_nowait())
+
+    def _patience(self) -> float | None:
+        if self._waiting is not None or (self._calls and self._is_throttled(self._calls[0])):
+            return _LOOK_AGAIN_SECONDS
+        if any(len(lane.outstanding) > 1 or lane.recalled for lane in self._lanes):
+            return RECALL_SECONDS
+        arena = self._sender.arena
+        return IDLE_SECONDS if arena is not None and arena.resident else None
+
+    def _look_again(self) -> None:
+        self._reap()
+        arena = self._sender.arena
+        if arena is not None and not self._calls and not any(lane.outstanding for lane in self._lanes):
+            arena.trim()
+
+    def _handle(self, event: Any) -> None:
+        if event is None:
+            self._stopped = True
+        elif isinstance(event, tuple):
+            self._calls.append(Call(iter(event[0]), event[1]))
+        elif isinstance(event, Call):
+            self._calls.append(event)
+        elif isinstance(event, Returned):
+            self._ahead.extendleft(reversed(event.tasks))
+        elif isinstance(event, LaneJoined):
+            event.lane.ready = True
+            self._sender.lifecycle.consumer_joined(event.lane)
+            self._lanes.append(event.lane)
+        elif isinstance(event, LaneExited):
+            if event.lane in self._lanes:
+                self._lanes.remove(event.lane)
+                self._sender.consumer_lost(event.lane)
+        elif isinstance(event, Stop):
+            self._stopped = True
+
+    # Sending
+
+    def _pump(self) -> None:
+        """Send while a worker is free, then encode ahead."""
+        while True:
+            lane = self._free_lane()
+            if lane is None:
+                break
+            task = self._ahead.popleft() if self._ahead else self._encode_next()
+            if task is None:
+                return
+            self._send(lane, [task, *self._companions(lane, task)])
+        # More of them when they are short, while there is nothing else to do.
+        many = FRAME_TASKS // 2 if self._next_is_short() else len(self._lanes)
+        while len(self._ahead) < many and self._inbox.empty():
+            task = self._encode_next()
+            if task is None:
+                return
+            self._ahead.append(task)
+
+    def _free_lane(self) -> Lane | None:
+        best = None
+        for lane in self._lanes:
+            count = len(lane.outstanding)
+            if lane.quota is not None and lane.sent >= lane.quota:
+                continue
+            if count == 0:
+                return lane
+            # No more than a frame of short tasks is left: the next one may queue behind it.
+            if best is None and count <= lane.last_frame and lane.recalled is None and self._next_is_short():
+                best = lane
+        return best
+
+    def _next_is_short(self) -> bool:
+        call = self._ahead[0].call if self._ahead else self._calls[0] if self._calls else None
+        return call is not None and call.mean_seconds is not None and call.mean_seconds < SHORT_TASK_SECONDS
+
+    def _companions(self, lane: Lane, first: Task) -> Iterator[Task]:
+        """More short tasks of the same call that go in the same frame."""
+        call = first.call
+        mean = call.mean_seconds
+        if mean is None or mean >= SHORT_TASK_SECONDS or first.parcel.segments:
+            return
+        # A share of what is left (or, where nobody knows, of what there has been), so that all workers end together.
+        share = (call.length - first.index if call.length is not None else first.index) // (2 * len(self._lanes))
+        count = min(FRAME_TASKS, share, int(FRAME_SECONDS / (mean + _TASK_OVERHEAD_SECONDS)))
+        if lane.quota is not None:
+            count = min(count, lane.quota - lane.sent)
+        nbytes = first.parcel.piped_bytes
+        for _ in range(count - 1):
+            if self._ahead:
+                if self._ahead[0].call is not call:
+                    return
+                task: Task | None = self._ahead.popleft()
+            elif self._waiting is None and self._calls and self._calls[0] is call:
+                task = self._encode_next()
+            else:
+                return
+            if task is None:
+                return
+            nbytes += task.parcel.piped_bytes
+            if task.parcel.segments or nbytes > FRAME_BYTES or task.star != first.star or task.blobs[0] != first.blobs[0]:
+                self._ahead.appendleft(task)
+                return
+            yield task
+
+    def _send(self, lane: Lane, tasks: list[Task]) -> None:
+        sender = self._sender
+        blobs = tasks[0].blobs if len(tasks) == 1 else tuple(dict.fromkeys(b for task in tasks for b in task.blobs))
+        new = []
+        for blob in blobs:
+            if blob.number not in lane.known_blobs:
+                lane.known_blobs.add(blob.number)
+                new.append((blob.number, blob.stateless, blob.parcel.body))
+        first = lane.sent
+        try:
+            blob_grants = tuple((b.number, sender.grant(b.parcel, lane)) for b in blobs if b.parcel.segments)
+            items = tuple((task.parcel.body, sender.grant(task.parcel, lane)) for task in tasks)
+        except ArenaFullError as error:
+            for task in tasks:
+                self._fail(task, error)
+            return
+        for task in tasks:
+            lane.outstanding[lane.sent] = task
+            lane.sent += 1
+        lane.last_frame = len(tasks)
+        lane.progress = (time.monotonic(), lane.control.started)
+        message = (tuple(new), tuple(lane.to_forget), blobs[0].number, int(tasks[0].star), blob_grants, first, items)
+        lane.to_forget.clear()
+        # When the worker is gone its tasks come back as `Returned`, or fail if it had begun them.
+        with contextlib.suppress(OSError):
+            self.piped_bytes += lane.channel.send(message)
+
+    # Encoding
+
+    def _encode_next(self) -> Task | None:
+        """The next task, encoded; None when there is none, or no room for it now."""
+        while True:
+            if self._waiting is not None:
+                call, index, star, reduced, blobs = self._waiting
+                self._waiting = None
+            else:
+                found = self._next_call()
+                if found is None:
+                    return None
+                taken = self._take(found)
+                if taken is None:
+                    continue
+                if isinstance(taken, Task):
+                    return taken
+                call, index, star, reduced, blobs = taken
+            try:
+                if reduced.units and not self._has_room(reduced.nbytes):
+                    self._waiting = (call, index, star, reduced, blobs)
+                    return None
+                parcel = self._sender.place(reduced)
+            except Exception as error:
+                if isinstance(error, ArenaFullError) and self._in_flight():
+                    self._waiting = (call, index, star, reduced, blobs)
+                    return None
+                self._report(call, index, error)
+                continue
+            call.pending += 1
+            return Task(call, index, star, parcel, blobs)
+
+    def _next_call(self) -> Call | None:
+        for call in self._calls:
+            if not self._is_throttled(call):
+                return call
+        return None
+
+    def _is_throttled(self, call: Call) -> bool:
+        """Whether results of an imap pile up unread beyond the budget. Reading them goes on with it."""
+        if not call.result_bytes:
+            return False
+        result = self._cache.get(call.job)
+        if not isinstance(result, IMapIterator):
+            return False
+        unread = len(result._items) + len(result._unsorted)
+        return call.result_bytes / call.replies * unread > self._budget
+
+    def _take(self, call: Call) -> Task | tuple[Call, int, int, Reduced, tuple[Blob, ...]] | None:
+        """Take the next task off a call and apart; None when the call has no more, or this one failed. Plain ones need
+        nothing else."""
+        try:
+            job, index, function, args, kwds = next(call.tasks)
+        except StopIteration:
+            self._exhaust(call)
+            return None
+        except BaseException as error:
+            # Only what is no Exception gets here out of a user's iterable; it must not end this thread.
+            call.last_index += 1
+            self._report(call, call.last_index, TaskExitError(f"the iterable raised {error!r}"))
+            self._exhaust(call)
+            return None
+        call.job, call.last_index = job, index
+        star = _STARS.get(function, Star.CALL)
+        payload: Any = (args, kwds)
+        if star is not Star.CALL:
+            function, payload = args[0]
+        if call.failure is not None:
+            self._report(call, index, call.failure)
+            return None
+        try:
+            if call.blob is None or call.function is not function:
+                self._encode_function(call, function)
+            assert call.blob is not None
+            if is_plain(payload) if star is not Star.CALL else (not kwds and is_plain(args)):
+                call.pending += 1
+                return Task(call, index, star, Parcel((payload,), (), 0), call.blobs)
+            self._encoding = (call, blobs := [call.blob])
+            reduced = self._sender.reduce(payload)
+        except Exception as error:
+            self._report(call, index, error)
+            return None
+        finally:
+            self._encoding = None
+        return call, index, star, reduced, tuple(blobs)
+
+    def _encode_function(self, call: Call, function: Any) -> None:
+        """Encode the call's function once, with all that it captured."""
+        if call.blob is not None:
+            self._release(call, call.blob)
+            call.blob = None
+        self._sender.reducer.refresh()
+        try:
+            reduced = self._sender.reduce(function)
+            stateless = is_stateless(function)
+            known = self._known_functions.get(reduced.stream) if stateless and not reduced.units else None
+            if known is None:
+                known = Blob(next(self._numbers), stateless, self._sender.place(reduced))
+                if stateless and not reduced.units and len(self._known_functions) < 1000:
+                    self._known_functions[reduced.stream] = known
+        except Exception as error:
+            call.failure = error
+            raise
+        call.function, call.blob, call.blobs = function, known, (known,)
+
+    def _shared_number(self, obj: Any) -> int | None:
+        """The number under which an object goes that occurs several times in one call's list."""
+        if self._encoding is None:
+            return None
+        call, blobs = self._encoding
+        if call.items is None:
+            return None
+        if call.repeated is None:
+            call.repeated = _repeated(call.items)
+        if id(obj) not in call.repeated:
+            return None
+        blob = call.shared.get(id(obj))
+        if id(obj) not in call.shared:
+            blob = self._share(call, obj)
+        if blob is None:
+            return None
+        if blob not in blobs:
+            blobs.append(blob)
+        return blob.number
+
+    def _share(self, call: Call, obj: Any) -> Blob | None:
+        # A reducer of its own: this one is in the middle of the task that refers to the object.
+        sender = self._sender
+        reduced = sender.reduce_apart(obj)
+        if reduced.nbytes < OWN_SEGMENT:
+            call.shared[id(obj)] = None
+            return None
+        if not self._has_room(reduced.nbytes):
+            return None
+        call.shared[id(obj)] = blob = Blob(next(self._numbers), False, sender.place(reduced))
+        return blob
+
+    # Room
+
+    def _has_room(self, nbytes: int) -> bool:
+        """Whether `nbytes` more fit the budget. What exceeds it alone may go when nothing else is in flight."""
+        lifecycle = self._sender.lifecycle
+        if lifecycle.bytes_live:
+            self._reap()
+        return lifecycle.bytes_live + nbytes <= self._budget or not self._in_flight()
+
+    def _in_flight(self) -> bool:
+        return bool(self._ahead) or any(lane.outstanding for lane in self._lanes)
+
+    def _reap(self) -> None:
+        for lane in self._lanes:
+            self._sender.reap(lane, lane.control.worker_leases)
+
+    # Endings
+
+    def _settle(self, task: Task) -> None:
+        """A task is over: let go of what it held, and of what its call held if it was the last."""
+        self._sender.unpin(task.parcel.segments)
+        task.call.pending -= 1
+        self._finish(task.call)
+
+    def _fail(self, task: Task, error: BaseException) -> None:
+        self._report(task.call, task.index, error)
+        self._settle(task)
+
+    def _report(self, call: Call, index: int, error: BaseException) -> None:
+        self._tell_collector(Failed(call.job, index, error))
+
+    def _exhaust(self, call: Call) -> None:
+        """The call has no more tasks to take."""
+        self._calls.remove(call)
+        call.exhausted = True
+        if call.set_length is not None:
+            call.set_length(call.last_index + 1)
+        self._finish(call)
+
+    def _finish(self, call: Call) -> None:
+        if not call.exhausted or call.pending:
+            return
+        if call.blob is not None:
+            self._release(call, call.blob)
+        for blob in call.shared.values():
+            if blob is not None:
+                self._release(call, blob)
+        call.shared.clear()
+        call.blob = call.function = call.items = None
+        call.blobs = ()
+
+    def _release(self, call: Call, blob: Blob) -> None:
+        if self._known_functions.get(blob.parcel.body[0] or b"") is blob:
+            return
+        self._sender.unpin(blob.parcel.segments)
+        for lane in self._lanes:
+            if blob.number in lane.known_blobs:
+                lane.known_blobs.discard(blob.number)
+                lane.to_forget.append(blob.number)
+
+    # Taking back
+
+    def _recall(self) -> None:
+        """Take tasks back that wait behind one that runs long, while there is a worker free for them.
+
+        1. The worker's range of recalled numbers is set: from now on it begins none of them.
+        2. One period later, what it had begun before it could see that is visible here. All others are given away.
+        3. A worker that announced a task and then saw the range says so (`SKIPPED`), and that task comes back as well.
+        """
+        now = time.monotonic()
+        for lane in self._lanes:
+            if lane.recalled is not None:
+                if now - lane.progress[0] >= RECALL_SECONDS:
+                    self._give_away(lane)
+                continue
+            if len(lane.outstanding) < 2:
+                continue
+            started = lane.control.started
+            if started != lane.progress[1]:
+                lane.progress = (now, started)
+            elif now - lane.progress[0] >= RECALL_SECONDS and any(not other.outstanding for other in self._lanes):
+                lane.control.recall(started, lane.sent)
+                lane.recalled = (started, lane.sent)
+                lane.progress = (now, started)
+
+    def _give_away(self, lane: Lane) -> None:
+        assert lane.recalled is not None
+        first, end = lane.recalled
+        lane.recalled = None
+        lane.last_frame = 0
+        tasks = [lane.outstanding.pop(number, None) for number in range(max(first, lane.control.started), end)]
+        self._ahead.extendleft(task for task in reversed(tasks) if task is not None)
+        self._pump()
+
+
+def _repeated(items: list[Any] | tuple[Any, ...]) -> frozenset[int]:
+    """Ids of the objects that occur more than once among the items, or among the members of items that are containers."""
+    counts: Counter[int] = Counter()
+    for item in items:
+        if isinstance(item, (tuple, list)):
+            counts.update({id(member) for member in item})
+        elif isinstance(item, dict):
+            counts.update({id(member) for member in item.values()})
+        else:
+            counts[id(item)] += 1
+    return frozenset(number for number, count in counts.items() if count > 1)

@@ -1,0 +1,161 @@
+"""One worker as the parent sees it, and what the parent's threads say of it to each other.
+
+Who does what
+-------------
+The *supervisor* starts and buries workers. The *feeder* alone encodes, sends, and keeps the books of the arguments' arena.
+The *collector* alone reads replies, rebuilds results and hands them to the caller's result objects. Each has an inbox;
+nothing else is shared between them but `Lane.outstanding`, a dict of which every operation used is atomic, and counters.
+
+    caller -> feeder -> worker -> collector -> caller
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from arrowpool.channel import Channel
+from arrowpool.memory.control import ControlPage
+from arrowpool.wire import Parcel, Receiver
+
+
+@dataclass(slots=True, eq=False)
+class Blob:
+    """A function, or an object shared by several tasks: sent to each worker once, by number, and pinned while in use."""
+
+    number: int
+    stateless: bool
+    parcel: Parcel
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of a pool method on its way: where its tasks come from, and what is known of them."""
+
+    tasks: Iterator[Any]
+    set_length: Callable[[int], None] | None
+    #: The items, when the call was given them all in a list that cannot change under it; else None.
+    items: list[Any] | tuple[Any, ...] | None = None
+    #: How many tasks there will be, when that is known.
+    length: int | None = None
+    #: Result object of the call, once the first task is known.
+    job: int = -1
+    function: Any = None
+    blob: Blob | None = None
+    #: The same, as what a task needs that needs nothing else.
+    blobs: tuple[Blob, ...] = ()
+    failure: BaseException | None = None
+    last_index: int = -1
+    #: Tasks encoded and not yet answered, and whether there are more to come.
+    pending: int = 0
+    exhausted: bool = False
+    #: Moving average of a task's seconds; None until the first reply.
+    mean_seconds: float | None = None
+    replies: int = 0
+    result_bytes: int = 0
+    #: Objects shared as a whole: id -> blob, None for one that is too small; and the ids that occur more than once, once
+    #: that has been counted.
+    shared: dict[int, Blob | None] = field(default_factory=dict)
+    repeated: frozenset[int] | None = None
+
+    def took(self, seconds: float, nbytes: int) -> None:
+        """A task has been answered: how long it ran, how many shared bytes its result has."""
+        self.replies += 1
+        self.result_bytes += nbytes
+        mean = self.mean_seconds
+        self.mean_seconds = seconds if mean is None else mean + (seconds - mean) * 0.25
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One encoded task: the call and index its result belongs to, and what it needs."""
+
+    call: Call
+    index: int
+    star: int
+    parcel: Parcel
+    blobs: tuple[Blob, ...]
+
+
+@dataclass(eq=False, repr=False)
+class Lane:
+    """One worker process and the way to it.
+
+    Attributes
+    ----------
+    outstanding : dict of int to Task
+        Tasks sent and not answered, by number, in the order sent. Whoever pops a task settles it.
+    """
+
+    process: BaseProcess
+    channel: Channel
+    control: ControlPage
+    receiver: Receiver
+    #: Readable when the process has ended.
+    sentinel: int
+    quota: int | None = None
+    ready: bool = False
+    sent: int = 0
+    last_frame: int = 0
+    outstanding: dict[int, Task] = field(default_factory=dict)
+    known_blobs: set[int] = field(default_factory=set)
+    to_forget: list[int] = field(default_factory=list)
+    #: When the feeder last saw this worker begin a task, and how many it had begun.
+    progress: tuple[float, int] = (0.0, 0)
+    #: Numbers taken back from the worker, not yet given to others.
+    recalled: tuple[int, int] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Lane pid={self.process.pid} outstanding={len(self.outstanding)} sent={self.sent}>"
+
+
+@dataclass(frozen=True, slots=True)
+class LaneJoined:
+    """To the collector: read from it from now on. To the feeder: it is ready for tasks."""
+
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
+class LaneExited:
+    """To the collector: the process is gone, with this exit code. To the feeder: its leases are over."""
+
+    lane: Lane
+    exitcode: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """To the feeder: some tasks have their results; look at `Feeder.answered`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """To the feeder: these tasks were sent but never begun."""
+
+    tasks: list[Task]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """To the collector: the result of task `index` of `job` is this exception."""
+
+    job: int
+    index: int
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """To the collector: no task can ever run again, for this reason."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """To a thread: end. With `drain`, once every lane is gone; else at once."""
+
+    drain: bool

@@ -1,0 +1,172 @@
+"""Starting one worker process: its descriptors, its initializer, under any start method."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import reduction
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import numpy as np
+
+from arrowpool.channel import Channel, Lifeline, keep_from_children
+from arrowpool.functions import Reach
+from arrowpool.lane import Lane
+from arrowpool.memory import arena, control, system
+from arrowpool.memory.arena import Arena
+from arrowpool.memory.control import ControlPage
+from arrowpool.reducer import Reducer
+from arrowpool.settings import INLINE_LIMIT
+from arrowpool.wire import Body, GrantWire, Parcel, Receiver, Reduced, Sender
+from arrowpool.worker import Endpoints, main
+
+#: Between making a worker's descriptors and closing them here no other worker may be forked: it would inherit them.
+_starting = threading.Lock()
+
+
+class Initializer:
+    """The user's initializer and its arguments, on their way into every worker.
+
+    A forked worker inherits them as they are. For the others they are pickled when the process starts, since locks and
+    queues travel at no other time; their large memory is placed once, for all workers, when the first one starts.
+    """
+
+    def __init__(self, function: Callable[..., Any] | None, args: tuple[Any, ...], reach: Reach, capacity: int):
+        self._function = function
+        self._args = args
+        self._reach = reach
+        self._capacity = capacity
+        self._placed: tuple[list[int], Parcel, Arena] | None = None
+
+    def __call__(self) -> None:
+        if self._function is not None:
+            self._function(*self._args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reducer = Reducer(inline_limit=INLINE_LIMIT, reach=self._reach, for_initializer=True)
+        stream, units = reducer.reduce((self._function, self._args))
+        if not units:
+            return _rebuild_initializer, (stream, (), (), None)
+        sizes = [unit.nbytes for unit in units]
+        if self._placed is None or self._placed[0] != sizes:
+            sender = Sender(Arena(arena.create(self._capacity)))
+            assert sender.arena is not None
+            self._placed = (sizes, sender.place(Reduced(b"", units)), sender.arena)
+        _, parcel, placed = self._placed
+        grants = tuple((slot, segment.offset, segment.size) for slot, segment in enumerate(parcel.segments))
+        return _rebuild_initializer, (stream, parcel.body[1], grants, reduction.DupFd(placed.fd))
+
+    def close(self) -> None:
+        """No worker will be started any more."""
+        self._placed = None
+
+
+def _rebuild_initializer(
+    stream: bytes, rooms: tuple[Any, ...], grants: tuple[GrantWire, ...], arena_fd: Any
+) -> Callable[[], None]:
+    # Rebuilt when called, after the worker is set up, so that an error is the initializer's.
+    def start() -> None:
+        # These segments stay for as long as the pool does: nobody reads the flags.
+        receiver = Receiver(arena_fd.detach() if arena_fd is not None else -1, np.zeros(len(grants) + 1, dtype=np.uint8))
+        body: Body = (stream, rooms)
+        function, args = receiver.rebuild(body, receiver.accept(grants))
+        receiver.close()
+        if function is not None:
+            function(*args)
+
+    return start
+
+
+class _Travelling(Endpoints):
+    """Endpoints as a process argument: the same numbers after a fork; passed along to any other new process."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrive, tuple(fd if fd < 0 else reduction.DupFd(fd) for fd in self.all())
+
+
+def _arrive(*travelled: Any) -> Endpoints:
+    fds = [-1 if isinstance(one, int) else one.detach() for one in travelled]
+    for fd in fds:
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+    return Endpoints(*fds)
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """What all workers of a pool are started with.
+
+    Attributes
+    ----------
+    arguments : int
+        Descriptor of the parent's arena, -1 for none.
+    capacity : int
+        Bytes that a worker's own arena reserves; 0 for none.
+    """
+
+    context: BaseContext
+    process: Callable[..., BaseProcess]
+    initializer: Initializer
+    maxtasks: int | None
+    arguments: int
+    capacity: int
+    lifeline: Lifeline
+    forks: bool
+
+    def launch(self) -> Lane:
+        """Start a worker and return the way to it.
+
+        Raises
+        ------
+        Exception
+            Whatever starting a process raises; nothing is left of it then.
+        """
+        with _starting, contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+
+            def held(fd: int, by: contextlib.ExitStack) -> int:
+                by.callback(os.close, fd)
+                return fd
+
+            here, there = socket.socketpair()
+            channel = Channel(here)
+            ours.callback(channel.close)
+            keep_from_children(channel)
+            results = held(arena.create(self.capacity), theirs) if self.capacity else -1
+            page = held(control.create(), theirs)
+            endpoints = _Travelling(
+                channel=held(there.detach(), theirs),
+                control=page,
+                lifeline=held(os.dup(self.lifeline.reader), theirs),
+                arguments=held(system.read_only(self.arguments), theirs) if self.arguments >= 0 else -1,
+                results=results,
+            )
+            shared = ControlPage(page)
+            receiver = Receiver(os.dup(results) if results >= 0 else -1, shared.parent_leases)
+            ours.callback(receiver.close)
+            process = self.process(
+                self.context,
+                target=main,
+                args=(endpoints, self.initializer, self.maxtasks, not self.forks),
+            )
+            process.name = process.name.replace("Process", "PoolWorker")
+            process.daemon = True
+            process.start()
+            ours.pop_all()
+        return Lane(process, channel, shared, receiver, _watch(process), quota=self.maxtasks)
+
+
+def _watch(process: BaseProcess) -> int:
+    """A descriptor that is readable once the process has ended, whoever else has inherited what from it."""
+    try:
+        assert process.pid is not None
+        return os.pidfd_open(process.pid)
+    except (AttributeError, OSError):
+        return os.dup(process.sentinel)

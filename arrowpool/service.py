@@ -1,0 +1,23 @@
+"""A thread with a name and a loop of its own. Not a `Thread` subclass: that class's private names change between versions."""
+
+from __future__ import annotations
+
+import threading
+
+
+class Service:
+    """Runs `run` in a daemon thread between `start` and `join`."""
+
+    def __init__(self, name: str):
+        self._thread = threading.Thread(target=self.run, name=name, daemon=True)
+
+    def run(self) -> None:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the end of the loop; nothing to wait for when it never started, or from within."""
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join()

@@ -1,0 +1,184 @@
+"""The supervisor: keeps as many workers running as the pool shall have, and learns how each one ended."""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import threading
+from collections.abc import Callable
+from multiprocessing import util
+from multiprocessing.pool import CLOSE, RUN, TERMINATE
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from arrowpool.errors import WorkerInitError, describe_exit
+from arrowpool.lane import Broken, Lane, LaneExited, LaneJoined, Stop
+from arrowpool.launch import Launcher
+from arrowpool.service import Service
+
+
+class Notifier:
+    """Wakes the supervisor; stands where the standard library's pool has its ``_change_notifier``."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        os.set_blocking(self._writer, False)
+
+    def put(self, _: Any) -> None:
+        """Wake it; from any thread, also from a finalizer."""
+        try:
+            os.write(self._writer, b"\0")
+        except OSError:  # the pipe is full: it will wake; or closed: it has ended
+            util.debug("supervisor not woken")
+
+    def drain(self) -> None:
+        os.read(self.reader, 1 << 16)
+
+    def close(self) -> None:
+        for fd in (self.reader, self._writer):
+            if fd >= 0:
+                os.close(fd)
+        self.reader = self._writer = -1
+
+
+class Supervisor(Service):
+    """Runs until the pool is closed and its last call answered, or the pool is terminated.
+
+    Parameters
+    ----------
+    launcher : Launcher
+        Starts workers.
+    workers : list of Process
+        The pool's own list of its workers, kept up to date here.
+    size : int
+        How many there shall be.
+    notifier : Notifier
+        Wakes this thread when the pool's state has changed.
+    cache : dict
+        Running calls; empty when all are answered.
+    feeder_inbox : queue.SimpleQueue
+        Gets None when there will be no more work.
+    tell_collector : callable
+        Passes events on to the collector.
+    broke : callable
+        Gets the error when no worker can be brought up.
+    """
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        workers: list[BaseProcess],
+        size: int,
+        notifier: Notifier,
+        cache: dict[int, Any],
+        feeder_inbox: queue.SimpleQueue[Any],
+        tell_collector: Callable[[Any], None],
+        broke: Callable[[BaseException], None],
+    ):
+        super().__init__("arrowpool-supervisor")
+        self._state = RUN
+        self._launcher = launcher
+        self._workers = workers
+        self._size = size
+        self._notifier = notifier
+        self._cache = cache
+        self._feeder_inbox = feeder_inbox
+        self._tell_collector = tell_collector
+        self._broke = broke
+        self._lanes: list[Lane] = []
+        self._changing = threading.Lock()
+        self._stillborn = 0
+        self._broken = False
+
+    def repopulate(self) -> None:
+        """Start workers until there are as many as there shall be; from any thread."""
+        with self._changing:
+            while len(self._workers) < self._size and not self._broken:
+                lane = self._launcher.launch()
+                self._lanes.append(lane)
+                self._workers.append(lane.process)
+                self._tell_collector(LaneJoined(lane))
+                util.debug("added worker")
+        self._notifier.put(None)
+
+    def give_up(self) -> None:
+        """Start no more workers."""
+        self._broken = True
+
+    def run(self) -> None:
+        while self._state == RUN or (self._cache and self._state != TERMINATE):
+            self._wait()
+            self._bury()
+            if self._state == RUN or (self._state == CLOSE and self._cache):
+                try:
+                    self.repopulate_if_needed()
+                except Exception as error:
+                    self._fail(WorkerInitError(f"no worker can be started: {error!r}"), error)
+        self._feeder_inbox.put(None)
+        if self._state != TERMINATE:
+            self._tell_collector(Stop(drain=True))
+            while self._lanes and self._state != TERMINATE:
+                self._wait()
+                self._bury()
+        util.debug("supervisor exiting")
+
+    def repopulate_if_needed(self) -> None:
+        if len(self._workers) < self._size and not self._broken:
+            self.repopulate()
+
+    def _wait(self) -> None:
+        """Until a worker has ended or the pool's state has changed."""
+        poll = select.poll()
+        poll.register(self._notifier.reader, select.POLLIN)
+        for lane in list(self._lanes):
+            poll.register(lane.sentinel, select.POLLIN)
+        if any(fd == self._notifier.reader for fd, _ in poll.poll()):
+            self._notifier.drain()
+
+    def _bury(self) -> None:
+        """Take ended workers off the list and say how they ended."""
+        poll = select.poll()
+        for lane in list(self._lanes):
+            poll.register(lane.sentinel, select.POLLIN)
+        ended = {fd for fd, _ in poll.poll(0)}
+        for lane in list(self._lanes):
+            if lane.sentinel not in ended:
+                continue
+            lane.process.join()
+            with self._changing:
+                self._lanes.remove(lane)
+                if lane.process in self._workers:
+                    self._workers.remove(lane.process)
+            os.close(lane.sentinel)
+            exitcode = lane.process.exitcode
+            self._tell_collector(LaneExited(lane, exitcode))
+            self._count_stillborn(lane, exitcode)
+
+    def _count_stillborn(self, lane: Lane, exitcode: int | None) -> None:
+        """Workers that end one after another before they are ready will go on doing so."""
+        if lane.ready:
+            self._stillborn = 0
+            return
+        self._stillborn += 1
+        if self._stillborn > max(3, self._size) and self._state == RUN:
+            self._fail(
+                WorkerInitError(
+                    f"{self._stillborn} workers in a row ended before they were ready; the last one "
+                    f"{describe_exit(exitcode)}. The initializer, or the import of the main module, ends the process."
+                ),
+                None,
+            )
+
+    def _fail(self, error: WorkerInitError, cause: BaseException | None) -> None:
+        error.__cause__ = cause
+        self.give_up()
+        self._broke(error)
+        self._tell_collector(Broken(error))
+
+    def close(self) -> None:
+        """Release the descriptors; after the thread and all workers have ended."""
+        for lane in self._lanes:
+            os.close(lane.sentinel)
+        self._lanes.clear()

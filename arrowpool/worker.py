@@ -1,0 +1,309 @@
+"""What runs in a worker: read a frame, rebuild, run, encode, reply, in one thread, until the parent has no more.
+
+Protocol, parent to worker; one tuple a frame:
+
+    (new_blobs, forgotten, function, star, blob_grants, first, tasks)
+
+    new_blobs    ((number, stateless, body), ...)  functions and shared objects this worker has not seen yet
+    forgotten    (number, ...)                     blobs that will not be referred to again
+    function     number of the blob that is the function
+    star         how the payload is applied: see `Star`
+    blob_grants  ((number, grants), ...)           rights to the segments of the blobs that this frame refers to
+    first        number of the first task, counted from the worker's start
+    tasks        ((body, grants), ...)
+
+Worker to parent:
+
+    (HELLO, names)                                 ready for tasks; what a spawned worker has in its ``__main__``
+    (BROKEN, stream, text)                          the initializer failed with this exception
+    (DONE, number, seconds, body, grants)          the task's value
+    (FAILED, number, seconds, body, grants, text)  the task's exception, and its traceback as text
+    (SKIPPED, number)                              the task had been taken back by the parent
+
+Guarantees: every task is announced on the control page before anything of it is touched, so that a crash is always
+attributed; arguments are let go before the reply is sent; a task never sees what another task did to its arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import util
+from multiprocessing.pool import (  # type: ignore[attr-defined]
+    ExceptionWithTraceback,
+    MaybeEncodingError,
+    _helper_reraises_exception,
+    mapstar,
+    starmapstar,
+)
+from typing import Any
+
+from arrowpool.channel import Channel, Message
+from arrowpool.errors import ArenaFullError, TaskExitError
+from arrowpool.functions import fingerprint
+from arrowpool.memory.arena import Arena
+from arrowpool.memory.control import ControlPage
+from arrowpool.memory.lease import Grant, settle_forks
+from arrowpool.reducer import dumps
+from arrowpool.settings import IDLE_SECONDS
+from arrowpool.wire import Body, GrantWire, Receiver, Sender, is_plain
+
+HELLO, BROKEN, DONE, FAILED, SKIPPED = range(5)
+_PARENT = "parent"
+
+
+class Star(enum.IntEnum):
+    """How a task's payload is applied to its function."""
+
+    CALL = 0  # payload (args, kwds): function(*args, **kwds)
+    MAP = 1  # payload (x, ...): [function(x), ...]
+    STARMAP = 2  # payload (args, ...): [function(*args), ...]
+
+
+@dataclass(slots=True)
+class Endpoints:
+    """The descriptors a worker lives by, its own from the start; -1 for an arena where there is none."""
+
+    channel: int
+    control: int
+    lifeline: int
+    arguments: int
+    results: int
+
+    def all(self) -> tuple[int, ...]:
+        """All of them, in order."""
+        return self.channel, self.control, self.lifeline, self.arguments, self.results
+
+
+@dataclass(slots=True)
+class _Blob:
+    """A function or shared object as it came: rebuilt for every task, unless it is a function without data."""
+
+    stateless: bool
+    body: Body
+    function: Any = None
+
+
+def main(
+    endpoints: Endpoints,
+    start: Callable[[], None],
+    maxtasks: int | None,
+    tell_names: bool,
+) -> None:
+    """Run a worker until its parent closes the channel, or `maxtasks` tasks are done.
+
+    Parameters
+    ----------
+    endpoints : Endpoints
+        This worker's descriptors.
+    start : callable
+        Runs the user's initializer.
+    maxtasks : int or None
+        How many tasks to run before exiting.
+    tell_names : bool
+        Whether the parent cannot know what is in this process's ``__main__``.
+    """
+    _die_with_parent(endpoints.lifeline)
+    channel = Channel(socket.socket(fileno=endpoints.channel))
+    try:
+        start()
+    except BaseException as error:
+        channel.send((BROKEN, *_encode_broken(error)))
+        if not isinstance(error, Exception):
+            raise
+        return
+    names: dict[str, str | None] = {}
+    if tell_names:
+        names = {name: fingerprint(value) for name, value in vars(sys.modules["__main__"]).items()}
+    channel.send((HELLO, names))
+    worker = _Worker(channel, endpoints)
+    with contextlib.suppress(OSError):  # the parent is gone, or terminates: nobody waits for this worker's words
+        worker.run(maxtasks)
+    util.debug("worker exiting after %d tasks", worker.completed)
+
+
+class _Worker:
+    """The loop and its state: the blobs it was sent, and how many tasks it has begun and completed."""
+
+    def __init__(self, channel: Channel, endpoints: Endpoints):
+        self._channel = channel
+        self._control = ControlPage(endpoints.control)
+        os.close(endpoints.control)
+        self._receiver = Receiver(endpoints.arguments, self._control.worker_leases)
+        self._sender = Sender(Arena(endpoints.results) if endpoints.results >= 0 else None)
+        self._sender.lifecycle.consumer_joined(_PARENT)
+        self._blobs: dict[int, _Blob] = {}
+        self.completed = 0
+
+    def run(self, maxtasks: int | None) -> None:
+        while maxtasks is None or self.completed < maxtasks:
+            try:
+                frames = self._receive()
+            except EOFError:
+                return
+            for frame in frames:
+                self._run_frame(frame)
+            settle_forks()
+
+    def _receive(self) -> list[Message]:
+        while not self._channel.readable(IDLE_SECONDS if self._holds_memory() else None):
+            # Idle. Garbage may hold leases that the parent waits for, and free pages serve nobody.
+            gc.collect()
+            settle_forks()
+            self._reap()
+            if self._sender.arena is not None:
+                self._sender.arena.trim()
+        return self._channel.receive()
+
+    def _holds_memory(self) -> bool:
+        return self._sender.arena is not None and self._sender.arena.resident > 0
+
+    def _reap(self) -> None:
+        self._sender.reap(_PARENT, self._control.parent_leases)
+
+    def _run_frame(self, frame: Message) -> None:
+        new_blobs, forgotten, function, star, blob_grants, first, tasks = frame
+        blobs = self._blobs
+        for number in forgotten:
+            blobs.pop(number, None)
+        for number, stateless, body in new_blobs:
+            blobs[number] = _Blob(stateless, body)
+        grants = {number: self._receiver.accept(wire) for number, wire in blob_grants}
+        number = first
+        for body, task_grants in tasks:
+            self._control.started = number + 1
+            if self._control.is_recalled(number):
+                self._receiver.accept(task_grants)  # and let go of at once
+                self._channel.send((SKIPPED, number))
+            else:
+                self._channel.send(self._run_task(number, function, star, body, task_grants, grants))
+                self.completed += 1
+            number += 1
+
+    def _run_task(
+        self,
+        number: int,
+        function: int,
+        star: int,
+        body: Body,
+        task_grants: tuple[GrantWire, ...],
+        blob_grants: dict[int, list[Grant]],
+    ) -> Message:
+        # All that refers to arguments is local to this function: it is gone when the reply is sent.
+        began = time.perf_counter()
+        called: Any = None
+        try:
+            if len(body) == 1:
+                payload = body[0]
+            elif body[1]:
+                payload = self._receiver.rebuild(
+                    body, self._receiver.accept(task_grants), lambda blob: self._rebuild_blob(blob, blob_grants)
+                )
+            else:
+                payload = self._receiver.rebuild(body, [])
+            called = self._rebuild_blob(function, blob_grants)
+            if star == Star.MAP:
+                value = mapstar((called, payload))
+            elif star == Star.STARMAP:
+                value = starmapstar((called, payload))
+            else:
+                value = called(*payload[0], **payload[1])
+        except BaseException as error:
+            return self._failure(number, began, called, error)
+        try:
+            seconds = time.perf_counter() - began
+            if is_plain(value if type(value) is list else (value,)):
+                return (DONE, number, seconds, (value,), ())
+            return (DONE, number, seconds, *self._encode(value))
+        except ArenaFullError as error:
+            return self._failed(number, began, error, str(error))
+        except Exception as error:
+            return self._failed(number, began, MaybeEncodingError(error, value), str(error))
+
+    def _rebuild_blob(self, number: int, grants: dict[int, list[Grant]]) -> Any:
+        blob = self._blobs[number]
+        if blob.function is not None:
+            return blob.function
+        rebuilt = self._receiver.rebuild(
+            blob.body, grants.get(number, []), lambda inner: self._rebuild_blob(inner, grants)
+        )
+        if blob.stateless:
+            blob.function = rebuilt
+        return rebuilt
+
+    def _encode(self, value: Any) -> tuple[Body, tuple[GrantWire, ...]]:
+        sender = self._sender
+        reduced = sender.reduce(value)
+        if not reduced.units:
+            return (reduced.stream, ()), ()
+        self._reap()
+        parcel = sender.place(reduced)
+        grants = sender.grant(parcel, _PARENT)
+        sender.unpin(parcel.segments)
+        return parcel.body, grants
+
+    def _failure(self, number: int, began: float, called: Any, error: BaseException) -> Message:
+        # A function of its own, so that no frame in the traceback holds the error: that cycle would keep the arguments.
+        failure = _as_exception(error)
+        if called is _helper_reraises_exception:
+            # An error of the user's iterable, which was not raised here: no traceback of ours.
+            return self._failed(number, began, failure, "")
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        return self._failed(number, began, ExceptionWithTraceback(failure, error.__traceback__), text)
+
+    def _failed(self, number: int, began: float, failure: Any, text: str) -> Message:
+        try:
+            encoded = self._encode(failure)
+        except Exception as error:
+            encoded = self._encode(MaybeEncodingError(error, getattr(failure, "exc", failure)))
+        return (FAILED, number, time.perf_counter() - began, *encoded, text)
+
+
+def _encode_broken(error: BaseException) -> tuple[bytes, str]:
+    """The initializer's exception for the parent, all in the stream, and its traceback as text."""
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    wrapped = ExceptionWithTraceback(_as_exception(error), error.__traceback__)
+    try:
+        return dumps(wrapped, inline_limit=sys.maxsize)[0], text
+    except Exception as failure:
+        return dumps(MaybeEncodingError(failure, error), inline_limit=sys.maxsize)[0], text
+
+
+def _as_exception(error: BaseException) -> BaseException:
+    """What the caller shall get: never an exit or an interrupt, which would end or interrupt the parent."""
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        return TaskExitError(f"the task raised {error!r}")
+    return error
+
+
+def _die_with_parent(lifeline: int) -> None:
+    """Have this process end within moments of its parent, also while it computes or waits in a system call."""
+    try:
+        # The kernel sends the signal when the last writer of the pipe is gone; no thread of ours need run for that.
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, 10, signal.SIGKILL)  # F_SETSIG
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | fcntl.FASYNC)
+    except OSError:
+        threading.Thread(target=_wait_for_end, args=(lifeline,), name="arrowpool-lifeline", daemon=True).start()
+        return
+    poll = select.poll()
+    poll.register(lifeline, select.POLLIN)
+    if poll.poll(0):  # it was too late to be told
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _wait_for_end(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
