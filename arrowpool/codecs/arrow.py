@@ -11,7 +11,7 @@ offset zero and over read-only memory. Types that IPC does not carry exactly go 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ __all__ = ["encoder_for"]
 
 #: Longer arrays than 2**31 - 1 are fine: both ends are Arrow C++.
 _OPTIONS = pa.ipc.IpcWriteOptions(allow_64bit=True)
+#: Bytes that a stream needs per column beside its values, generously.
+_METADATA_ALLOWANCE = 4096
 
 
 def encoder_for(cls: type) -> Encode | None:
@@ -53,7 +55,7 @@ def _encode_table(table: pa.Table, out: Outbox) -> Reduced:
     layout = [batch.num_rows for batch in batches]
     if not layout or any([len(chunk) for chunk in column.chunks] != layout for column in table.itercolumns()):
         return table.__reduce__()
-    return _rebuild_table, (_stream([*map(_without_hidden_bytes_in_batch, batches)], table.schema, table.nbytes, out),)
+    return _rebuild_table, (_stream([_map_columns(_without_hidden_bytes, batch) for batch in batches], table.schema, table.nbytes, out),)
 
 
 def _rebuild_table(stream: ByteArray | bytes) -> pa.Table:
@@ -65,7 +67,7 @@ def _encode_batch(batch: pa.RecordBatch, out: Outbox) -> Reduced:
         return NotImplemented
     if batch.num_columns == 0 or not all(map(_survives_ipc, batch.schema.types)):
         return batch.__reduce__()
-    return _rebuild_batch, (_stream([_without_hidden_bytes_in_batch(batch)], batch.schema, batch.nbytes, out),)
+    return _rebuild_batch, (_stream([_map_columns(_without_hidden_bytes, batch)], batch.schema, batch.nbytes, out),)
 
 
 def _rebuild_batch(stream: ByteArray | bytes) -> pa.RecordBatch:
@@ -124,7 +126,9 @@ def _encode_buffer(buffer: pa.Buffer, out: Outbox) -> Reduced:
 
 
 def _rebuild_buffer(room: ByteArray, is_mutable: bool) -> pa.Buffer:
-    room.flags.writeable = is_mutable
+    if not is_mutable:
+        room = room.view()
+        room.flags.writeable = False
     return pa.py_buffer(room)
 
 
@@ -133,13 +137,22 @@ def _rebuild_buffer(room: ByteArray, is_mutable: bool) -> pa.Buffer:
 
 def _stream(batches: list[pa.RecordBatch], schema: pa.Schema, visible: int, out: Outbox) -> Any:
     """The token of an IPC stream; the stream itself if the visible bytes, a slice of more, belong in the message."""
+    size = _size(batches, schema)
+    if size > 2 * visible + _METADATA_ALLOWANCE * (1 + len(schema)):
+        # IPC writes the whole of what is behind a string array of length zero, at any depth.
+        batches = [_map_columns(_copied, batch) for batch in batches]
+        size = _size(batches, schema)
     if visible < out.inline_limit:
         sink = pa.BufferOutputStream()
         _write(batches, schema, sink)
         return sink.getvalue().to_pybytes()
+    return out.place_with(size, functools.partial(_write_into, batches, schema))
+
+
+def _size(batches: list[pa.RecordBatch], schema: pa.Schema) -> int:
     counter = pa.MockOutputStream()
     _write(batches, schema, counter)
-    return out.place_with(counter.size(), functools.partial(_write_into, batches, schema))
+    return int(counter.size())
 
 
 def _write_into(batches: list[pa.RecordBatch], schema: pa.Schema, room: ByteArray) -> None:
@@ -155,6 +168,7 @@ def _write(batches: list[pa.RecordBatch], schema: pa.Schema, sink: pa.NativeFile
 def _open(stream: ByteArray | bytes) -> pa.ipc.RecordBatchStreamReader:
     if isinstance(stream, np.ndarray):
         # Arrow values are taken to be immutable, by users as by the pool when it shares one between tasks.
+        stream = stream.view()
         stream.flags.writeable = False
     return pa.ipc.open_stream(pa.py_buffer(stream))
 
@@ -173,12 +187,12 @@ def _survives_ipc(type_: pa.DataType) -> bool:
     return all(_survives_ipc(type_.field(i).type) for i in range(type_.num_fields))
 
 
-def _without_hidden_bytes_in_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+def _map_columns(change: Callable[[pa.Array], pa.Array], batch: pa.RecordBatch) -> pa.RecordBatch:
     columns = batch.columns
-    slim = [_without_hidden_bytes(column) for column in columns]
-    if all(a is b for a, b in zip(columns, slim, strict=True)):
+    changed = [change(column) for column in columns]
+    if all(a is b for a, b in zip(columns, changed, strict=True)):
         return batch
-    return pa.RecordBatch.from_arrays(slim, schema=batch.schema)
+    return pa.RecordBatch.from_arrays(changed, schema=batch.schema)
 
 
 def _without_hidden_bytes(array: pa.Array) -> pa.Array:
@@ -201,8 +215,10 @@ _UNVIEWED = {pa.string_view().id: pa.large_string(), pa.binary_view().id: pa.lar
 
 def _compacted(array: pa.Array) -> pa.Array:
     """A slice of much more, copied: pickle ships all that is behind it."""
-    if array.get_total_buffer_size() <= 2 * array.nbytes:
-        return array
+    return array if array.get_total_buffer_size() <= 2 * array.nbytes else _copied(array)
+
+
+def _copied(array: pa.Array) -> pa.Array:
     try:
         return pa.concat_arrays([array, array.slice(0, 0)])
     except pa.ArrowNotImplementedError:

@@ -1,0 +1,106 @@
+"""NumPy arrays: their visible elements are copied once into the room; the array that arrives is a view of it.
+
+Found by :func:`arrowpool.codecs.encoder_for`. Everything that is made of arrays (pandas blocks, scipy.sparse, xarray)
+comes through here, since pickle asks for each nested array.
+
+Guarantees what protocol 4 delivers, in band: a writeable, aligned array in native byte order, in Fortran order if the
+source was Fortran- and not C-contiguous, else in C order. Plain protocol 5 out of band would keep read-only and foreign
+byte order, and so break functions that work with the standard library's pool.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import numpy as np
+
+from arrowpool.codecs.outbox import ByteArray, Encode, Outbox, Reduced
+
+__all__ = ["encoder_for"]
+
+Array = np.ndarray[Any, Any]
+
+_FOREIGN = ">" if sys.byteorder == "little" else "<"
+#: NumPy's own subclasses that pickle as a plain array does, with nothing of theirs beside the elements.
+_PLAIN_SUBCLASSES = (np.matrix, np.recarray, np.memmap)
+_PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
+
+
+def encoder_for(cls: type) -> Encode | None:
+    """How to encode arrays of type `cls`; None if it is no array, or says itself how to pickle it."""
+    if cls is np.ndarray:
+        return _encode
+    if cls is np.ma.MaskedArray:
+        return _encode_masked
+    if issubclass(cls, np.ndarray) and _pickles_as_plain_array(cls):
+        return _encode_subclass
+    return None
+
+
+def _pickles_as_plain_array(cls: type) -> bool:
+    if any(getattr(cls, name, None) is not getattr(np.ndarray, name, None) for name in _PICKLING):
+        return False
+    # Unpickling shows __array_finalize__ an empty array, rebuilding shows it the whole one: only known ones do not care.
+    finalize = getattr(cls, "__array_finalize__", None)
+    return finalize in [getattr(known, "__array_finalize__", None) for known in (np.ndarray, *_PLAIN_SUBCLASSES)]
+
+
+def _stays_inline(array: Array, out: Outbox) -> bool:
+    nbytes = array.nbytes
+    # References to objects mean nothing elsewhere; and there is no room of zero bytes.
+    return nbytes < out.inline_limit or nbytes == 0 or array.dtype.hasobject
+
+
+def _encode(array: Array, out: Outbox) -> Reduced:
+    if _stays_inline(array, out):
+        return array.__reduce__()
+    dtype = array.dtype
+    in_fortran_order = array.flags.fnc
+    source = array.T if in_fortran_order else array
+    if dtype.names is not None:
+        # Field by field, the padding would keep whatever the room held before; and pickle delivers it.
+        source = source.view(np.dtype((np.void, dtype.itemsize)))
+    elif dtype.byteorder == _FOREIGN:
+        dtype = dtype.newbyteorder("=")
+        token = out.place_with(array.nbytes, functools.partial(_write_as, dtype, source))
+        return _rebuild, (token, dtype, array.shape, in_fortran_order)
+    return _rebuild, (out.place(source), dtype, array.shape, in_fortran_order)
+
+
+def _write_as(dtype: np.dtype[Any], source: Array, room: ByteArray) -> None:
+    np.copyto(room.view(dtype).reshape(source.shape), source)
+
+
+def _rebuild(
+    room: ByteArray, dtype: np.dtype[Any], shape: tuple[int, ...], in_fortran_order: bool, cls: type = np.ndarray
+) -> Any:
+    return np.ndarray.__new__(cls, shape, dtype, room, 0, None, "F" if in_fortran_order else "C")
+
+
+def _encode_subclass(array: Array, out: Outbox) -> Reduced:
+    if _stays_inline(array, out):
+        return array.__reduce__()
+    # The subclass's own operators (recarray's attributes, matrix's shapes) must have no say in it.
+    rebuild, args = _encode(array.view(np.ndarray), out)
+    # A record array's dtype names its scalar type, which the plain view keeps.
+    return rebuild, (*args, type(array))
+
+
+def _encode_masked(array: np.ma.MaskedArray[Any, Any], out: Outbox) -> Reduced:
+    if _stays_inline(array, out):
+        return NotImplemented
+    elements = array.view(np.ndarray)
+    mask = np.ma.getmaskarray(array).view(np.ndarray)
+    # Pickle lays the mask out as it does the elements.
+    order: Any = "F" if elements.flags.fnc else "C"
+    return _rebuild_masked, (elements, np.asarray(mask, order=order), array._fill_value)  # type: ignore[attr-defined]
+
+
+def _rebuild_masked(elements: Array, mask: Array, fill_value: Any) -> np.ma.MaskedArray[Any, Any]:
+    array = elements.view(np.ma.MaskedArray)
+    array._mask = mask  # type: ignore[attr-defined]
+    array._sharedmask = True  # as in any masked array that was unpickled
+    array.fill_value = fill_value
+    return array
