@@ -1,0 +1,261 @@
+"""An owner's arena and a consumer's mapping in one process: who sees what, and when memory is free again."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import numpy as np
+import pytest
+
+from arrowpool.errors import ArenaFullError
+from arrowpool.memory import arena, lease, system
+from arrowpool.memory.arena import Arena
+from arrowpool.memory.control import ControlPage
+from arrowpool.memory.control import create as create_control
+from arrowpool.memory.lease import Grant
+from arrowpool.memory.mapping import Mapping
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def owner():
+    owner = Arena(arena.create(16 * MIB))
+    yield owner
+    owner.close()
+
+
+@pytest.fixture
+def consumer(owner):
+    return Mapping(system.read_only(owner.fd))
+
+
+def grant(flags, slot, segment):
+    return Grant(flags, slot, *segment)
+
+
+def test_consumer_sees_what_the_owner_wrote_and_keeps_its_writes_to_itself(owner, consumer):
+    flags = np.zeros(8, dtype=np.uint8)
+    segment = owner.allocate(3 * system.PAGE)
+    owner.room(*segment)[:] = 7
+    seen = consumer.lease(grant(flags, 0, segment))
+    assert seen.size == segment[1]
+    assert (seen == 7).all()
+    seen[5] = 9
+    assert owner.room(*segment)[5] == 7
+    assert flags[0] == 0
+    view = seen[10:20]
+    del seen
+    gc.collect()
+    assert flags[0] == 0, "a slice keeps the lease"
+    del view
+    assert flags[0] == 1
+
+
+@pytest.mark.parametrize("scan", [True, False], ids=["pagemap-scan", "madvise"])
+def test_a_recycled_segment_never_shows_the_consumers_old_writes(owner, consumer, scan):
+    if not scan:
+        consumer._dropper.close()
+    flags = np.zeros(8, dtype=np.uint8)
+    segment = owner.allocate(300 * system.PAGE)
+    for round_ in range(1, 6):
+        owner.room(*segment)[:] = round_
+        seen = consumer.lease(grant(flags, 0, segment))
+        assert (seen == round_).all()
+        seen[:: 2 * system.PAGE] = 200  # more dirty stretches than one scan reports
+        assert seen[0] == 200
+        del seen
+        assert flags[0] == 1
+        flags[0] = 0
+
+
+def test_two_leases_of_one_segment_are_private_to_each(owner, consumer):
+    flags = np.zeros(8, dtype=np.uint8)
+    segment = owner.allocate(system.PAGE)
+    owner.room(*segment)[:] = 1
+    first = consumer.lease(grant(flags, 0, segment))
+    first[:] = 2
+    second = consumer.lease(grant(flags, 1, segment))
+    assert (second == 1).all()
+    second[:] = 3
+    assert (first == 2).all()
+    del first
+    assert flags.tolist()[:2] == [1, 0]
+    assert (second == 3).all()
+    del second
+    assert flags.tolist()[:2] == [1, 1]
+
+
+def test_a_lease_outlives_mapping_and_owner(owner, consumer):
+    flags = np.zeros(8, dtype=np.uint8)
+    segment = owner.allocate(system.PAGE)
+    owner.room(*segment)[:] = 4
+    seen = consumer.lease(grant(flags, 0, segment))
+    del consumer
+    owner.close()
+    gc.collect()
+    assert (seen == 4).all()
+
+
+def test_a_grant_that_is_never_opened_ends_too():
+    flags = np.zeros(8, dtype=np.uint8)
+    right = Grant(flags, 3, 0, system.PAGE)
+    assert flags[3] == 0
+    del right
+    assert flags[3] == 1
+
+
+def test_a_lease_outside_the_arena_is_refused(owner, consumer):
+    flags = np.zeros(8, dtype=np.uint8)
+    with pytest.raises(ValueError, match="outside its arena"):
+        consumer.lease(grant(flags, 0, (owner.capacity - system.PAGE, 2 * system.PAGE)))
+
+
+def test_consumers_get_no_shared_writable_map(owner):
+    fd = system.read_only(owner.fd)
+    try:
+        with pytest.raises(OSError, match="cannot map"):
+            system.map_shared(fd, owner.capacity)
+    finally:
+        os.close(fd)
+
+
+def test_idle_pages_are_given_back(owner):
+    segment = owner.allocate(4 * MIB)
+    owner.room(*segment)[:] = 1
+    kept = owner.allocate(MIB)
+    owner.room(*kept)[:] = 2
+    before = os.fstat(owner.fd).st_blocks * 512
+    assert before >= 5 * MIB
+    owner.free(*segment)
+    assert owner.resident == 5 * MIB
+    owner.trim()
+    assert owner.resident == MIB
+    assert os.fstat(owner.fd).st_blocks * 512 == MIB
+    assert (owner.room(*kept) == 2).all()
+    again = owner.allocate(4 * MIB)
+    assert (owner.room(*again) == 0).all()
+
+
+def test_a_full_arena_says_so_and_holds_nothing(owner):
+    held = owner.allocate(12 * MIB)
+    with pytest.raises(ArenaFullError, match="no room for 8,388,608 bytes"):
+        owner.allocate(8 * MIB)
+    owner.free(*held)
+    assert owner.allocate(16 * MIB)[0] == 0
+
+
+def test_arena_full_is_a_memory_error():
+    assert issubclass(ArenaFullError, MemoryError)
+
+
+def test_a_forked_child_keeps_what_it_sees_and_the_parent_waits_for_it(owner, consumer):
+    flags = np.zeros(8, dtype=np.uint8)
+    segment = owner.allocate(system.PAGE)
+    owner.room(*segment)[:] = 1
+    seen = consumer.lease(grant(flags, 0, segment))
+    go_reader, go_writer = os.pipe()
+    answer_reader, answer_writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.read(go_reader, 1)
+        right = bool((seen == 1).all())
+        del seen  # the child's own end of the lease must not tell the owner anything
+        os.write(answer_writer, bytes([right, int(flags[0])]))
+        os._exit(0)
+    del seen
+    gc.collect()
+    lease.settle_forks()
+    assert flags[0] == 0, "the child still sees the segment"
+    os.write(go_writer, b"x")
+    right, _ = os.read(answer_reader, 2)
+    os.waitpid(pid, 0)
+    assert right
+    lease.settle_forks()
+    assert flags[0] == 1
+    for fd in (go_reader, go_writer, answer_reader, answer_writer):
+        os.close(fd)
+
+
+def test_a_lease_begun_after_the_fork_does_not_wait_for_the_child(owner, consumer):
+    flags = np.zeros(8, dtype=np.uint8)
+    segment = owner.allocate(system.PAGE)
+    first = consumer.lease(grant(flags, 0, segment))
+    go_reader, go_writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.read(go_reader, 1)
+        os._exit(0)
+    other = owner.allocate(system.PAGE)
+    second = consumer.lease(grant(flags, 1, other))
+    del second
+    assert flags.tolist()[:2] == [0, 1]
+    del first
+    assert flags[0] == 0
+    os.write(go_writer, b"x")
+    os.waitpid(pid, 0)
+    lease.settle_forks()
+    assert flags[0] == 1
+    os.close(go_reader)
+    os.close(go_writer)
+
+
+def test_the_owners_map_is_not_inherited(owner):
+    address = owner._address
+    pid = os.fork()
+    if pid == 0:
+        with open("/proc/self/maps") as maps:
+            inherited = any(line.startswith(f"{address:x}-") for line in maps)
+        os._exit(1 if inherited else 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_control_page_is_one_memory_for_both_sides():
+    fd = create_control()
+    ours, theirs = ControlPage(fd), ControlPage(fd)
+    os.close(fd)
+    theirs.started = 41
+    assert ours.started == 41
+    assert not theirs.is_recalled(5)
+    ours.recall(3, 6)
+    assert [n for n in range(10) if theirs.is_recalled(n)] == [3, 4, 5]
+    ours.recall(8, 9)
+    assert [n for n in range(10) if theirs.is_recalled(n)] == [8]
+    theirs.worker_leases[7] = 1
+    assert np.flatnonzero(ours.worker_leases[:100]).tolist() == [7]
+    assert not ours.parent_leases[:100].any()
+
+
+def test_a_file_where_memfd_is_missing(monkeypatch, tmp_path):
+    def missing(name):
+        raise OSError("no memfd")
+
+    monkeypatch.setattr(system, "_memfd_create", missing)
+    fd = system.create_file("arrowpool-test", MIB)
+    try:
+        address = system.map_shared(fd, MIB)
+        system.populate(address, MIB)
+        assert os.fstat(fd).st_blocks * 512 == MIB
+        assert system.punch(fd, 0, MIB)
+        system.unmap(address, MIB)
+    finally:
+        os.close(fd)
+
+
+def test_fork_pipes_are_closed_when_nobody_waits(owner, consumer):
+    flags = np.zeros(8, dtype=np.uint8)
+    seen = consumer.lease(grant(flags, 0, owner.allocate(system.PAGE)))
+    before = set(os.listdir("/proc/self/fd"))
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    during = set(os.listdir("/proc/self/fd"))
+    assert len(during) == len(before) + 1
+    os.waitpid(pid, 0)
+    lease.settle_forks()
+    assert set(os.listdir("/proc/self/fd")) == before
+    del seen
+    assert flags[0] == 1
+
+
