@@ -166,6 +166,9 @@ class Feeder(Service):
             if event.lane in self._lanes:
                 self._lanes.remove(event.lane)
                 self._sender.consumer_lost(event.lane)
+            # Sent after the collector had buried it: nobody read these.
+            self._ahead.extendleft(reversed(list(event.lane.outstanding.values())))
+            event.lane.outstanding.clear()
         elif isinstance(event, Stop):
             self._stopped = True
 
@@ -198,9 +201,9 @@ class Feeder(Service):
             if count == 0:
                 return lane
             # No more than a frame of short tasks is left: the next one may queue behind it.
-            if best is None and count <= lane.last_frame and lane.recalled is None and self._next_is_short():
+            if count <= lane.last_frame and lane.recalled is None and (best is None or count < len(best.outstanding)):
                 best = lane
-        return best
+        return best if best is not None and self._next_is_short() else None
 
     def _next_is_short(self) -> bool:
         call = self._ahead[0].call if self._ahead else self._calls[0] if self._calls else None

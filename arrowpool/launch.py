@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,14 +134,14 @@ class Launcher:
                 by.callback(os.close, fd)
                 return fd
 
-            here, there = socket.socketpair()
-            channel = Channel(here)
+            channel, there = Channel.pair()
             ours.callback(channel.close)
             keep_from_children(channel)
             results = held(arena.create(self.capacity), theirs) if self.capacity else -1
             page = held(control.create(), theirs)
             endpoints = _Travelling(
-                channel=held(there.detach(), theirs),
+                reader=held(there[0], theirs),
+                writer=held(there[1], theirs),
                 control=page,
                 lifeline=held(os.dup(self.lifeline.reader), theirs),
                 arguments=held(system.read_only(self.arguments), theirs) if self.arguments >= 0 else -1,

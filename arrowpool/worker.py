@@ -33,7 +33,6 @@ import gc
 import os
 import select
 import signal
-import socket
 import sys
 import threading
 import time
@@ -76,7 +75,8 @@ class Star(enum.IntEnum):
 class Endpoints:
     """The descriptors a worker lives by, its own from the start; -1 for an arena where there is none."""
 
-    channel: int
+    reader: int
+    writer: int
     control: int
     lifeline: int
     arguments: int
@@ -84,7 +84,7 @@ class Endpoints:
 
     def all(self) -> tuple[int, ...]:
         """All of them, in order."""
-        return self.channel, self.control, self.lifeline, self.arguments, self.results
+        return self.reader, self.writer, self.control, self.lifeline, self.arguments, self.results
 
 
 @dataclass(slots=True)
@@ -116,7 +116,7 @@ def main(
         Whether the parent cannot know what is in this process's ``__main__``.
     """
     _die_with_parent(endpoints.lifeline)
-    channel = Channel(socket.socket(fileno=endpoints.channel))
+    channel = Channel(endpoints.reader, endpoints.writer)
     try:
         start()
     except BaseException as error:

@@ -11,7 +11,7 @@ offset zero and over read-only memory. Types that IPC does not carry exactly go 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,14 +48,19 @@ def encoder_for(cls: type) -> Encode | None:
 def _encode_table(table: pa.Table, out: Outbox) -> Reduced:
     if table.get_total_buffer_size() < out.inline_limit:
         return NotImplemented
-    if not all(map(_survives_ipc, table.schema.types)):
+    if not _survive_ipc(table.schema.types):
         return table.__reduce__()
     batches = table.to_batches()
-    # to_batches() cuts at every chunk boundary of any column and drops empty chunks: exact only if all columns agree.
-    layout = [batch.num_rows for batch in batches]
-    if not layout or any([len(chunk) for chunk in column.chunks] != layout for column in table.itercolumns()):
+    if not batches or not _cut_alike(table, [batch.num_rows for batch in batches]):
         return table.__reduce__()
-    return _rebuild_table, (_stream([_map_columns(_without_hidden_bytes, batch) for batch in batches], table.schema, table.nbytes, out),)
+    return _rebuild_table, (_stream(table, batches, out),)
+
+
+def _cut_alike(table: pa.Table, lengths: list[int]) -> bool:
+    """Whether `lengths` are those of every column's chunks: batches end where any column does, and are never empty."""
+    if len(lengths) == 1:
+        return all(column.num_chunks == 1 for column in table.itercolumns())
+    return all([len(chunk) for chunk in column.chunks] == lengths for column in table.itercolumns())
 
 
 def _rebuild_table(stream: ByteArray | bytes) -> pa.Table:
@@ -65,9 +70,9 @@ def _rebuild_table(stream: ByteArray | bytes) -> pa.Table:
 def _encode_batch(batch: pa.RecordBatch, out: Outbox) -> Reduced:
     if batch.get_total_buffer_size() < out.inline_limit:
         return NotImplemented
-    if batch.num_columns == 0 or not all(map(_survives_ipc, batch.schema.types)):
+    if batch.num_columns == 0 or not _survive_ipc(batch.schema.types):
         return batch.__reduce__()
-    return _rebuild_batch, (_stream([_map_columns(_without_hidden_bytes, batch)], batch.schema, batch.nbytes, out),)
+    return _rebuild_batch, (_stream(batch, [batch], out),)
 
 
 def _rebuild_batch(stream: ByteArray | bytes) -> pa.RecordBatch:
@@ -80,10 +85,9 @@ def _rebuild_batch(stream: ByteArray | bytes) -> pa.RecordBatch:
 def _encode_chunked_array(array: pa.ChunkedArray, out: Outbox) -> Reduced:
     if array.num_chunks == 0 or array.get_total_buffer_size() < out.inline_limit:
         return NotImplemented
-    if not _survives_ipc(array.type):
+    if not _survive_ipc([array.type]):
         return array.__reduce__()
-    schema, batches = _as_batches(array.chunks)
-    return _rebuild_chunked_array, (_stream(batches, schema, array.nbytes, out),)
+    return _rebuild_chunked_array, (_stream(array, _as_batches(array.chunks), out),)
 
 
 def _rebuild_chunked_array(stream: ByteArray | bytes) -> pa.ChunkedArray:
@@ -96,10 +100,9 @@ def _encode_array(array: pa.Array, out: Outbox) -> Reduced:
     if isinstance(array.type, pa.ExtensionType):
         # The receiver may not have registered the type, so it goes by pickle; its storage comes back here.
         return _rebuild_extension_array, (array.type, array.storage)
-    if not _survives_ipc(array.type):
+    if not _survive_ipc([array.type]):
         return _compacted(array).__reduce__()
-    schema, batches = _as_batches([array])
-    return _rebuild_array, (_stream(batches, schema, array.nbytes, out),)
+    return _rebuild_array, (_stream(array, _as_batches([array]), out),)
 
 
 def _rebuild_array(stream: ByteArray | bytes) -> pa.Array:
@@ -110,9 +113,9 @@ def _rebuild_extension_array(type_: pa.ExtensionType, storage: pa.Array) -> pa.A
     return pa.ExtensionArray.from_storage(type_, storage)
 
 
-def _as_batches(chunks: Sequence[pa.Array]) -> tuple[pa.Schema, list[pa.RecordBatch]]:
+def _as_batches(chunks: Sequence[pa.Array]) -> list[pa.RecordBatch]:
     schema = pa.schema([pa.field("", chunks[0].type)])
-    return schema, [pa.RecordBatch.from_arrays([_without_hidden_bytes(chunk)], schema=schema) for chunk in chunks]
+    return [pa.RecordBatch.from_arrays([chunk], schema=schema) for chunk in chunks]
 
 
 # -------------------------------------------------------------------------------------------------------- buffers
@@ -135,32 +138,37 @@ def _rebuild_buffer(room: ByteArray, is_mutable: bool) -> pa.Buffer:
 # ------------------------------------------------------------------------------------------------------ IPC streams
 
 
-def _stream(batches: list[pa.RecordBatch], schema: pa.Schema, visible: int, out: Outbox) -> Any:
-    """The token of an IPC stream; the stream itself if the visible bytes, a slice of more, belong in the message."""
-    size = _size(batches, schema)
-    if size > 2 * visible + _METADATA_ALLOWANCE * (1 + len(schema)):
-        # IPC writes the whole of what is behind a string array of length zero, at any depth.
+def _stream(obj: Any, batches: list[pa.RecordBatch], out: Outbox) -> Any:
+    """The token of the IPC stream of `obj`; the stream itself if so small a slice belongs in the message."""
+    types = batches[0].schema.types
+    if any(type_.id in _UNVIEWED for type_ in types):
+        batches = [_map_columns(_without_hidden_bytes, batch) for batch in batches]
+    size = _size(batches)
+    # IPC writes the whole of what is behind a string array of length zero, at any depth. (nbytes is slow, so it is
+    # only asked where that can be.)
+    may_hide = any(type_.num_fields for type_ in types) or not all(batch.num_rows for batch in batches)
+    if may_hide and size > 2 * obj.nbytes + _METADATA_ALLOWANCE * (1 + len(types)):
         batches = [_map_columns(_copied, batch) for batch in batches]
-        size = _size(batches, schema)
-    if visible < out.inline_limit:
+        size = _size(batches)
+    if size < out.inline_limit:
         sink = pa.BufferOutputStream()
-        _write(batches, schema, sink)
+        _write(batches, sink)
         return sink.getvalue().to_pybytes()
-    return out.place_with(size, functools.partial(_write_into, batches, schema))
+    return out.place_with(size, functools.partial(_write_into, batches))
 
 
-def _size(batches: list[pa.RecordBatch], schema: pa.Schema) -> int:
+def _size(batches: list[pa.RecordBatch]) -> int:
     counter = pa.MockOutputStream()
-    _write(batches, schema, counter)
+    _write(batches, counter)
     return int(counter.size())
 
 
-def _write_into(batches: list[pa.RecordBatch], schema: pa.Schema, room: ByteArray) -> None:
-    _write(batches, schema, pa.FixedSizeBufferWriter(pa.py_buffer(room)))
+def _write_into(batches: list[pa.RecordBatch], room: ByteArray) -> None:
+    _write(batches, pa.FixedSizeBufferWriter(pa.py_buffer(room)))
 
 
-def _write(batches: list[pa.RecordBatch], schema: pa.Schema, sink: pa.NativeFile) -> None:
-    with pa.ipc.new_stream(sink, schema, options=_OPTIONS) as writer:
+def _write(batches: list[pa.RecordBatch], sink: pa.NativeFile) -> None:
+    with pa.ipc.new_stream(sink, batches[0].schema, options=_OPTIONS) as writer:
         for batch in batches:
             writer.write_batch(batch)
 
@@ -176,15 +184,21 @@ def _open(stream: ByteArray | bytes) -> pa.ipc.RecordBatchStreamReader:
 # ----------------------------------------------------------------------------------------- what IPC does not carry
 
 
-def _survives_ipc(type_: pa.DataType) -> bool:
-    """Whether an IPC stream delivers this type and its values exactly, whoever reads it."""
-    if isinstance(type_, pa.ExtensionType) or (pa.types.is_union(type_) and type_.mode == "dense"):
+def _survive_ipc(types: Iterable[pa.DataType]) -> bool:
+    """Whether an IPC stream delivers these types and their values exactly, whoever reads it."""
+    for type_ in types:
         # A type made in Python would arrive as its storage where it is not registered. The offsets of a dense union
         # are rewritten on the assumption that they only grow.
-        return False
-    if pa.types.is_dictionary(type_):
-        return _survives_ipc(type_.value_type)
-    return all(_survives_ipc(type_.field(i).type) for i in range(type_.num_fields))
+        if isinstance(type_, pa.ExtensionType) or type_.id == _DENSE_UNION:
+            return False
+        if type_.id == _DICTIONARY and not _survive_ipc([type_.value_type]):
+            return False
+        if type_.num_fields and not _survive_ipc(type_.field(i).type for i in range(type_.num_fields)):
+            return False
+    return True
+
+
+_DENSE_UNION, _DICTIONARY = pa.lib.Type_DENSE_UNION, pa.lib.Type_DICTIONARY
 
 
 def _map_columns(change: Callable[[pa.Array], pa.Array], batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -200,9 +214,9 @@ def _without_hidden_bytes(array: pa.Array) -> pa.Array:
     if array.type.id not in _UNVIEWED:
         return array
     _, views, *behind = array.buffers()
-    # A view is 16 bytes, its length first; up to 12 bytes sit in the view itself.
+    # A view is 16 bytes, its length first.
     lengths = np.frombuffer(views, dtype=np.int32)[4 * array.offset : 4 * (array.offset + len(array)) : 4]
-    if sum(buffer.size for buffer in behind) <= 2 * lengths.sum(where=lengths > 12, dtype=np.int64):
+    if sum(buffer.size for buffer in behind) <= 2 * lengths.sum(dtype=np.int64):
         return array
     try:
         return array.cast(_UNVIEWED[array.type.id]).cast(array.type)
