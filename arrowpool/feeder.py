@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from multiprocessing import util
 from multiprocessing.pool import IMapIterator, mapstar, starmapstar  # type: ignore[attr-defined]
-from typing import Any
+from typing import Any, NamedTuple
 
 from arrowpool.errors import ArenaFullError, TaskExitError
 from arrowpool.functions import is_stateless
@@ -41,6 +41,16 @@ _LOOK_AGAIN_SECONDS = 0.02
 _TASK_OVERHEAD_SECONDS = 1e-5
 
 _STARS = {mapstar: Star.MAP, starmapstar: Star.STARMAP}
+
+
+class _Unplaced(NamedTuple):
+    """A task whose large memory has no room yet."""
+
+    call: Call
+    index: int
+    star: int
+    reduced: Reduced
+    blobs: tuple[Blob, ...]
 
 
 class Feeder(Service):
@@ -80,7 +90,7 @@ class Feeder(Service):
         #: Tasks that are encoded and not bound to a worker yet.
         self._ahead: deque[Task] = deque()
         #: The task that waits for room: not encoded any further.
-        self._waiting: tuple[Call, int, int, Reduced, tuple[Blob, ...]] | None = None
+        self._waiting: _Unplaced | None = None
         self._numbers = itertools.count()
         self._known_functions: dict[bytes, Blob] = {}
         self._encoding: tuple[Call, list[Blob]] | None = None
@@ -223,17 +233,17 @@ class Feeder(Service):
         nbytes = first.parcel.piped_bytes
         for _ in range(count - 1):
             if self._ahead:
-                if self._ahead[0].call is not call:
-                    return
-                task: Task | None = self._ahead.popleft()
-            elif self._waiting is None and self._calls and self._calls[0] is call:
-                task = self._encode_next()
+                task: Task | _Unplaced | None = self._ahead.popleft()
+            elif self._waiting is None and not call.exhausted and self._calls[0] is call:
+                task = self._take(call)
             else:
                 return
-            if task is None:
-                return
+            if not isinstance(task, Task):
+                # Failed, or there are no more; or it needs room in a segment and so a frame of its own.
+                self._waiting = task
+                continue
             nbytes += task.parcel.piped_bytes
-            if task.parcel.segments or nbytes > FRAME_BYTES or task.star != first.star or task.blobs[0] != first.blobs[0]:
+            if task.call is not call or task.parcel.segments or nbytes > FRAME_BYTES or task.blobs[0] != first.blobs[0]:
                 self._ahead.appendleft(task)
                 return
             yield task
@@ -271,31 +281,30 @@ class Feeder(Service):
         """The next task, encoded; None when there is none, or no room for it now."""
         while True:
             if self._waiting is not None:
-                call, index, star, reduced, blobs = self._waiting
-                self._waiting = None
+                unplaced, self._waiting = self._waiting, None
             else:
                 found = self._next_call()
                 if found is None:
                     return None
                 taken = self._take(found)
-                if taken is None:
-                    continue
                 if isinstance(taken, Task):
                     return taken
-                call, index, star, reduced, blobs = taken
+                if taken is None:
+                    continue
+                unplaced = taken
             try:
-                if reduced.units and not self._has_room(reduced.nbytes):
-                    self._waiting = (call, index, star, reduced, blobs)
+                if not self._has_room(unplaced.reduced.nbytes):
+                    self._waiting = unplaced
                     return None
-                parcel = self._sender.place(reduced)
+                parcel = self._sender.place(unplaced.reduced)
             except Exception as error:
                 if isinstance(error, ArenaFullError) and self._in_flight():
-                    self._waiting = (call, index, star, reduced, blobs)
+                    self._waiting = unplaced
                     return None
-                self._report(call, index, error)
+                self._report(unplaced.call, unplaced.index, error)
                 continue
-            call.pending += 1
-            return Task(call, index, star, parcel, blobs)
+            unplaced.call.pending += 1
+            return Task(unplaced.call, unplaced.index, unplaced.star, parcel, unplaced.blobs)
 
     def _next_call(self) -> Call | None:
         for call in self._calls:
@@ -313,9 +322,8 @@ class Feeder(Service):
         unread = len(result._items) + len(result._unsorted)
         return call.result_bytes / call.replies * unread > self._budget
 
-    def _take(self, call: Call) -> Task | tuple[Call, int, int, Reduced, tuple[Blob, ...]] | None:
-        """Take the next task off a call and apart; None when the call has no more, or this one failed. Plain ones need
-        nothing else."""
+    def _take(self, call: Call) -> Task | _Unplaced | None:
+        """Take the next task off a call and apart; None when the call has no more, or this one failed."""
         try:
             job, index, function, args, kwds = next(call.tasks)
         except StopIteration:
@@ -349,19 +357,21 @@ class Feeder(Service):
             return None
         finally:
             self._encoding = None
-        return call, index, star, reduced, tuple(blobs)
+        if reduced.units:
+            return _Unplaced(call, index, star, reduced, tuple(blobs))
+        call.pending += 1
+        return Task(call, index, star, Parcel((reduced.stream, ()), (), 0), tuple(blobs))
 
     def _encode_function(self, call: Call, function: Any) -> None:
         """Encode the call's function once, with all that it captured."""
-        if call.blob is not None:
-            self._release(call, call.blob)
-            call.blob = None
         self._sender.reducer.refresh()
         try:
             reduced = self._sender.reduce(function)
             stateless = is_stateless(function)
             known = self._known_functions.get(reduced.stream) if stateless and not reduced.units else None
             if known is None:
+                if reduced.units:
+                    self._reap()
                 known = Blob(next(self._numbers), stateless, self._sender.place(reduced))
                 if stateless and not reduced.units and len(self._known_functions) < 1000:
                     self._known_functions[reduced.stream] = known
@@ -369,6 +379,7 @@ class Feeder(Service):
             call.failure = error
             raise
         call.function, call.blob, call.blobs = function, known, (known,)
+        call.functions.append(known)
 
     def _shared_number(self, obj: Any) -> int | None:
         """The number under which an object goes that occurs several times in one call's list."""
@@ -444,16 +455,15 @@ class Feeder(Service):
     def _finish(self, call: Call) -> None:
         if not call.exhausted or call.pending:
             return
-        if call.blob is not None:
-            self._release(call, call.blob)
-        for blob in call.shared.values():
+        for blob in (*call.functions, *call.shared.values()):
             if blob is not None:
-                self._release(call, blob)
+                self._release(blob)
         call.shared.clear()
+        call.functions.clear()
         call.blob = call.function = call.items = None
         call.blobs = ()
 
-    def _release(self, call: Call, blob: Blob) -> None:
+    def _release(self, blob: Blob) -> None:
         if self._known_functions.get(blob.parcel.body[0] or b"") is blob:
             return
         self._sender.unpin(blob.parcel.segments)

@@ -46,6 +46,8 @@ class Call:
     blob: Blob | None = None
     #: The same, as what a task needs that needs nothing else.
     blobs: tuple[Blob, ...] = ()
+    #: All its functions: one, and one more for an error of the user's iterable.
+    functions: list[Blob] = field(default_factory=list)
     failure: BaseException | None = None
     last_index: int = -1
     #: Tasks encoded and not yet answered, and whether there are more to come.

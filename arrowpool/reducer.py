@@ -20,13 +20,14 @@ import cloudpickle
 import numpy as np
 from cloudpickle import cloudpickle as by_value
 
-from arrowpool.codecs import ByteArray, Encode, encoder_for
+from arrowpool.codecs import ByteArray, Encode, encoder_for, library_of
 from arrowpool.functions import Reach, main_globals
 
 _dump = pickle.Pickler.dump
 _EMPTY = np.empty(0, dtype=np.uint8)
-#: Type -> its codec, None for "plain pickle". Types that come and go must not be kept alive for ever: see `_find`.
-_encoders: dict[type, Encode | None] = {}
+#: Type -> its codec, None for "plain pickle"; and whether its objects may be shared as a whole. Types that come and go must
+#: not be kept alive for ever: see `_find`.
+_encoders: dict[type, tuple[Encode | None, bool]] = {}
 _ENCODERS_KEPT = 4096
 
 
@@ -147,16 +148,14 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         cls = type(obj)
         try:
-            encode = _encoders[cls]
+            encode, whole = _encoders[cls]
         except KeyError:
-            encode = _find(cls)
-        if encode is None:
-            return NotImplemented
-        if self.shared_number is not None:
+            encode, whole = _find(cls)
+        if whole and self.shared_number is not None and (cls is not np.ndarray or obj.nbytes >= self.inline_limit):
             number = self.shared_number(obj)
             if number is not None:
                 return _itself, (self._token(Unit(0, shared_object=number)),)
-        return encode(obj, self)
+        return NotImplemented if encode is None else encode(obj, self)
 
     def reduce_function(self, function: types.FunctionType) -> Any:
         """By reference, or as cloudpickle does."""
@@ -201,7 +200,7 @@ def _reduce_class(cls: Any, reducer: Any) -> Any:
     return reducer.reduce_class(cls)
 
 
-def _find(cls: type) -> Encode | None:
+def _find(cls: type) -> tuple[Encode | None, bool]:
     if len(_encoders) >= _ENCODERS_KEPT:
         _encoders.clear()
     encode: Encode | None
@@ -211,8 +210,8 @@ def _find(cls: type) -> Encode | None:
         encode = _reduce_class
     else:
         encode = encoder_for(cls)
-    _encoders[cls] = encode
-    return encode
+    found = _encoders[cls] = (encode, library_of(cls) is not None)
+    return found
 
 
 def dumps(obj: Any, *, inline_limit: int) -> tuple[bytes, list[Unit]]:

@@ -175,7 +175,8 @@ class Sender:
         used = self.lifecycle.slots_in_use(consumer)
         if not used:
             return False
-        ended = np.flatnonzero(flags[:used]).tolist()
+        # A copy: the consumer goes on setting flags, and NumPy raises when the count changes under it.
+        ended = np.flatnonzero(flags[:used].copy()).tolist()
         if not ended:
             return False
         flags[ended] = 0

@@ -11,7 +11,7 @@ import sys
 
 from arrowpool.codecs.outbox import ByteArray, Encode, Outbox, Reduced
 
-__all__ = ["ByteArray", "Encode", "Outbox", "Reduced", "encoder_for"]
+__all__ = ["ByteArray", "Encode", "Outbox", "Reduced", "encoder_for", "library_of"]
 
 #: Top-level name of a library -> the module here that knows its types.
 _MODULES = {
@@ -22,11 +22,19 @@ _MODULES = {
 }
 
 
-def encoder_for(cls: type) -> Encode | None:
-    """The encoder of `cls`, found through the libraries its bases come from; None when plain pickle shall do it."""
+def library_of(cls: type) -> str | None:
+    """The library known here that `cls` comes from, itself or through a base; None when there is none."""
     for base in cls.__mro__:
         library = base.__module__.partition(".")[0]
         if library in _MODULES and library in sys.modules:
-            encode: Encode | None = importlib.import_module(_MODULES[library]).encoder_for(cls)
-            return encode
+            return library
     return None
+
+
+def encoder_for(cls: type) -> Encode | None:
+    """The encoder of `cls`, found through the library it comes from; None when plain pickle shall do it."""
+    library = library_of(cls)
+    if library is None:
+        return None
+    encode: Encode | None = importlib.import_module(_MODULES[library]).encoder_for(cls)
+    return encode
