@@ -43,7 +43,7 @@ class Channel:
         there_reader, here_writer = os.pipe()
         for fd in (here_writer, there_writer):
             with contextlib.suppress(AttributeError, OSError):
-                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)  # type: ignore[attr-defined]
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         return cls(here_reader, here_writer), (there_reader, there_writer)
 
     def fileno(self) -> int:

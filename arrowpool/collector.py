@@ -25,6 +25,10 @@ from arrowpool.service import Service
 from arrowpool.wire import body_bytes
 from arrowpool.worker import BROKEN, DONE, FAILED, HELLO, SKIPPED
 
+# Untyped, since it is their private parts that are set.
+_IMAP: Any = IMapIterator
+_MAP: Any = MapResult
+
 #: With more tasks than this in one worker's hands, replies are gathered for so long before they are read.
 _MANY = 16
 _GATHER_MILLISECONDS = 2
@@ -136,7 +140,7 @@ class Collector(Service):
         returned: list[Task] = []
         for message in messages:
             kind = message[0]
-            if kind == DONE or kind == FAILED:
+            if kind in (DONE, FAILED):
                 task = lane.outstanding.pop(message[1], None)
                 if task is not None:
                     self._deliver(lane, task, message)
@@ -189,7 +193,8 @@ class Collector(Service):
         while lane.channel.readable() and self._read(lane):
             pass
         begun = lane.control.started
-        lost, returned = [], []
+        lost: list[Task] = []
+        returned: list[Task] = []
         for number in sorted(lane.outstanding):
             task = lane.outstanding.pop(number)
             (lost if number < begun else returned).append(task)
@@ -224,9 +229,10 @@ class Collector(Service):
 
     def _abandon(self, error: BaseException) -> None:
         """End every call that still waits, with `error`: nobody shall wait for ever."""
+        result: Any
         for job, result in list(self._cache.items()):
             result._error_callback = None
-            if isinstance(result, IMapIterator):
+            if isinstance(result, _IMAP):
                 with result._cond:
                     result._items.append((False, error))
                     result._index += 1
@@ -234,7 +240,7 @@ class Collector(Service):
                     result._cond.notify()
                     self._cache.pop(job, None)
             else:
-                if isinstance(result, MapResult):
+                if isinstance(result, _MAP):
                     result._number_left = 1
                 result._set(0, (False, error))
 

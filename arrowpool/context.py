@@ -21,7 +21,7 @@ class _Context:
     def __repr__(self) -> str:
         return f"<arrowpool context over {self._context!r}>"
 
-    def Pool(  # noqa: N802 (the standard library's name)
+    def Pool(
         self,
         processes: int | None = None,
         initializer: Callable[..., Any] | None = None,
@@ -31,9 +31,7 @@ class _Context:
         max_bytes: int | None = None,
     ) -> ArrowPool:
         """Return an `ArrowPool` whose workers are started by this context's method."""
-        return ArrowPool(
-            processes, initializer, initargs, maxtasksperchild, context=self._context, max_bytes=max_bytes
-        )
+        return ArrowPool(processes, initializer, initargs, maxtasksperchild, context=self._context, max_bytes=max_bytes)
 
 
 def get_context(method: str | None = None) -> Any:

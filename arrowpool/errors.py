@@ -10,7 +10,14 @@ from __future__ import annotations
 import signal
 from concurrent.futures.process import BrokenProcessPool
 
-__all__ = ["ArenaFullError", "PoolTerminatedError", "TaskExitError", "TransferError", "WorkerInitError", "WorkerLostError"]
+__all__ = [
+    "ArenaFullError",
+    "PoolTerminatedError",
+    "TaskExitError",
+    "TransferError",
+    "WorkerInitError",
+    "WorkerLostError",
+]
 
 
 class WorkerLostError(BrokenProcessPool):
@@ -31,7 +38,9 @@ class WorkerLostError(BrokenProcessPool):
         self.task = task
 
     def __str__(self) -> str:
-        return f"worker {self.pid} {describe_exit(self.exitcode)} while it ran {self.task}; {_likely_cause(self.exitcode)}"
+        return (
+            f"worker {self.pid} {describe_exit(self.exitcode)} while it ran {self.task}; {_likely_cause(self.exitcode)}"
+        )
 
 
 class WorkerInitError(BrokenProcessPool):
@@ -71,9 +80,7 @@ def _likely_cause(exitcode: int | None) -> str:
     if exitcode is None:
         return "look into the system's log for what ended it."
     if exitcode >= 0:
-        return (
-            "the task, or a library it calls, ended the process (sys.exit, os._exit). Return or raise an Exception instead."
-        )
+        return "the task, or a library it calls, ended the process (sys.exit, os._exit). Return or raise an Exception instead."
     if -exitcode == signal.SIGKILL:
         return "often the kernel's out-of-memory killer. Use smaller chunks or fewer processes, and see `dmesg`."
     if -exitcode in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE):

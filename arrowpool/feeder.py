@@ -1,6 +1,6 @@
 """The feeder: takes calls apart into tasks, encodes them, and sends each to a worker that is free.
 
-The one thread that encodes arguments and keeps the books of their arena. Tasks are bound to a worker as late as possible:
+The one thread that encodes arguments (with `encoder`) and keeps the books of their arena. Tasks are bound to a worker as late as possible:
 some are encoded ahead, but none is sent behind a running one, except where tasks are measured to be short and go several
 to a frame; those are taken back when the one before them turns out long. Bytes in flight stay within the budget: then it
 waits for releases, and so a user's generator is consumed only as fast as workers make room.
@@ -9,30 +9,27 @@ waits for releases, and so a user's generator is consumed only as fast as worker
 from __future__ import annotations
 
 import contextlib
-import itertools
 import queue
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing import util
-from multiprocessing.pool import IMapIterator, mapstar, starmapstar  # type: ignore[attr-defined]
-from typing import Any, NamedTuple
+from multiprocessing.pool import IMapIterator
+from typing import Any
 
-from arrowpool.errors import ArenaFullError, TaskExitError
-from arrowpool.functions import is_stateless
-from arrowpool.lane import Answered, Blob, Call, Failed, Lane, LaneExited, LaneJoined, Returned, Stop, Task
+from arrowpool.encoder import Encoder, Unplaced
+from arrowpool.errors import ArenaFullError
+from arrowpool.lane import Answered, Call, Failed, Lane, LaneExited, LaneJoined, Returned, Stop, Task
 from arrowpool.service import Service
 from arrowpool.settings import (
     FRAME_BYTES,
     FRAME_SECONDS,
     FRAME_TASKS,
     IDLE_SECONDS,
-    OWN_SEGMENT,
     RECALL_SECONDS,
     SHORT_TASK_SECONDS,
 )
-from arrowpool.wire import Parcel, Reduced, Sender, is_plain
-from arrowpool.worker import Star
+from arrowpool.wire import Sender
 
 #: How often to look again while waiting for what nobody reports: a lease that ends in a garbage collection, an iterator
 #: that is read.
@@ -40,17 +37,8 @@ _LOOK_AGAIN_SECONDS = 0.02
 #: Time that handling one task costs beside running it, for sizing frames.
 _TASK_OVERHEAD_SECONDS = 1e-5
 
-_STARS = {mapstar: Star.MAP, starmapstar: Star.STARMAP}
-
-
-class _Unplaced(NamedTuple):
-    """A task whose large memory has no room yet."""
-
-    call: Call
-    index: int
-    star: int
-    reduced: Reduced
-    blobs: tuple[Blob, ...]
+# Untyped, since it is its private parts that are read.
+_IMAP: Any = IMapIterator
 
 
 class Feeder(Service):
@@ -83,22 +71,20 @@ class Feeder(Service):
         self._tell_collector = tell_collector
         self._cache = cache
         self._sender = sender
+        self._encoder = Encoder(sender, self._make_room)
         self._budget = budget
-        self._stopped = False
+        self._ended = False
+        self._closing = False
         self._lanes: list[Lane] = []
         self._calls: deque[Call] = deque()
         #: Tasks that are encoded and not bound to a worker yet.
         self._ahead: deque[Task] = deque()
         #: The task that waits for room: not encoded any further.
-        self._waiting: _Unplaced | None = None
-        self._numbers = itertools.count()
-        self._known_functions: dict[bytes, Blob] = {}
-        self._encoding: tuple[Call, list[Blob]] | None = None
+        self._waiting: Unplaced | None = None
         #: Tasks the collector has the results of; and whether this thread waits for a worker to become free.
         self._answered: deque[Task] = deque()
         self._hungry = False
         self.piped_bytes = 0
-        sender.reducer.shared_number = self._shared_number
 
     def __repr__(self) -> str:
         return (
@@ -116,13 +102,18 @@ class Feeder(Service):
         if self._hungry or any(task.parcel.segments or task.call.exhausted for task in tasks):
             self._inbox.put(Answered())
 
+    def hurry(self) -> None:
+        """The pool is closed: results may pile up, since who waits for its end may read them only after that."""
+        self._closing = True
+        self._inbox.put(Answered())
+
     # The loop
 
     def run(self) -> None:
         try:
-            while not self._stopped:
+            while not self._ended:
                 self._take_events()
-                if not self._stopped:
+                if not self._ended:
                     self._pump()
                     self._recall()
         finally:
@@ -161,7 +152,7 @@ class Feeder(Service):
 
     def _handle(self, event: Any) -> None:
         if event is None:
-            self._stopped = True
+            self._ended = True
         elif isinstance(event, tuple):
             self._calls.append(Call(iter(event[0]), event[1]))
         elif isinstance(event, Call):
@@ -180,7 +171,7 @@ class Feeder(Service):
             self._ahead.extendleft(reversed(list(event.lane.outstanding.values())))
             event.lane.outstanding.clear()
         elif isinstance(event, Stop):
-            self._stopped = True
+            self._ended = True
 
     # Sending
 
@@ -233,7 +224,7 @@ class Feeder(Service):
         nbytes = first.parcel.piped_bytes
         for _ in range(count - 1):
             if self._ahead:
-                task: Task | _Unplaced | None = self._ahead.popleft()
+                task: Task | Unplaced | None = self._ahead.popleft()
             elif self._waiting is None and not call.exhausted and self._calls[0] is call:
                 task = self._take(call)
             else:
@@ -262,7 +253,8 @@ class Feeder(Service):
             items = tuple((task.parcel.body, sender.grant(task.parcel, lane)) for task in tasks)
         except ArenaFullError as error:
             for task in tasks:
-                self._fail(task, error)
+                self._tell_collector(Failed(task.call.job, task.index, error))
+                self._settle(task)
             return
         for task in tasks:
             lane.outstanding[lane.sent] = task
@@ -280,31 +272,46 @@ class Feeder(Service):
     def _encode_next(self) -> Task | None:
         """The next task, encoded; None when there is none, or no room for it now."""
         while True:
+            taken: Task | Unplaced | None
             if self._waiting is not None:
-                unplaced, self._waiting = self._waiting, None
+                taken, self._waiting = self._waiting, None
             else:
-                found = self._next_call()
-                if found is None:
+                call = self._next_call()
+                if call is None:
                     return None
-                taken = self._take(found)
-                if isinstance(taken, Task):
-                    return taken
-                if taken is None:
-                    continue
-                unplaced = taken
+                taken = self._take(call)
+            if isinstance(taken, Task):
+                return taken
+            if taken is None:
+                continue
             try:
-                if not self._has_room(unplaced.reduced.nbytes):
-                    self._waiting = unplaced
-                    return None
-                parcel = self._sender.place(unplaced.reduced)
+                if self._make_room(taken.reduced.nbytes):
+                    return self._encoder.place(taken)
+                self._waiting = taken
+                return None
             except Exception as error:
                 if isinstance(error, ArenaFullError) and self._in_flight():
-                    self._waiting = unplaced
+                    self._waiting = taken
                     return None
-                self._report(unplaced.call, unplaced.index, error)
-                continue
-            unplaced.call.pending += 1
-            return Task(unplaced.call, unplaced.index, unplaced.star, parcel, unplaced.blobs)
+                self._tell_collector(Failed(taken.call.job, taken.at, error))
+                taken.call.pending -= 1
+                self._finish(taken.call)
+
+    def _take(self, call: Call) -> Task | Unplaced | None:
+        """The next task of a call; None when it failed, or there are no more."""
+        taken = self._encoder.take(call)
+        if taken is None:
+            self._calls.remove(call)
+            call.exhausted = True
+            if call.set_length is not None:
+                call.set_length(call.last_index + 1)
+            self._finish(call)
+        elif isinstance(taken, Failed):
+            self._tell_collector(taken)
+            return None
+        else:
+            call.pending += 1
+        return taken
 
     def _next_call(self) -> Call | None:
         for call in self._calls:
@@ -314,108 +321,17 @@ class Feeder(Service):
 
     def _is_throttled(self, call: Call) -> bool:
         """Whether results of an imap pile up unread beyond the budget. Reading them goes on with it."""
-        if not call.result_bytes:
+        if self._closing or not call.result_bytes:
             return False
-        result = self._cache.get(call.job)
-        if not isinstance(result, IMapIterator):
+        result: Any = self._cache.get(call.job)
+        if not isinstance(result, _IMAP):
             return False
         unread = len(result._items) + len(result._unsorted)
         return call.result_bytes / call.replies * unread > self._budget
 
-    def _take(self, call: Call) -> Task | _Unplaced | None:
-        """Take the next task off a call and apart; None when the call has no more, or this one failed."""
-        try:
-            job, index, function, args, kwds = next(call.tasks)
-        except StopIteration:
-            self._exhaust(call)
-            return None
-        except BaseException as error:
-            # Only what is no Exception gets here out of a user's iterable; it must not end this thread.
-            call.last_index += 1
-            self._report(call, call.last_index, TaskExitError(f"the iterable raised {error!r}"))
-            self._exhaust(call)
-            return None
-        call.job, call.last_index = job, index
-        star = _STARS.get(function, Star.CALL)
-        payload: Any = (args, kwds)
-        if star is not Star.CALL:
-            function, payload = args[0]
-        if call.failure is not None:
-            self._report(call, index, call.failure)
-            return None
-        try:
-            if call.blob is None or call.function is not function:
-                self._encode_function(call, function)
-            assert call.blob is not None
-            if is_plain(payload) if star is not Star.CALL else (not kwds and is_plain(args)):
-                call.pending += 1
-                return Task(call, index, star, Parcel((payload,), (), 0), call.blobs)
-            self._encoding = (call, blobs := [call.blob])
-            reduced = self._sender.reduce(payload)
-        except Exception as error:
-            self._report(call, index, error)
-            return None
-        finally:
-            self._encoding = None
-        if reduced.units:
-            return _Unplaced(call, index, star, reduced, tuple(blobs))
-        call.pending += 1
-        return Task(call, index, star, Parcel((reduced.stream, ()), (), 0), tuple(blobs))
-
-    def _encode_function(self, call: Call, function: Any) -> None:
-        """Encode the call's function once, with all that it captured."""
-        self._sender.reducer.refresh()
-        try:
-            reduced = self._sender.reduce(function)
-            stateless = is_stateless(function)
-            known = self._known_functions.get(reduced.stream) if stateless and not reduced.units else None
-            if known is None:
-                if reduced.units:
-                    self._reap()
-                known = Blob(next(self._numbers), stateless, self._sender.place(reduced))
-                if stateless and not reduced.units and len(self._known_functions) < 1000:
-                    self._known_functions[reduced.stream] = known
-        except Exception as error:
-            call.failure = error
-            raise
-        call.function, call.blob, call.blobs = function, known, (known,)
-        call.functions.append(known)
-
-    def _shared_number(self, obj: Any) -> int | None:
-        """The number under which an object goes that occurs several times in one call's list."""
-        if self._encoding is None:
-            return None
-        call, blobs = self._encoding
-        if call.items is None:
-            return None
-        if call.repeated is None:
-            call.repeated = _repeated(call.items)
-        if id(obj) not in call.repeated:
-            return None
-        blob = call.shared.get(id(obj))
-        if id(obj) not in call.shared:
-            blob = self._share(call, obj)
-        if blob is None:
-            return None
-        if blob not in blobs:
-            blobs.append(blob)
-        return blob.number
-
-    def _share(self, call: Call, obj: Any) -> Blob | None:
-        # A reducer of its own: this one is in the middle of the task that refers to the object.
-        sender = self._sender
-        reduced = sender.reduce_apart(obj)
-        if reduced.nbytes < OWN_SEGMENT:
-            call.shared[id(obj)] = None
-            return None
-        if not self._has_room(reduced.nbytes):
-            return None
-        call.shared[id(obj)] = blob = Blob(next(self._numbers), False, sender.place(reduced))
-        return blob
-
     # Room
 
-    def _has_room(self, nbytes: int) -> bool:
+    def _make_room(self, nbytes: int) -> bool:
         """Whether `nbytes` more fit the budget. What exceeds it alone may go when nothing else is in flight."""
         lifecycle = self._sender.lifecycle
         if lifecycle.bytes_live:
@@ -437,40 +353,14 @@ class Feeder(Service):
         task.call.pending -= 1
         self._finish(task.call)
 
-    def _fail(self, task: Task, error: BaseException) -> None:
-        self._report(task.call, task.index, error)
-        self._settle(task)
-
-    def _report(self, call: Call, index: int, error: BaseException) -> None:
-        self._tell_collector(Failed(call.job, index, error))
-
-    def _exhaust(self, call: Call) -> None:
-        """The call has no more tasks to take."""
-        self._calls.remove(call)
-        call.exhausted = True
-        if call.set_length is not None:
-            call.set_length(call.last_index + 1)
-        self._finish(call)
-
     def _finish(self, call: Call) -> None:
         if not call.exhausted or call.pending:
             return
-        for blob in (*call.functions, *call.shared.values()):
-            if blob is not None:
-                self._release(blob)
-        call.shared.clear()
-        call.functions.clear()
-        call.blob = call.function = call.items = None
-        call.blobs = ()
-
-    def _release(self, blob: Blob) -> None:
-        if self._known_functions.get(blob.parcel.body[0] or b"") is blob:
-            return
-        self._sender.unpin(blob.parcel.segments)
-        for lane in self._lanes:
-            if blob.number in lane.known_blobs:
-                lane.known_blobs.discard(blob.number)
-                lane.to_forget.append(blob.number)
+        for blob in self._encoder.finish(call):
+            for lane in self._lanes:
+                if blob.number in lane.known_blobs:
+                    lane.known_blobs.discard(blob.number)
+                    lane.to_forget.append(blob.number)
 
     # Taking back
 
@@ -505,16 +395,3 @@ class Feeder(Service):
         tasks = [lane.outstanding.pop(number, None) for number in range(max(first, lane.control.started), end)]
         self._ahead.extendleft(task for task in reversed(tasks) if task is not None)
         self._pump()
-
-
-def _repeated(items: list[Any] | tuple[Any, ...]) -> frozenset[int]:
-    """Ids of the objects that occur more than once among the items, or among the members of items that are containers."""
-    counts: Counter[int] = Counter()
-    for item in items:
-        if isinstance(item, (tuple, list)):
-            counts.update({id(member) for member in item})
-        elif isinstance(item, dict):
-            counts.update({id(member) for member in item.values()})
-        else:
-            counts[id(item)] += 1
-    return frozenset(number for number, count in counts.items() if count > 1)

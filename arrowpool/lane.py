@@ -29,6 +29,11 @@ class Blob:
     stateless: bool
     parcel: Parcel
 
+    @property
+    def stream(self) -> bytes:
+        """Its pickle stream; empty when that lies in a segment."""
+        return self.parcel.body[0] or b""
+
 
 @dataclass(slots=True, eq=False)
 class Call:
@@ -43,8 +48,7 @@ class Call:
     #: Result object of the call, once the first task is known.
     job: int = -1
     function: Any = None
-    blob: Blob | None = None
-    #: The same, as what a task needs that needs nothing else.
+    #: What a task needs that needs nothing else: the function.
     blobs: tuple[Blob, ...] = ()
     #: All its functions: one, and one more for an error of the user's iterable.
     functions: list[Blob] = field(default_factory=list)

@@ -41,6 +41,7 @@ class Initializer:
         self._args = args
         self._reach = reach
         self._capacity = capacity
+        #: Sizes of the large memory, where it was placed, and in what arena.
         self._placed: tuple[list[int], Parcel, Arena] | None = None
 
     def __call__(self) -> None:
@@ -72,7 +73,9 @@ def _rebuild_initializer(
     # Rebuilt when called, after the worker is set up, so that an error is the initializer's.
     def start() -> None:
         # These segments stay for as long as the pool does: nobody reads the flags.
-        receiver = Receiver(arena_fd.detach() if arena_fd is not None else -1, np.zeros(len(grants) + 1, dtype=np.uint8))
+        receiver = Receiver(
+            arena_fd.detach() if arena_fd is not None else -1, np.zeros(len(grants) + 1, dtype=np.uint8)
+        )
         body: Body = (stream, rooms)
         function, args = receiver.rebuild(body, receiver.accept(grants))
         receiver.close()

@@ -196,6 +196,13 @@ class ArrowPool(stdlib.Pool):
         self._taskqueue.put(Call(tasks, None, items, length=result._number_left))
         return result
 
+    def close(self) -> None:
+        """
+        Take no more calls; the workers end once all that were made are answered.
+        """
+        super().close()
+        self._task_handler.hurry()
+
     def join(self) -> None:
         """
         Wait for the worker processes to exit, after `close()` or `terminate()`.

@@ -24,7 +24,7 @@ from arrowpool.codecs import ByteArray, Encode, encoder_for, library_of
 from arrowpool.functions import Reach, main_globals
 
 _dump = pickle.Pickler.dump
-_EMPTY = np.empty(0, dtype=np.uint8)
+_EMPTY: Any = np.empty(0, dtype=np.uint8)
 #: Type -> its codec, None for "plain pickle"; and whether its objects may be shared as a whole. Types that come and go must
 #: not be kept alive for ever: see `_find`.
 _encoders: dict[type, tuple[Encode | None, bool]] = {}
@@ -86,6 +86,7 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
 
     def __init__(self, *, inline_limit: int, reach: Reach | None = None, for_initializer: bool = False):
         self._for_initializer = for_initializer
+        self.globals_ref: dict[int, Any]
         self._stream = io.BytesIO()
         super().__init__(self._stream, protocol=5, buffer_callback=self._take_buffer)
         self.inline_limit = inline_limit
@@ -103,7 +104,8 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
             table |= cloudpickle.Pickler._dispatch_table
             # By value, an open file would become a copy of its text: that is an error, as with the standard library.
             table.pop(io.TextIOWrapper, None)
-        self.dispatch_table = table | copyreg.dispatch_table | ForkingPickler._extra_reducers
+        table |= copyreg.dispatch_table
+        self.dispatch_table = table | ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 
     def reduce(self, obj: Any) -> tuple[bytes, list[Unit]]:
         """The stream and the units of one object."""

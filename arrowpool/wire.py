@@ -1,8 +1,8 @@
 """A message's objects: from live object to stream and segments on one side, and back on the other.
 
-Copies each large byte once, from where the user has it into a segment; the other side reads it there. Used by the feeder
-(arguments, functions) and by the worker (results): both are owners of an arena. Assumes one thread per `Sender` and one
-per `Receiver`.
+Copies each large byte once, from where the user has it into a segment; the other side reads it there. Used by the
+feeder (arguments, functions) and by the worker (results): both are owners of an arena. Assumes one thread per `Sender`
+and one per `Receiver`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Room = tuple[int, int, int]
 SHARED_OBJECT = -1
 #: The right to one segment, as it goes through the pipe: slot, offset in the arena, bytes.
 GrantWire = tuple[int, int, int]
-#: An encoded object without the rights to its segments: the stream, or None when it is the first room; the rooms. Or, of a
-#: few plain values, a tuple of the object itself, which the channel carries as it is.
-Body = tuple[bytes | None, tuple[Room, ...]] | tuple[Any]
+#: An encoded object without the rights to its segments: ``(stream, rooms)``, the stream None when it is the first room.
+#: Or ``(object,)`` when that is a few plain values, which the channel carries as they are.
+Body = tuple[Any, ...]
 
 _PLAIN = frozenset((type(None), bool, int, float))
 _PLAIN_ITEMS = 4
@@ -236,7 +236,7 @@ class Receiver:
         self._mapping: Mapping | None = None
 
     def accept(self, grants: tuple[GrantWire, ...]) -> list[Grant]:
-        """Take the rights to some segments; they end when the returned objects and all that is built on them are gone."""
+        """Take the rights to some segments; they end when the returned objects and all built on them are gone."""
         flags = self._flags
         return [Grant(flags, *grant) for grant in grants]
 

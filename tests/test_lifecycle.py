@@ -85,7 +85,7 @@ def test_an_illegal_move_raises_and_changes_nothing(move):
         "placed twice": lambda: manager.placed(segment),
         "joined twice": lambda: manager.consumer_joined("w"),
     }
-    with pytest.raises(ValueError, match="live|joined"):
+    with pytest.raises(ValueError, match=r"live|joined"):
         illegal[move]()
     assert repr(manager) == before
 

@@ -42,8 +42,7 @@ class IntervalSet:
         if first >= last:
             return []
         removed = [
-            (max(start, s), min(end, e))
-            for s, e in zip(self._starts[first:last], self._ends[first:last], strict=True)
+            (max(start, s), min(end, e)) for s, e in zip(self._starts[first:last], self._ends[first:last], strict=True)
         ]
         keep = [(s, e) for s, e in ((self._starts[first], start), (end, self._ends[last - 1])) if s < e]
         self._starts[first:last] = [s for s, _ in keep]

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import weakref
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +39,8 @@ class Arena:
             os.close(fd)
             raise
         self._address = address
-        self._bytes: NDArray[np.uint8] = np.frombuffer(
-            (ctypes.c_ubyte * self.capacity).from_address(address), dtype=np.uint8
-        )
+        whole: Any = (ctypes.c_ubyte * self.capacity).from_address(address)
+        self._bytes: NDArray[np.uint8] = np.frombuffer(whole, dtype=np.uint8)
         self._allocator = Allocator(self.capacity)
         self.close = weakref.finalize(self, _close, fd, address, self.capacity, os.getpid())
         self.close.atexit = False

@@ -6,7 +6,6 @@ the memory is valid until the last array, buffer or slice over it is gone, also 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import weakref
 from typing import Any

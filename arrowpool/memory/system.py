@@ -20,7 +20,9 @@ PAGE = os.sysconf("SC_PAGESIZE")
 
 _PROT_READ, _PROT_WRITE = 1, 2
 _MAP_SHARED, _MAP_PRIVATE = 1, 2
-_MAP_NORESERVE = 0x40 if platform.machine().startswith(("ppc", "sparc")) else 0x400 if "mips" in platform.machine() else 0x4000
+_MAP_NORESERVE = (
+    0x40 if platform.machine().startswith(("ppc", "sparc")) else 0x400 if "mips" in platform.machine() else 0x4000
+)
 _MADV_DONTNEED, _MADV_DONTFORK, _MADV_DONTDUMP, _MADV_POPULATE_WRITE = 4, 10, 16, 23
 _FALLOC_PUNCH_HOLE, _FALLOC_KEEP_SIZE = 2, 1
 _F_ADD_SEALS, _F_SEAL_SHRINK, _F_SEAL_GROW = 1033, 2, 4

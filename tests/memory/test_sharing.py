@@ -257,5 +257,3 @@ def test_fork_pipes_are_closed_when_nobody_waits(owner, consumer):
     assert set(os.listdir("/proc/self/fd")) == before
     del seen
     assert flags[0] == 1
-
-
