@@ -23,7 +23,7 @@ from arrowpool.lane import Call, Stop
 from arrowpool.launch import Initializer, Launcher
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
-from arrowpool.settings import limits
+from arrowpool.settings import COPY_THREADS, limits
 from arrowpool.stats import Traffic
 from arrowpool.supervisor import Notifier, Supervisor
 from arrowpool.wire import Sender
@@ -99,7 +99,7 @@ class ArrowPool(stdlib.Pool):
         limit = limits(max_bytes)
         forks = self._ctx.get_start_method() == "fork"
         reach = Reach(forks=forks)
-        sender = Sender(_make_arena(limit.capacity), reach)
+        sender = Sender(_make_arena(limit.capacity), reach, copy_threads=min(COPY_THREADS, _default_size()))
         lifeline = Lifeline()
         broke = functools.partial(_break, weakref.ref(self))
         self._result_handler = Collector(self._taskqueue, self._cache, reach.worker_has, broke)
@@ -311,8 +311,7 @@ def _release(
     notifier.close()
     lifeline.close()
     initializer.close()
-    if feeder.sender.arena is not None:
-        feeder.sender.arena.close()
+    feeder.sender.close()
 
 
 Pool = ArrowPool

@@ -8,6 +8,7 @@ Functions and classes go by reference where `functions` says that the worker fin
 from __future__ import annotations
 
 import copyreg
+import functools
 import io
 import pickle
 import sys
@@ -51,11 +52,22 @@ class Unit:
 
     def copy_to(self, room: ByteArray) -> None:
         """Write this unit into `room`, a writable uint8 array of exactly `nbytes`."""
+        for copy in self.copies_to(room, self.nbytes):
+            copy()
+
+    def copies_to(self, room: ByteArray, piece: int) -> list[Callable[[], Any]]:
+        """The same, as independent pieces of about `piece` bytes where the memory can be divided."""
         if self._write is not None:
-            self._write(room)
-        else:
-            source = self._source
-            np.copyto(room.view(source.dtype).reshape(source.shape), source)
+            return [functools.partial(self._write, room)]
+        source = self._source
+        target = room.view(source.dtype).reshape(source.shape)
+        if self.nbytes <= piece or source.ndim == 0 or len(source) < 2:
+            return [functools.partial(np.copyto, target, source)]
+        step = max(1, len(source) * piece // self.nbytes)
+        return [
+            functools.partial(np.copyto, target[at : at + step], source[at : at + step])
+            for at in range(0, len(source), step)
+        ]
 
 
 class _MainGlobals:

@@ -24,6 +24,11 @@ OWN_SEGMENT = 256 * KIB
 #: Smaller units of one message share segments up to this size: keeping one of them pins at most this much.
 SHARED_SEGMENT = 4 * MIB
 
+#: Copies of at least this much in all are shared among threads, in pieces of this size: one core alone cannot move as much
+#: as the memory can. A few threads are enough to reach that limit.
+PIECE = 4 * MIB
+COPY_THREADS = 4
+
 #: After this long without work, an owner gives the pages of its free ranges back to the kernel.
 IDLE_SECONDS = 5.0
 

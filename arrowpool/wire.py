@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from arrowpool.memory.control import Flags
 from arrowpool.memory.lease import Grant
 from arrowpool.memory.mapping import Mapping
 from arrowpool.reducer import Reducer, Unit, loads
-from arrowpool.settings import ALIGNMENT, INLINE_LIMIT, OWN_SEGMENT, SHARED_SEGMENT
+from arrowpool.settings import ALIGNMENT, INLINE_LIMIT, OWN_SEGMENT, PIECE, SHARED_SEGMENT
 
 #: Where a unit lies: which of the parcel's segments, offset in it, bytes. Or ``(SHARED_OBJECT, number, 0)``.
 Room = tuple[int, int, int]
@@ -88,10 +89,13 @@ class Sender:
         Where large memory goes; without one everything stays in the stream.
     reach : Reach, optional
         What the receiver can resolve by name; see :class:`arrowpool.reducer.Reducer`.
+    copy_threads : int
+        How many threads share the copying of what is large.
     """
 
-    def __init__(self, arena: Arena | None, reach: Reach | None = None):
+    def __init__(self, arena: Arena | None, reach: Reach | None = None, copy_threads: int = 1):
         self.arena = arena
+        self._threads = ThreadPoolExecutor(copy_threads, "arrowpool-copy") if copy_threads > 1 else None
         self.lifecycle = LifecycleManager()
         self._inline_limit = INLINE_LIMIT if arena is not None else sys.maxsize
         self._reach = reach
@@ -140,15 +144,35 @@ class Sender:
                 segment = Segment(*arena.allocate(size))
                 self.lifecycle.placed(segment)
                 segments.append(segment)
+            copies: list[Callable[[], Any]] = []
             for unit, (index, offset, nbytes) in zip(reduced.units, rooms, strict=True):
                 if index != SHARED_OBJECT:
-                    unit.copy_to(arena.room(segments[index].offset + offset, nbytes))
+                    copies += unit.copies_to(arena.room(segments[index].offset + offset, nbytes), PIECE)
                     self.copies += 1
+            self._copy(copies, reduced.nbytes)
         except BaseException:
             self.unpin(segments)
             raise
         self.shared_bytes += reduced.nbytes
         return Parcel((reduced.stream or None, tuple(rooms)), tuple(segments), sum(s.size for s in segments))
+
+    def _copy(self, copies: list[Callable[[], Any]], nbytes: int) -> None:
+        if self._threads is None or len(copies) < 2 or nbytes < 2 * PIECE:
+            for copy in copies:
+                copy()
+            return
+        running = [self._threads.submit(copy) for copy in copies]
+        # All of them, also when one fails: nobody may write to segments that are free again.
+        wait(running)
+        for copied in running:
+            copied.result()
+
+    def close(self) -> None:
+        """Encode no more; end the threads and give the arena up."""
+        if self._threads is not None:
+            self._threads.shutdown()
+        if self.arena is not None:
+            self.arena.close()
 
     def grant(self, parcel: Parcel, consumer: Hashable) -> tuple[GrantWire, ...]:
         """Give `consumer` a lease of each of the parcel's segments.

@@ -54,9 +54,12 @@ def _stays_inline(array: Array, out: Outbox) -> bool:
 
 
 def _encode(array: Array, out: Outbox) -> Reduced:
-    if _stays_inline(array, out):
-        return array.__reduce__()
     dtype = array.dtype
+    if _stays_inline(array, out):
+        if dtype.kind in "biufc" and dtype.byteorder != _FOREIGN and array.flags.c_contiguous and array.nbytes:
+            # A third of what NumPy's own way costs, which makes an empty array first and gives it an eight-part state.
+            return _small, (array.shape, dtype, bytearray(array.data))  # its data: a 0-d array would be taken for a length
+        return array.__reduce__()
     in_fortran_order = array.flags.fnc
     source = array.T if in_fortran_order else array
     if dtype.names is not None:
@@ -67,6 +70,10 @@ def _encode(array: Array, out: Outbox) -> Reduced:
         token = out.place_with(array.nbytes, functools.partial(_write_as, dtype, source))
         return _rebuild, (token, dtype, array.shape, in_fortran_order)
     return _rebuild, (out.place(source), dtype, array.shape, in_fortran_order)
+
+
+#: `numpy.ndarray(shape, dtype, buffer)`: writeable, as it is over a bytearray.
+_small = np.ndarray
 
 
 def _write_as(dtype: np.dtype[Any], source: Array, room: ByteArray) -> None:
