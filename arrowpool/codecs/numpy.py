@@ -10,15 +10,17 @@ byte order, and so break functions that work with the standard library's pool.
 
 from __future__ import annotations
 
-import functools
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from arrowpool.codecs import strings
 from arrowpool.codecs.outbox import ByteArray, Encode, Outbox, Reduced
+from arrowpool.settings import ALIGNMENT
 
-__all__ = ["encoder_for"]
+__all__ = ["encoder_for", "pack", "unpack"]
 
 Array = np.ndarray[Any, Any]
 
@@ -54,29 +56,35 @@ def _stays_inline(array: Array, out: Outbox) -> bool:
 
 
 def _encode(array: Array, out: Outbox) -> Reduced:
-    dtype = array.dtype
     if _stays_inline(array, out):
-        if dtype.kind in "biufc" and dtype.byteorder != _FOREIGN and array.flags.c_contiguous and array.nbytes:
-            # A third of what NumPy's own way costs, which makes an empty array first and gives it an eight-part state.
-            return _small, (array.shape, dtype, bytearray(array.data))  # its data: a 0-d array would be taken for a length
+        if array.dtype == object and array.nbytes >= out.inline_limit:
+            return strings.encode(array)
         return array.__reduce__()
-    in_fortran_order = array.flags.fnc
-    source = array.T if in_fortran_order else array
+    source, dtype = _as_written(array)
+    token = out.place(source) if source.dtype == dtype else out.place_with(array.nbytes, partial(_write, source, dtype))
+    return _rebuild, (token, *_recipe(array))
+
+
+def _as_written(array: Array) -> tuple[Array, np.dtype[Any]]:
+    """What to copy into the room, in C order, and the dtype in which the room takes it."""
+    source = array.T if array.flags.fnc else array
+    dtype = source.dtype
     if dtype.names is not None:
         # Field by field, the padding would keep whatever the room held before; and pickle delivers it.
-        source = source.view(np.dtype((np.void, dtype.itemsize)))
-    elif dtype.byteorder == _FOREIGN:
-        dtype = dtype.newbyteorder("=")
-        token = out.place_with(array.nbytes, functools.partial(_write_as, dtype, source))
-        return _rebuild, (token, dtype, array.shape, in_fortran_order)
-    return _rebuild, (out.place(source), dtype, array.shape, in_fortran_order)
+        dtype = np.dtype((np.void, dtype.itemsize))
+        return source.view(dtype), dtype
+    return source, _native(dtype)
 
 
-#: `numpy.ndarray(shape, dtype, buffer)`: writeable, as it is over a bytearray.
-_small = np.ndarray
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return dtype.newbyteorder("=") if dtype.byteorder == _FOREIGN else dtype
 
 
-def _write_as(dtype: np.dtype[Any], source: Array, room: ByteArray) -> None:
+def _recipe(array: Array) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
+    return _native(array.dtype), array.shape, array.flags.fnc
+
+
+def _write(source: Array, dtype: np.dtype[Any], room: ByteArray) -> None:
     np.copyto(room.view(dtype).reshape(source.shape), source)
 
 
@@ -84,6 +92,28 @@ def _rebuild(
     room: ByteArray, dtype: np.dtype[Any], shape: tuple[int, ...], in_fortran_order: bool, cls: type = np.ndarray
 ) -> Any:
     return np.ndarray.__new__(cls, shape, dtype, room, 0, None, "F" if in_fortran_order else "C")
+
+
+def pack(arrays: list[Array], out: Outbox) -> tuple[Any, list[Any]]:
+    """Put several plain arrays, none with objects, into one room: the token, and the recipes that `unpack` wants."""
+    starts = []
+    end = 0
+    for array in arrays:
+        starts.append(end)
+        end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+    written = [_as_written(array) for array in arrays]
+    recipes = [(start, array.nbytes, *_recipe(array)) for start, array in zip(starts, arrays, strict=True)]
+    return out.place_with(end, partial(_write_all, starts, written)), recipes
+
+
+def _write_all(starts: list[int], written: list[tuple[Array, np.dtype[Any]]], room: ByteArray) -> None:
+    for start, (source, dtype) in zip(starts, written, strict=True):
+        _write(source, dtype, room[start : start + source.nbytes])
+
+
+def unpack(room: ByteArray, recipes: list[Any]) -> list[Array]:
+    """The arrays that `pack` put into this room."""
+    return [_rebuild(room[start : start + nbytes], *recipe) for start, nbytes, *recipe in recipes]
 
 
 def _encode_subclass(array: Array, out: Outbox) -> Reduced:
@@ -108,6 +138,6 @@ def _encode_masked(array: np.ma.MaskedArray[Any, Any], out: Outbox) -> Reduced:
 def _rebuild_masked(elements: Array, mask: Array, fill_value: Any) -> np.ma.MaskedArray[Any, Any]:
     array = elements.view(np.ma.MaskedArray)
     array._mask = mask  # type: ignore[attr-defined]
-    array._sharedmask = True  # as in any masked array that was unpickled
+    array._sharedmask = True  # type: ignore[attr-defined]  # as in any masked array that was unpickled
     array.fill_value = fill_value
     return array

@@ -1,28 +1,77 @@
-"""pandas: frames and series are taken apart by pandas itself; their blocks' values are arrays, which go to their own codec.
+"""pandas frames, series and indexes: pickle takes them apart into arrays, and what costs a copy on the way is done here.
 
-Found by :func:`arrowpool.codecs.encoder_for`. What is special is the block: pandas copies the values of a row slice when a
-block is pickled with protocol 5, which halves the throughput; here they go to the NumPy codec as they lie, and are copied
-once, row by row, into the segment.
+Found by :func:`arrowpool.codecs.encoder_for`. pandas reduces a frame to its blocks and axes, and those to plain arrays,
+without copying; the array codecs then copy the visible elements, strided rows of a block included, straight into the
+room. Rebuilding wraps the views of the room in new blocks, never consolidated. Left to do here:
+
+- a frame of many small blocks (columns that were added one by one): packed into one room, not into the pickle stream;
+- Arrow-backed columns: pandas would copy them into one chunk before pickling, also when they are one.
+
+Subclasses of frames and series keep their own pickling, as nothing here is about the frame itself.
 """
 
 from __future__ import annotations
 
+import copyreg
 from typing import Any
 
-from pandas._libs import internals
+import numpy as np
+from pandas.arrays import ArrowExtensionArray
+from pandas.core.internals.managers import BlockManager  # type: ignore[import-not-found]  # no stubs
 
-from arrowpool.codecs.outbox import Encode, Outbox, Reduced
+from arrowpool.codecs.numpy import pack, unpack
+from arrowpool.codecs.outbox import ByteArray, Encode, Outbox, Reduced
 
 __all__ = ["encoder_for"]
 
-_Block: Any = internals.Block
-
 
 def encoder_for(cls: type) -> Encode | None:
-    """How to encode objects of type `cls`; None for all but blocks, which pickle themselves well."""
-    return _encode_block if issubclass(cls, _Block) else None
+    """How to encode objects of type `cls`; None where pandas' own pickling copies nothing."""
+    if cls is BlockManager:
+        return _encode_manager
+    if (
+        issubclass(cls, ArrowExtensionArray)
+        and cls.__reduce_ex__ is object.__reduce_ex__
+        and cls.__reduce__ is object.__reduce__
+        and cls.__getstate__ is ArrowExtensionArray.__getstate__
+    ):
+        return _encode_arrow_backed
+    return None
 
 
-def _encode_block(block: Any, out: Outbox) -> Reduced:
-    # Not __reduce_ex__: that is the one that copies.
-    return block.__reduce__()
+def _encode_manager(manager: Any, out: Outbox) -> Reduced:
+    small = {}
+    for number, block in enumerate(manager.blocks):
+        values = block.values
+        if type(values) is np.ndarray and 0 < values.nbytes < out.inline_limit and not values.dtype.hasobject:
+            small[number] = values
+    if len(small) < 2 or sum(values.nbytes for values in small.values()) < out.inline_limit:
+        return NotImplemented
+    cls, (blocks, axes) = manager.__reduce__()
+    token, recipes = pack(list(small.values()), out)
+    # A block that is packed leaves (function, placement, ndim): what its reduce value says beside the values.
+    shells = [_shell(block) if number in small else block for number, block in enumerate(blocks)]
+    return _rebuild_manager, (cls, token, recipes, shells, axes)
+
+
+def _shell(block: Any) -> tuple[Any, ...]:
+    rebuild, (_, *rest) = block.__reduce__()
+    return (rebuild, *rest)
+
+
+def _rebuild_manager(cls: type, room: ByteArray, recipes: list[Any], shells: list[Any], axes: list[Any]) -> Any:
+    arrays = iter(unpack(room, recipes))
+    blocks = [shell[0](next(arrays), *shell[1:]) if type(shell) is tuple else shell for shell in shells]
+    return cls(tuple(blocks), axes)
+
+
+def _encode_arrow_backed(array: Any, out: Outbox) -> Reduced:
+    chunked = array._pa_array
+    if chunked.num_chunks != 1:
+        return NotImplemented
+    # pandas says what else belongs to the state; of the values, it gets to see (and to copy) none.
+    stub = object.__new__(type(array))
+    stub.__dict__.update(array.__dict__, _pa_array=chunked.slice(0, 0))
+    state = stub.__getstate__()
+    state["_pa_array"] = chunked.chunk(0)
+    return copyreg.__newobj__, (type(array),), state  # type: ignore[attr-defined]
