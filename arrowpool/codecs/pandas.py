@@ -1,10 +1,11 @@
 """pandas frames, series and indexes: pickle takes them apart into arrays, and what costs a copy on the way is done here.
 
-Found by :func:`arrowpool.codecs.encoder_for`. pandas reduces a frame to its blocks and axes, and those to plain arrays,
-without copying; the array codecs then copy the visible elements, strided rows of a block included, straight into the
-room. Rebuilding wraps the views of the room in new blocks, never consolidated. Left to do here:
+Found by :func:`arrowpool.codecs.encoder_for`. pandas reduces a frame to its blocks and axes, and those to plain arrays;
+the array codecs copy the visible elements straight into the room. Rebuilding wraps the views of the room in new blocks,
+never consolidated, which nobody else refers to. Left to do here:
 
-- a frame of many small blocks (columns that were added one by one): packed into one room, not into the pickle stream;
+- a block that is not contiguous, as in a slice of rows: pandas 3 would copy it before pickling;
+- a frame of many small blocks (columns that were added one by one): packed into one room, not into the stream;
 - Arrow-backed columns: pandas would copy them into one chunk before pickling, also when they are one.
 
 Subclasses of frames and series keep their own pickling, as nothing here is about the frame itself.
@@ -16,7 +17,9 @@ import copyreg
 from typing import Any
 
 import numpy as np
+from pandas._libs.internals import _unpickle_block  # type: ignore[import-not-found]  # no stubs
 from pandas.arrays import ArrowExtensionArray
+from pandas.core.internals.blocks import Block  # type: ignore[import-not-found]  # no stubs
 from pandas.core.internals.managers import BlockManager  # type: ignore[import-not-found]  # no stubs
 
 from arrowpool.codecs.numpy import pack, unpack
@@ -27,6 +30,8 @@ __all__ = ["encoder_for"]
 
 def encoder_for(cls: type) -> Encode | None:
     """How to encode objects of type `cls`; None where pandas' own pickling copies nothing."""
+    if issubclass(cls, Block):
+        return _encode_block
     if cls is BlockManager:
         return _encode_manager
     if (
@@ -39,6 +44,18 @@ def encoder_for(cls: type) -> Encode | None:
     return None
 
 
+def _encode_block(block: Any, out: Outbox) -> Reduced:
+    values = block.values
+    if type(values) is not np.ndarray or values.flags.forc or values.nbytes < out.inline_limit:
+        return NotImplemented
+    return _unpickle_block, (values, *_shape_of(block))
+
+
+def _shape_of(block: Any) -> tuple[Any, int]:
+    """What `_unpickle_block`, the name by which blocks are pickled, wants beside the values."""
+    return block.mgr_locs.indexer, block.ndim
+
+
 def _encode_manager(manager: Any, out: Outbox) -> Reduced:
     small = {}
     for number, block in enumerate(manager.blocks):
@@ -49,19 +66,13 @@ def _encode_manager(manager: Any, out: Outbox) -> Reduced:
         return NotImplemented
     cls, (blocks, axes) = manager.__reduce__()
     token, recipes = pack(list(small.values()), out)
-    # A block that is packed leaves (function, placement, ndim): what its reduce value says beside the values.
-    shells = [_shell(block) if number in small else block for number, block in enumerate(blocks)]
-    return _rebuild_manager, (cls, token, recipes, shells, axes)
+    parts = [_shape_of(block) if number in small else block for number, block in enumerate(blocks)]
+    return _rebuild_manager, (cls, token, recipes, parts, axes)
 
 
-def _shell(block: Any) -> tuple[Any, ...]:
-    rebuild, (_, *rest) = block.__reduce__()
-    return (rebuild, *rest)
-
-
-def _rebuild_manager(cls: type, room: ByteArray, recipes: list[Any], shells: list[Any], axes: list[Any]) -> Any:
+def _rebuild_manager(cls: type, room: ByteArray, recipes: list[Any], parts: list[Any], axes: list[Any]) -> Any:
     arrays = iter(unpack(room, recipes))
-    blocks = [shell[0](next(arrays), *shell[1:]) if type(shell) is tuple else shell for shell in shells]
+    blocks = [_unpickle_block(next(arrays), *part) if type(part) is tuple else part for part in parts]
     return cls(tuple(blocks), axes)
 
 

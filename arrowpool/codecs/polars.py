@@ -45,7 +45,7 @@ def _can_be_shared(frame: pl.DataFrame, out: Outbox) -> bool:
 
 
 def _reduced(frame: pl.DataFrame) -> tuple[Any, dict[str, bool]]:
-    if frame.n_chunks("first") > 1 or max(frame.n_chunks("all")) > 1:
+    if max(frame.n_chunks("all")) > 1:
         frame = frame.rechunk()
     flags = {column.name: column.flags for column in frame}
     order = {name: known["SORTED_DESC"] for name, known in flags.items() if known["SORTED_ASC"] or known["SORTED_DESC"]}
