@@ -42,7 +42,7 @@ _IMAP: Any = IMapIterator
 
 
 class Feeder(Service):
-    """Runs until it gets None, after which workers get no more, or a `Stop`.
+    """Runs until it gets None, which comes after the last call is answered, or a `Stop`.
 
     Parameters
     ----------
@@ -56,6 +56,8 @@ class Feeder(Service):
         Encodes arguments into the parent's arena; this thread's own from here on.
     budget : int
         Bytes of segments in flight at a time.
+    has_ended : callable
+        Called with None at the end of this thread.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Feeder(Service):
         cache: dict[int, Any],
         sender: Sender,
         budget: int,
+        has_ended: Callable[[None], None],
     ):
         super().__init__("arrowpool-feeder")
         self._inbox = inbox
@@ -73,6 +76,9 @@ class Feeder(Service):
         self._sender = sender
         self._encoder = Encoder(sender, self._make_room)
         self._budget = budget
+        self._has_ended = has_ended
+        #: Whether this thread will send nothing any more.
+        self.over = False
         self._ended = False
         self._closing = False
         self._lanes: list[Lane] = []
@@ -102,6 +108,10 @@ class Feeder(Service):
         if self._hungry or any(task.parcel.segments or task.call.exhausted for task in tasks):
             self._inbox.put(Answered())
 
+    def end(self) -> None:
+        """There will be no more calls, and all are answered."""
+        self._inbox.put(None)
+
     def hurry(self) -> None:
         """The pool is closed: results may pile up, since who waits for its end may read them only after that."""
         self._closing = True
@@ -117,14 +127,14 @@ class Feeder(Service):
                     self._pump()
                     self._recall()
         finally:
-            for lane in self._lanes:
-                lane.channel.finish()
             util.debug("feeder exiting")
+            self.over = True
+            self._has_ended(None)
 
     def _take_events(self) -> None:
         """Wait for an event, or until there is something to look at again; take all that are there."""
         self._hungry = bool(self._ahead or self._calls or self._waiting)
-        if not (self._hungry and self._answered):
+        if not self._answered:
             try:
                 self._handle(self._inbox.get(timeout=self._patience()))
             except queue.Empty:

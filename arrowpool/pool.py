@@ -103,7 +103,9 @@ class ArrowPool(stdlib.Pool):
         lifeline = Lifeline()
         broke = functools.partial(_break, weakref.ref(self))
         self._result_handler = Collector(self._taskqueue, self._cache, reach.worker_has, broke)
-        self._task_handler = Feeder(self._taskqueue, self._result_handler.tell, self._cache, sender, limit.budget)
+        self._task_handler = Feeder(
+            self._taskqueue, self._result_handler.tell, self._cache, sender, limit.budget, self._change_notifier.put
+        )
         self._result_handler.answered = self._task_handler.answered
         initializing = Initializer(initializer, self._initargs, reach, limit.capacity)
         launcher = Launcher(
@@ -122,7 +124,7 @@ class ArrowPool(stdlib.Pool):
             processes,
             self._change_notifier,
             self._cache,
-            self._taskqueue,
+            self._task_handler,
             self._result_handler.tell,
             broke,
         )
@@ -136,7 +138,10 @@ class ArrowPool(stdlib.Pool):
                 process.terminate()
             for process in self._pool:
                 process.join()
-            _release(*closing, self._change_notifier, lifeline, initializing)
+            sender.close()
+            _release(
+                self._worker_handler, self._result_handler, self._change_notifier, lifeline, initializing
+            )
             raise
         self._terminate = util.Finalize(
             self,
@@ -292,14 +297,17 @@ def _terminate_pool(
         if process.exitcode is None:
             process.kill()
             process.join()
-    feeder.join()
     collector.join()
-    _release(supervisor, feeder, collector, notifier, lifeline, initializer)
+    # It may be held up in the user's iterable, where nothing can reach it; its memory must then stay.
+    if feeder.join(_TERMINATE_SECONDS):
+        feeder.sender.close()
+    else:
+        _log.warning("the iterable given to a pool still blocks after the pool was terminated")
+    _release(supervisor, collector, notifier, lifeline, initializer)
 
 
 def _release(
     supervisor: Supervisor,
-    feeder: Feeder,
     collector: Collector,
     notifier: Notifier,
     lifeline: Lifeline,
@@ -311,7 +319,6 @@ def _release(
     notifier.close()
     lifeline.close()
     initializer.close()
-    feeder.sender.close()
 
 
 Pool = ArrowPool

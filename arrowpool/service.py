@@ -17,7 +17,8 @@ class Service:
     def start(self) -> None:
         self._thread.start()
 
-    def join(self) -> None:
-        """Wait for the end of the loop; nothing to wait for when it never started, or from within."""
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the end of the loop; whether it has ended. Nothing to wait for when it never started, or from within."""
         if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(timeout)
+        return not self._thread.is_alive()

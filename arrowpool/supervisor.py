@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import select
 import threading
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from arrowpool.errors import WorkerInitError, describe_exit
+from arrowpool.feeder import Feeder
 from arrowpool.lane import Broken, Lane, LaneExited, LaneJoined, Stop
 from arrowpool.launch import Launcher
 from arrowpool.service import Service
@@ -58,8 +58,8 @@ class Supervisor(Service):
         Wakes this thread when the pool's state has changed.
     cache : dict
         Running calls; empty when all are answered.
-    feeder_inbox : queue.SimpleQueue
-        Gets None when there will be no more work.
+    feeder : Feeder
+        Told when there will be no more work; wakes this thread through the notifier when it has ended.
     tell_collector : callable
         Passes events on to the collector.
     broke : callable
@@ -73,7 +73,7 @@ class Supervisor(Service):
         size: int,
         notifier: Notifier,
         cache: dict[int, Any],
-        feeder_inbox: queue.SimpleQueue[Any],
+        feeder: Feeder,
         tell_collector: Callable[[Any], None],
         broke: Callable[[BaseException], None],
     ):
@@ -84,7 +84,7 @@ class Supervisor(Service):
         self._size = size
         self._notifier = notifier
         self._cache = cache
-        self._feeder_inbox = feeder_inbox
+        self._feeder = feeder
         self._tell_collector = tell_collector
         self._broke = broke
         self._lanes: list[Lane] = []
@@ -116,8 +116,13 @@ class Supervisor(Service):
                     self.repopulate_if_needed()
                 except Exception as error:
                     self._fail(WorkerInitError(f"no worker can be started: {error!r}"), error)
-        self._feeder_inbox.put(None)
+        self._feeder.end()
+        while not self._feeder.over and self._state != TERMINATE:
+            self._wait()
         if self._state != TERMINATE:
+            # Also those that were not ready yet, and so unknown to the feeder.
+            for lane in self._lanes:
+                lane.channel.finish()
             self._tell_collector(Stop(drain=True))
             while self._lanes and self._state != TERMINATE:
                 self._wait()
