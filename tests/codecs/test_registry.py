@@ -1,0 +1,60 @@
+"""The registry brings in no library that is not there already; the reducer honours reducers registered by others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from multiprocessing import Pipe
+
+import numpy as np
+import pytest
+
+from tests.codecs.harness import move
+
+
+def test_no_library_is_imported_for_plain_arrays() -> None:
+    program = """
+import sys
+import numpy as np
+from arrowpool import reducer
+known = {"pandas", "polars", "pyarrow"} & set(sys.modules)
+for obj in (np.arange(10), np.array(["a", "b"] * 9, dtype=object), [1], {"a": np.ones(9)}):
+    reducer.dumps(obj, inline_limit=1)
+print(({"pandas", "polars", "pyarrow"} & set(sys.modules)) - known)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"
+
+
+def test_reducers_of_multiprocessing_are_used() -> None:
+    class_method = Registered.make
+    assert move(class_method).obj() == "made"
+    one, other = Pipe()
+    with one, other, move(one).obj as moved:
+        moved.send(5)
+        assert other.recv() == 5
+
+
+class Registered:
+    @classmethod
+    def make(cls) -> str:
+        return "made"
+
+
+def test_arrays_inside_anything_are_placed() -> None:
+    array = np.arange(10_000)
+    obj = {"a": [(array,)], "b": Holder(array * 2)}
+    moved = move(obj)
+    assert len(moved.rooms) == 2
+    assert (moved.obj["b"].array == array * 2).all()
+
+
+class Holder:
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+
+@pytest.mark.parametrize("make", [bytes, bytearray], ids=["bytes", "bytearray"])
+def test_plain_bytes_arrive(make: type) -> None:
+    obj = make(b"x" * 100_000)
+    assert move(obj).obj == obj

@@ -1,0 +1,116 @@
+"""What every test must leave behind: nothing. And the pools that the contract is checked on."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import threading
+import time
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+
+import psutil
+import pytest
+
+import arrowpool
+
+METHODS = ("fork", "spawn", "forkserver")
+_PATIENCE_SECONDS = 10.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _standard_helpers():
+    """The standard library's own helper processes stay for good: start them before anything is counted."""
+    resource_tracker.ensure_running()
+    multiprocessing.set_forkserver_preload(["tests.pool.tasks"])
+    forkserver.ensure_running()
+    yield
+
+
+def _leavings() -> dict[str, set[str]]:
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return {
+        "children": {str(child.pid) for child in psutil.Process().children()},
+        "descriptors": {f"{fd} {_target(fd)}" for fd in os.listdir("/proc/self/fd")},
+        "threads": {thread.name for thread in threading.enumerate()},
+        "shared memory": set(os.listdir("/dev/shm")),
+        "arenas": {line.split()[0] for line in maps if "memfd:arrowpool" in line},
+    }
+
+
+def _target(fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return "gone"  # the descriptor that listed the directory
+
+
+@pytest.fixture(autouse=True)
+def _census(request):
+    """Children, descriptors, threads, shared memory and arenas, before and after."""
+    if "multiprocessing-" in request.node.name:
+        yield  # the standard library's pool closes its pipes only when it is collected, and pytest holds it until then
+        return
+    gc.collect()
+    before = _leavings()
+    yield
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        gc.collect()
+        left = {kind: now - before[kind] for kind, now in _leavings().items()}
+        left["descriptors"] = {one for one in left["descriptors"] if not one.endswith("gone")}
+        if not any(left.values()):
+            return
+        if time.monotonic() > deadline:
+            pytest.fail(f"the test left something behind: { {kind: what for kind, what in left.items() if what} }")
+        time.sleep(0.01)  # for a process or thread that was told to end and is on its way
+
+
+class Implementation:
+    """One pool class under one start method."""
+
+    def __init__(self, library, method):
+        self.library = library
+        self.method = method
+        self.context = library.get_context(method)
+
+    @property
+    def ours(self):
+        return self.library is arrowpool
+
+    def pool(self, *args, **kwargs):
+        return self.context.Pool(*args, **kwargs)
+
+    def __repr__(self):
+        return f"{self.library.__name__}-{self.method}"
+
+
+EVERY = [Implementation(library, method) for library in (multiprocessing, arrowpool) for method in METHODS]
+OURS = [one for one in EVERY if one.ours]
+
+
+@pytest.fixture(params=EVERY, ids=repr)
+def implementation(request):
+    """The standard library's pool, and ours, under each start method."""
+    return request.param
+
+
+@pytest.fixture(params=OURS, ids=repr)
+def ours(request):
+    """Our pool under each start method."""
+    return request.param
+
+
+@pytest.fixture
+def pool(implementation):
+    with implementation.pool(2) as pool:
+        yield pool
+    pool.join()
+
+
+@pytest.fixture
+def our_pool(ours):
+    with ours.pool(2) as pool:
+        yield pool
+    pool.join()

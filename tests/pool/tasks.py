@@ -1,0 +1,233 @@
+"""What the workers run, in a module that every start method can import."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+
+
+def square(x):
+    return x * x
+
+
+def add(x, y, *, z=0):
+    return x + y + z
+
+
+def pid(_=None):
+    return os.getpid()
+
+
+def identity(x):
+    return x
+
+
+def wait_for(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def fail(message):
+    raise ValueError(message)
+
+
+def fail_if_odd(x):
+    if x % 2:
+        raise ValueError(f"odd: {x}")
+    return x
+
+
+def unpicklable(_=None):
+    return lambda: 42
+
+
+def first(array):
+    return float(array.flat[0])
+
+
+def total(frame):
+    return float(frame.to_numpy().sum())
+
+
+def write_and_sum(array):
+    array += 1
+    return float(array.sum())
+
+
+def write_frame(frame):
+    frame.iloc[0, 0] = -1.0
+    return frame
+
+
+def same_object(pair):
+    a, b = pair
+    return a is b
+
+
+def is_writeable(array):
+    return bool(array.flags.writeable)
+
+
+def double(x):
+    return x * 2
+
+
+def summed(frame):
+    return frame.sum()
+
+
+@dataclasses.dataclass
+class Holder:
+    frame: pd.DataFrame
+    extra: dict
+
+
+def unpack(holder):
+    return float(holder.frame.to_numpy().sum()) + float(holder.extra["array"].sum())
+
+
+class Scaled:
+    """A callable that carries an array."""
+
+    def __init__(self, weights):
+        self.weights = weights
+
+    def __call__(self, x):
+        result = float(self.weights.sum()) * x
+        self.weights[:] = -1  # must not be seen by any other task
+        return result
+
+
+KEPT = None
+
+
+def keep(array):
+    global KEPT
+    KEPT = array
+    KEPT[0] = 123.0
+
+
+def kept():
+    return None if KEPT is None else KEPT.copy()
+
+
+STATE = None
+
+
+def initialize(value, lock=None):
+    global STATE
+    if lock is not None:
+        with lock:
+            pass
+    STATE = value
+
+
+def state(_=None):
+    return STATE
+
+
+def state_sum(_=None):
+    return float(np.asarray(STATE).sum())
+
+
+class NeedsTwo(Exception):
+    """Cannot be rebuilt from its args."""
+
+    def __init__(self, a, b):
+        super().__init__(a)
+        self.b = b
+
+
+class Custom(Exception):
+    pass
+
+
+class Base(BaseException):
+    pass
+
+
+def raise_needs_two(_=None):
+    raise NeedsTwo(1, 2)
+
+
+def raise_custom(*args):
+    raise Custom(*args)
+
+
+def raise_base(_=None):
+    raise Base("not an Exception")
+
+
+def _explode(where):
+    raise RuntimeError(f"cannot be rebuilt {where}")
+
+
+class CannotBeRebuilt:
+    def __reduce__(self):
+        return _explode, ("here",)
+
+
+def cannot_be_rebuilt(_=None):
+    return CannotBeRebuilt()
+
+
+def die(how):
+    if how == "sigkill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif how == "_exit":
+        os._exit(3)
+    elif how == "sys.exit":
+        sys.exit(3)
+    elif how == "interrupt":
+        raise KeyboardInterrupt
+
+
+class DiesWhenRebuilt:
+    def __reduce__(self):
+        return os._exit, (7,)
+
+
+class DiesWhenPickled:
+    def __reduce__(self):
+        os._exit(8)
+
+
+def dies_when_pickled(_=None):
+    return DiesWhenPickled()
+
+
+def dies_here_when_rebuilt(_=None):
+    return CannotBeRebuilt()
+
+
+def fail_initializer():
+    raise ValueError("no database")
+
+
+def exit_initializer():
+    os._exit(5)
+
+
+def frame_of(i, rows=20_000):
+    return pd.DataFrame(np.full((rows, 4), float(i)), columns=list("abcd"))
+
+
+def note_and_wait(seconds):
+    began = time.monotonic()
+    time.sleep(seconds)
+    return os.getpid(), began, time.monotonic()
+
+
+def signal_and_block(path):
+    with open(path, "w") as fifo:
+        fifo.write(f"{os.getpid()}\n")
+    threading.Event().wait()
