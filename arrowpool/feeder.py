@@ -128,6 +128,9 @@ class Feeder(Service):
                     self._recall()
         finally:
             util.debug("feeder exiting")
+            self._waiting = None
+            for held in (self._lanes, self._ahead, self._calls, self._answered):
+                held.clear()
             self.over = True
             self._has_ended(None)
 

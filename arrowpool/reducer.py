@@ -15,7 +15,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 import numpy as np
@@ -70,6 +70,9 @@ class Unit:
         ]
 
 
+_DISPATCH_TABLE = cast(types.MemberDescriptorType, pickle.Pickler.__dict__["dispatch_table"])
+
+
 class _MainGlobals:
     """Stands for the globals of a function from ``__main__``; becomes the worker's own."""
 
@@ -117,7 +120,8 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
             # By value, an open file would become a copy of its text: that is an error, as with the standard library.
             table.pop(io.TextIOWrapper, None)
         table |= copyreg.dispatch_table
-        self.dispatch_table = table | ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+        # Past cloudpickle's class attribute of that name, which would only be hidden from Python, not from pickle's C code.
+        _DISPATCH_TABLE.__set__(self, table | ForkingPickler._extra_reducers)  # type: ignore[attr-defined]
 
     def reduce(self, obj: Any) -> tuple[bytes, list[Unit]]:
         """The stream and the units of one object."""

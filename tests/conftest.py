@@ -16,7 +16,7 @@ import pytest
 import arrowpool
 
 METHODS = ("fork", "spawn", "forkserver")
-_PATIENCE_SECONDS = 10.0
+_PATIENCE_SECONDS = 3.0
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,6 +55,7 @@ def _census(request):
     gc.collect()
     before = _leavings()
     yield
+    request.node.funcargs.clear()  # pytest would hold the test's pool a little longer
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         gc.collect()

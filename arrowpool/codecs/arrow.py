@@ -53,7 +53,7 @@ def _encode_table(table: pa.Table, out: Outbox) -> Reduced:
     batches = table.to_batches()
     if not batches or not _cut_alike(table, [batch.num_rows for batch in batches]):
         return table.__reduce__()
-    return _rebuild_table, (_stream(table, batches, out),)
+    return _as_stream(_rebuild_table, table, batches, out)
 
 
 def _cut_alike(table: pa.Table, lengths: list[int]) -> bool:
@@ -72,7 +72,7 @@ def _encode_batch(batch: pa.RecordBatch, out: Outbox) -> Reduced:
         return NotImplemented
     if batch.num_columns == 0 or not _survive_ipc(batch.schema.types):
         return batch.__reduce__()
-    return _rebuild_batch, (_stream(batch, [batch], out),)
+    return _as_stream(_rebuild_batch, batch, [batch], out)
 
 
 def _rebuild_batch(stream: ByteArray | bytes) -> pa.RecordBatch:
@@ -87,7 +87,7 @@ def _encode_chunked_array(array: pa.ChunkedArray, out: Outbox) -> Reduced:
         return NotImplemented
     if not _survive_ipc([array.type]):
         return array.__reduce__()
-    return _rebuild_chunked_array, (_stream(array, _as_batches(array.chunks), out),)
+    return _as_stream(_rebuild_chunked_array, array, _as_batches(array.chunks), out)
 
 
 def _rebuild_chunked_array(stream: ByteArray | bytes) -> pa.ChunkedArray:
@@ -97,12 +97,12 @@ def _rebuild_chunked_array(stream: ByteArray | bytes) -> pa.ChunkedArray:
 def _encode_array(array: pa.Array, out: Outbox) -> Reduced:
     if array.get_total_buffer_size() < out.inline_limit:
         return NotImplemented
-    if isinstance(array.type, pa.ExtensionType):
-        # The receiver may not have registered the type, so it goes by pickle; its storage comes back here.
+    if isinstance(array.type, pa.BaseExtensionType):
+        # The type goes by pickle; its storage comes back here.
         return _rebuild_extension_array, (array.type, array.storage)
     if not _survive_ipc([array.type]):
         return _compacted(array).__reduce__()
-    return _rebuild_array, (_stream(array, _as_batches([array]), out),)
+    return _as_stream(_rebuild_array, array, _as_batches([array]), out)
 
 
 def _rebuild_array(stream: ByteArray | bytes) -> pa.Array:
@@ -136,6 +136,13 @@ def _rebuild_buffer(room: ByteArray, is_mutable: bool) -> pa.Buffer:
 
 
 # ------------------------------------------------------------------------------------------------------ IPC streams
+
+
+def _as_stream(rebuild: Callable[..., Any], obj: Any, batches: list[pa.RecordBatch], out: Outbox) -> Reduced:
+    try:
+        return rebuild, (_stream(obj, batches, out),)
+    except pa.ArrowNotImplementedError:  # types that this version of Arrow has, but not in IPC
+        return obj.__reduce__()
 
 
 def _stream(obj: Any, batches: list[pa.RecordBatch], out: Outbox) -> Any:
@@ -187,9 +194,9 @@ def _open(stream: ByteArray | bytes) -> pa.ipc.RecordBatchStreamReader:
 def _survive_ipc(types: Iterable[pa.DataType]) -> bool:
     """Whether an IPC stream delivers these types and their values exactly, whoever reads it."""
     for type_ in types:
-        # A type made in Python would arrive as its storage where it is not registered. The offsets of a dense union
-        # are rewritten on the assumption that they only grow.
-        if isinstance(type_, pa.ExtensionType) or type_.id == _DENSE_UNION:
+        # An extension type would arrive as its storage where it is not registered, and where it is, its field gets empty
+        # metadata instead of none. The offsets of a dense union are rewritten on the assumption that they only grow.
+        if isinstance(type_, pa.BaseExtensionType) or type_.id == _DENSE_UNION:
             return False
         if type_.id == _DICTIONARY and not _survive_ipc([type_.value_type]):
             return False

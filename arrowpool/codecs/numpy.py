@@ -59,10 +59,22 @@ def _encode(array: Array, out: Outbox) -> Reduced:
     if _stays_inline(array, out):
         if array.dtype == object and array.nbytes >= out.inline_limit:
             return strings.encode(array)
+        dtype = array.dtype
+        if dtype.kind in "biufc" and dtype.byteorder != _FOREIGN and array.flags.c_contiguous and array.nbytes:
+            # A third of what NumPy's own way costs, which makes an empty array first and gives it an eight-part state.
+            return _small, (
+                array.shape,
+                dtype,
+                bytearray(array.data),
+            )  # its data: a 0-d array would be taken for a length
         return array.__reduce__()
     source, dtype = _as_written(array)
     token = out.place(source) if source.dtype == dtype else out.place_with(array.nbytes, partial(_write, source, dtype))
     return _rebuild, (token, *_recipe(array))
+
+
+#: `numpy.ndarray(shape, dtype, buffer)`: writeable, as it is over a bytearray.
+_small = np.ndarray
 
 
 def _as_written(array: Array) -> tuple[Array, np.dtype[Any]]:

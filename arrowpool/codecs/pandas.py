@@ -6,6 +6,7 @@ never consolidated, which nobody else refers to. Left to do here:
 
 - a block that is not contiguous, as in a slice of rows: pandas 3 would copy it before pickling;
 - a frame of many small blocks (columns that were added one by one): packed into one room, not into the stream;
+- the manager of a series: pandas pickles the whole index once more, as the labels of its only block;
 - Arrow-backed columns: pandas would copy them into one chunk before pickling, also when they are one.
 
 Subclasses of frames and series keep their own pickling, as nothing here is about the frame itself.
@@ -20,7 +21,7 @@ import numpy as np
 from pandas._libs.internals import _unpickle_block  # type: ignore[import-not-found]  # no stubs
 from pandas.arrays import ArrowExtensionArray
 from pandas.core.internals.blocks import Block  # type: ignore[import-not-found]  # no stubs
-from pandas.core.internals.managers import BlockManager  # type: ignore[import-not-found]  # no stubs
+from pandas.core.internals.managers import BlockManager, SingleBlockManager  # type: ignore[import-not-found]  # no stubs
 
 from arrowpool.codecs.numpy import pack, unpack
 from arrowpool.codecs.outbox import ByteArray, Encode, Outbox, Reduced
@@ -34,6 +35,8 @@ def encoder_for(cls: type) -> Encode | None:
         return _encode_block
     if cls is BlockManager:
         return _encode_manager
+    if cls is SingleBlockManager:
+        return _encode_single_manager
     if (
         issubclass(cls, ArrowExtensionArray)
         and cls.__reduce_ex__ is object.__reduce_ex__
@@ -74,6 +77,14 @@ def _rebuild_manager(cls: type, room: ByteArray, recipes: list[Any], parts: list
     arrays = iter(unpack(room, recipes))
     blocks = [_unpickle_block(next(arrays), *part) if type(part) is tuple else part for part in parts]
     return cls(tuple(blocks), axes)
+
+
+def _encode_single_manager(manager: Any, out: Outbox) -> Reduced:
+    state = manager.__getstate__()
+    if type(state) is not tuple or len(state) != 4 or "0.14.1" not in state[3]:
+        return NotImplemented
+    # The first three parts are for the pandas of 2014; only the fourth is read.
+    return copyreg.__newobj__, (type(manager),), ([], [], [], state[3])  # type: ignore[attr-defined]
 
 
 def _encode_arrow_backed(array: Any, out: Outbox) -> Reduced:

@@ -74,6 +74,7 @@ class Grant:
 def _end(state: _GrantState) -> None:
     if os.getpid() != _pid:
         return
+    settle_forks()
     if state.forks and not all(fork.over for fork in state.forks):
         _deferred.append(state)
     else:
@@ -88,8 +89,10 @@ def live_grants() -> int:
 
 
 def settle_forks() -> None:
-    """End the grants that only waited for a forked child which is gone by now. Called between messages; costs nothing
-    while there are no such children."""
+    """End the grants that only waited for a forked child which is gone by now.
+
+    Called between messages, and whenever a grant ends; costs nothing while there are no such children. Never waits.
+    """
     if not _forks or not _settling.acquire(blocking=False):
         return
     try:

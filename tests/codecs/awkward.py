@@ -463,7 +463,7 @@ ARROW_ARRAYS: dict[str, Callable[[int], pa.Array]] = {
     ),
     "list-of-dictionary": lambda n: _lists_of(_alternating(pa.string(), "a", "b")(n // 2 * 2).dictionary_encode()),
     "run-ends": lambda n: pa.RunEndEncodedArray.from_arrays(
-        pa.array(np.arange(2, n + 2, 2, dtype="i4")), pa.array(np.arange(n // 2))
+        pa.array(np.arange(2, n + 2, 2, dtype="i4")), pa.array(np.arange((n + 1) // 2))
     ),
     "sparse-union": lambda n: pa.UnionArray.from_sparse(
         pa.array(np.arange(n, dtype="i1") % 2), [pa.array(np.arange(n)), _alternating(pa.string(), "a", "b")(n)]
