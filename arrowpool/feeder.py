@@ -143,8 +143,7 @@ class Feeder(Service):
             except queue.Empty:
                 self._look_again()
         self._hungry = False
-        while self._answered:
-            self._settle(self._answered.popleft())
+        self._settle_answered()
         with contextlib.suppress(queue.Empty):
             while True:
                 self._handle(self._inbox.get_nowait())
@@ -348,6 +347,7 @@ class Feeder(Service):
         """Whether `nbytes` more fit the budget. What exceeds it alone may go when nothing else is in flight."""
         lifecycle = self._sender.lifecycle
         if lifecycle.bytes_live:
+            self._settle_answered()
             self._reap()
         return lifecycle.bytes_live + nbytes <= self._budget or not self._in_flight()
 
@@ -359,6 +359,10 @@ class Feeder(Service):
             self._sender.reap(lane, lane.control.worker_leases)
 
     # Endings
+
+    def _settle_answered(self) -> None:
+        while self._answered:
+            self._settle(self._answered.popleft())
 
     def _settle(self, task: Task) -> None:
         """A task is over: let go of what it held, and of what its call held if it was the last."""

@@ -33,7 +33,10 @@ class Reach:
         self._forks = forks
         self._specs = {name: vars(module).get("__spec__") for name, module in _modules().items()}
         main = vars(sys.modules["__main__"])
-        self._main_values = dict(main)
+        # Only what is compared later: a pool must not keep the user's frames alive.
+        self._main_values = {
+            name: value for name, value in list(main.items()) if isinstance(value, (*_ATOMS, types.FunctionType))
+        }
         self._main_prints = fingerprints(main)
         #: What workers have. Until the first spawned one tells, a script is taken to be the same there; a notebook is not.
         self._worker_prints: Mapping[str, str] = self._main_prints if forks or "__file__" in main else {}

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import queue
+import traceback
 import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing import pool as stdlib
@@ -246,7 +247,7 @@ def _make_arena(capacity: int) -> Arena | None:
     except OSError as error:
         if not _said_fallback:
             _said_fallback = True
-            _log.warning("no shared memory to be had on this system (%s): everything is pickled instead", error)
+            _log.warning("no shared memory to be had on this system (%s): everything is pickled instead", str(error))
         return None
 
 
@@ -267,7 +268,8 @@ def _guarded(callback: Callable[[Any], Any] | None) -> Callable[[Any], None] | N
         try:
             callback(value)
         except Exception:
-            _log.exception("a callback of the pool raised")
+            # As text: a log record with the traceback would keep the frames alive, and the results in them.
+            _log.error("a callback of the pool raised\n%s", traceback.format_exc())
 
     return call
 

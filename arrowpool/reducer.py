@@ -226,6 +226,8 @@ def _find(cls: type) -> tuple[Encode | None, bool]:
         encode = _reduce_function
     elif issubclass(cls, type):
         encode = _reduce_class
+    elif cls in copyreg.dispatch_table or cls in ForkingPickler._extra_reducers:  # type: ignore[attr-defined]
+        encode = None  # somebody has said how: as with the standard library, that comes first
     else:
         encode = encoder_for(cls)
     found = _encoders[cls] = (encode, library_of(cls) is not None)

@@ -186,4 +186,7 @@ class Supervisor(Service):
         """Release the descriptors; after the thread and all workers have ended."""
         for lane in self._lanes:
             os.close(lane.sentinel)
+            # The collector may never have heard of it.
+            lane.channel.close()
+            lane.receiver.close()
         self._lanes.clear()

@@ -61,6 +61,7 @@ from arrowpool.wire import Body, GrantWire, Receiver, Sender, is_plain
 
 HELLO, BROKEN, DONE, FAILED, SKIPPED = range(5)
 _PARENT = "parent"
+_F_SETSIG = 10  # fcntl.h
 
 
 class Star(enum.IntEnum):
@@ -291,15 +292,17 @@ def _as_exception(error: BaseException) -> BaseException:
 def _die_with_parent(lifeline: int) -> None:
     """Have this process end within moments of its parent, also while it computes or waits in a system call."""
     try:
-        # The kernel sends the signal when the last writer of the pipe is gone; no thread of ours need run for that.
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(lifeline, 10, signal.SIGKILL)  # F_SETSIG
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | fcntl.FASYNC)
+        # The kernel sends the signal when the last writer of the pipe is gone; no thread of ours need run for that. To
+        # whom it is sent belongs to the open file, which all workers share: hence one of our own.
+        own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(own, _F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | fcntl.FASYNC)
     except OSError:
         threading.Thread(target=_wait_for_end, args=(lifeline,), name="arrowpool-lifeline", daemon=True).start()
         return
     poll = select.poll()
-    poll.register(lifeline, select.POLLIN)
+    poll.register(own, select.POLLIN)
     if poll.poll(0):  # it was too late to be told
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -231,3 +231,12 @@ def signal_and_block(path):
     with open(path, "w") as fifo:
         fifo.write(f"{os.getpid()}\n")
     threading.Event().wait()
+
+
+def spin(_=None):
+    """Compute for ever, in one call that never lets go of the interpreter."""
+    sum(iter(int, 1))
+
+
+def pick(array, index):
+    return float(array[index])

@@ -7,6 +7,8 @@ import gc
 import multiprocessing
 import pickle
 import threading
+import time
+import weakref
 from multiprocessing.pool import MaybeEncodingError
 
 import numpy as np
@@ -103,7 +105,7 @@ def test_errors_keep_the_remote_traceback(pool):
     with pytest.raises(ValueError, match="oh") as caught:
         pool.apply(tasks.fail, ("oh",))
     assert "in fail" in str(caught.value.__cause__)
-    with pytest.raises(ValueError, match="odd: 1"):
+    with pytest.raises(ValueError, match="odd"):
         pool.map(tasks.fail_if_odd, range(10), 1)
     with pytest.raises(tasks.Custom) as caught:
         pool.apply(tasks.raise_custom, ("a", 2))
@@ -199,9 +201,13 @@ def test_terminate_does_not_wait(implementation):
 def test_it_warns_when_it_was_not_closed(implementation):
     pool = implementation.pool(1)
     pool.apply(tasks.square, (1,))
+    alive = weakref.ref(pool)
     with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):
         del pool
-        gc.collect()
+        # The thread that set the result may hold the pool for a moment longer.
+        deadline = time.monotonic() + 10
+        while alive() is not None and time.monotonic() < deadline:
+            gc.collect()
 
 
 def test_a_pool_cannot_be_pickled(pool):

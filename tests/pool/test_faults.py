@@ -1,0 +1,237 @@
+"""What hangs a stock pool, or breaks it: here it is an error of its own call, and the pool goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+import arrowpool
+from arrowpool import PoolTerminatedError, TaskExitError, TransferError, WorkerInitError, WorkerLostError
+from tests.pool import tasks
+
+LIMIT = 30  # seconds after which a call counts as hung
+
+
+def still_works(pool):
+    array = np.ones(100_000)
+    assert pool.map_async(tasks.first, [array] * 6, 1).get(LIMIT) == [1.0] * 6
+
+
+@pytest.mark.parametrize(
+    ("how", "exitcode", "words"),
+    [
+        ("sigkill", -signal.SIGKILL, "killed by SIGKILL.*out-of-memory"),
+        ("segfault", -signal.SIGSEGV, "killed by SIGSEGV.*compiled code"),
+        ("_exit", 3, "exited with code 3"),
+    ],
+)
+def test_a_task_that_kills_its_worker(our_pool, how, exitcode, words):
+    others = our_pool.map_async(tasks.wait_for, [0.05] * 4, 1)
+    with pytest.raises(WorkerLostError, match=words) as caught:
+        our_pool.apply_async(tasks.die, (how,)).get(LIMIT)
+    assert caught.value.exitcode == exitcode
+    assert "task 0 of die" in str(caught.value)
+    assert others.get(LIMIT) == [0.05] * 4
+    still_works(our_pool)
+
+
+@pytest.mark.parametrize("how", ["sys.exit", "interrupt"])
+def test_a_task_that_wants_to_exit(our_pool, how):
+    with pytest.raises(TaskExitError, match="SystemExit|KeyboardInterrupt"):
+        our_pool.apply_async(tasks.die, (how,)).get(LIMIT)
+    still_works(our_pool)
+
+
+def test_what_is_no_exception(our_pool):
+    with pytest.raises(tasks.Base, match="not an Exception"):
+        our_pool.apply_async(tasks.raise_base).get(LIMIT)
+    still_works(our_pool)
+
+
+def test_an_exception_that_cannot_be_rebuilt(our_pool):
+    with pytest.raises(TransferError, match="exception of task 0 of raise_needs_two") as caught:
+        our_pool.apply_async(tasks.raise_needs_two).get(LIMIT)
+    assert "NeedsTwo" in str(caught.value.__cause__)
+    still_works(our_pool)
+
+
+def test_a_result_that_cannot_be_rebuilt(our_pool):
+    with pytest.raises(TransferError, match="result of task 0 of cannot_be_rebuilt"):
+        our_pool.apply_async(tasks.cannot_be_rebuilt).get(LIMIT)
+    still_works(our_pool)
+
+
+def test_an_argument_that_cannot_be_rebuilt(our_pool):
+    with pytest.raises(RuntimeError, match="cannot be rebuilt here"):
+        our_pool.apply_async(tasks.identity, (tasks.CannotBeRebuilt(),)).get(LIMIT)
+    still_works(our_pool)
+
+
+def test_an_argument_that_kills_the_worker_that_rebuilds_it(our_pool):
+    with pytest.raises(WorkerLostError, match="exited with code 7"):
+        our_pool.apply_async(tasks.identity, (tasks.DiesWhenRebuilt(),)).get(LIMIT)
+    still_works(our_pool)
+
+
+def test_a_result_that_kills_the_worker_that_pickles_it(our_pool):
+    with pytest.raises(WorkerLostError, match="exited with code 8"):
+        our_pool.apply_async(tasks.dies_when_pickled).get(LIMIT)
+    still_works(our_pool)
+
+
+def test_an_idle_worker_is_killed(our_pool):
+    still_works(our_pool)
+    victim = our_pool._pool[0]
+    os.kill(victim.pid, signal.SIGKILL)
+    still_works(our_pool)
+    deadline = time.monotonic() + LIMIT
+    while (victim in our_pool._pool or len(our_pool._pool) < 2) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(our_pool._pool) == 2
+    still_works(our_pool)
+
+
+def test_only_the_task_that_ran_is_lost(our_pool):
+    """Short tasks go several to a frame: those behind the one that dies have not begun, and run elsewhere."""
+    our_pool.map(tasks.square, range(2000), 1)
+    tasks_given = [2] * 500
+    results = [our_pool.apply_async(tasks.square, (x,)) for x in tasks_given]
+    doomed = our_pool.apply_async(tasks.die, ("sigkill",))
+    results += [our_pool.apply_async(tasks.square, (x,)) for x in tasks_given]
+    with pytest.raises(WorkerLostError):
+        doomed.get(LIMIT)
+    assert [result.get(LIMIT) for result in results] == [4] * 1000
+
+
+def test_a_long_task_among_short_ones_holds_nobody_up(our_pool):
+    our_pool.map(tasks.square, range(3000), 1)
+    began = time.monotonic()
+    seconds = [0] * 3000 + [3.0] + [0] * 3000
+    results = our_pool.imap_unordered(tasks.wait_for, seconds)
+    first = [next(results) for _ in range(6000)]
+    assert first == [0] * 6000
+    assert time.monotonic() - began < 2.9, "the others waited behind the long one"
+    assert next(results) == 3.0
+
+
+def test_an_initializer_that_raises(ours):
+    pool = ours.pool(2, tasks.fail_initializer)
+    with pytest.raises(WorkerInitError, match="no database") as caught:
+        pool.apply_async(tasks.square, (1,)).get(LIMIT)
+    assert isinstance(caught.value.__cause__, ValueError)
+    with pytest.raises(WorkerInitError):
+        pool.map(tasks.square, [1])
+    pool.terminate()
+    pool.join()
+
+
+def test_an_initializer_that_ends_the_process(ours):
+    pool = ours.pool(2, tasks.exit_initializer)
+    with pytest.raises(WorkerInitError, match="exited with code 5"):
+        pool.apply_async(tasks.square, (1,)).get(LIMIT)
+    pool.terminate()
+    pool.join()
+
+
+def test_results_that_will_never_come(ours):
+    pool = ours.pool(1)
+    waiting = [
+        pool.apply_async(tasks.wait_for, (60,)),
+        pool.map_async(tasks.wait_for, [60] * 3),
+    ]
+    iterator = pool.imap(tasks.wait_for, [60])
+    pool.terminate()
+    pool.join()
+    for result in waiting:
+        with pytest.raises(PoolTerminatedError):
+            result.get(LIMIT)
+    with pytest.raises(PoolTerminatedError):
+        iterator.next(LIMIT)
+
+
+def test_a_callback_that_raises(our_pool, caplog):
+    def callback(value):
+        raise RuntimeError("in the callback")
+
+    assert our_pool.apply_async(tasks.square, (3,), callback=callback).get(LIMIT) == 9
+    assert our_pool.map_async(tasks.square, [1, 2], callback=callback).get(LIMIT) == [1, 4]
+    still_works(our_pool)
+    assert "in the callback" in caplog.text
+
+
+def test_an_iterable_that_raises_what_is_no_exception(our_pool):
+    def items():
+        yield 1
+        raise SystemExit("from the iterable")
+
+    results = our_pool.imap(tasks.square, items())
+    assert results.next(LIMIT) == 1
+    with pytest.raises(TaskExitError, match="iterable raised SystemExit"):
+        results.next(LIMIT)
+    still_works(our_pool)
+
+
+def test_a_broken_pool_cannot_be_made(ours, monkeypatch):
+    context = ours.context._context if hasattr(ours.context, "_context") else ours.context
+
+    class Unstartable(context.Process):
+        def start(self):
+            raise OSError("no more processes")
+
+    monkeypatch.setattr(arrowpool.ArrowPool, "Process", staticmethod(lambda ctx, *a, **k: Unstartable(*a, **k)))
+    with pytest.raises(OSError, match="no more processes"):
+        ours.pool(2)
+
+
+SCRIPT = """
+import os, sys, time
+import numpy as np
+import arrowpool
+from tests.pool import tasks
+
+if __name__ == "__main__":
+    pool = arrowpool.get_context(sys.argv[1]).Pool(3)
+    pool.map(tasks.first, [np.ones(100_000)] * 6, 1)
+    if sys.argv[2] == "busy":
+        pool.map_async(tasks.spin, [None] * 3, 1)
+    print(*[process.pid for process in pool._pool], flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("doing", ["idle", "busy"])
+def test_workers_do_not_outlive_a_killed_parent(ours, tmp_path, doing):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    parent = subprocess.Popen(
+        [sys.executable, str(script), ours.method, doing],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    with parent:
+        workers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        assert len(workers) == 3
+        parent.kill()
+        parent.wait(LIMIT)
+        _, alive = psutil.wait_procs(workers, timeout=5)
+        left = [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+        assert not left
+
+
+def test_a_terminated_pool_gives_all_memory_back(ours):
+    pool = ours.pool(2)
+    frames = pool.map(tasks.frame_of, range(8), 1)
+    pool.map_async(tasks.wait_for, [60] * 8, 1)
+    pool.terminate()
+    pool.join()
+    assert [float(frame.iloc[3, 3]) for frame in frames] == [float(i) for i in range(8)]

@@ -1,0 +1,183 @@
+"""Memory: what is in flight stays within the budget, repeated maps stay flat, nothing is copied more than once."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import arrowpool
+from arrowpool.settings import limits
+from tests.pool import tasks
+
+MIB = 1 << 20
+FRAME = 5 * MIB // 8
+
+
+def sender_of(pool):
+    return pool._task_handler.sender
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_a_generator_of_frames_stays_within_the_budget(ours, method):
+    budget = 40 * MIB
+    peak = 0
+    with ours.pool(2, max_bytes=budget) as pool:
+        lifecycle = sender_of(pool).lifecycle
+        array = np.zeros(FRAME)
+
+        def frames():
+            nonlocal peak
+            for i in range(400):
+                array[:] = i
+                peak = max(peak, lifecycle.bytes_live)
+                yield array
+
+        assert sorted(getattr(pool, method)(tasks.first, frames())) == [float(i) for i in range(400)]
+        assert 0 < peak <= budget
+        assert sender_of(pool).arena.resident <= budget
+    pool.join()
+
+
+def test_unread_results_hold_the_feeder_back_until_the_pool_is_closed(ours):
+    budget = 20 * MIB
+    made = 0
+
+    def numbers():
+        nonlocal made
+        for i in range(60):
+            made = i + 1
+            yield i
+
+    with ours.pool(2, max_bytes=budget) as pool:
+        results = pool.imap(functools.partial(tasks.frame_of, rows=FRAME // 4), numbers())
+        first = next(results)
+        # Another call goes past the one that is held back.
+        assert pool.map(tasks.square, range(100)) == [x * x for x in range(100)]
+        assert made < 40
+        pool.close()
+        pool.join()
+        assert float(first.iloc[0, 0]) == 0
+        assert [float(frame.iloc[0, 0]) for frame in results] == [float(i) for i in range(1, 60)]
+
+
+def test_an_object_larger_than_the_budget_travels_alone(ours):
+    with ours.pool(2, max_bytes=MIB) as pool:
+        arrays = [np.full(FRAME, float(i)) for i in range(6)]
+        assert pool.map(tasks.first, arrays, 1) == [float(i) for i in range(6)]
+    pool.join()
+
+
+def test_repeated_maps_stay_flat(our_pool):
+    arrays = [np.full(FRAME, float(i)) for i in range(10)]
+
+    def round_trip():
+        assert [float(a[0]) for a in our_pool.map(tasks.double, arrays)] == [2.0 * i for i in range(10)]
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), sender_of(our_pool).arena.resident
+
+    for _ in range(3):
+        round_trip()
+    warm = round_trip()
+    for _ in range(15):
+        descriptors, resident = round_trip()
+        assert descriptors == warm[0]
+        assert resident <= 2 * 10 * 5 * MIB
+
+
+def test_one_copy_of_what_all_tasks_need(our_pool):
+    big = np.ones(FRAME)
+    for call in (
+        lambda: our_pool.map(functools.partial(tasks.add, big[:4].sum(), z=0), range(20)),
+        lambda: our_pool.map(functools.partial(np.dot, big), [1.0] * 20, 1),
+        lambda: our_pool.map(tasks.first, [big] * 20, 1),
+        lambda: our_pool.starmap(tasks.first, [(big,)] * 20, 1),
+    )[2:]:
+        before = our_pool.traffic()
+        call()
+        after = our_pool.traffic()
+        assert after.copies - before.copies == 1
+        assert after.shared_bytes - before.shared_bytes == big.nbytes
+
+
+def test_what_a_function_captured_is_copied_once(our_pool):
+    big = np.ones(FRAME)
+    before = our_pool.traffic()
+    assert our_pool.map(functools.partial(tasks.pick, big), range(20), 1) == [1.0] * 20
+    assert our_pool.map(lambda i: float(big[i]), range(20), 1) == [1.0] * 20
+    after = our_pool.traffic()
+    assert after.copies - before.copies == 2
+
+
+def test_a_view_does_not_take_its_base_along(our_pool):
+    base = np.ones((1000, 10_000))
+    before = our_pool.traffic()
+    our_pool.map(tasks.first, [base[:, i : i + 10] for i in range(5)])
+    after = our_pool.traffic()
+    assert after.shared_bytes - before.shared_bytes == 5 * 1000 * 10 * 8
+
+
+def test_frames_do_not_go_through_the_pipe(our_pool):
+    frame = tasks.frame_of(1, rows=200_000)
+    before = our_pool.traffic()
+    our_pool.map(tasks.identity, [frame.iloc[i : i + 20_000] for i in range(0, 200_000, 20_000)], 1)
+    after = our_pool.traffic()
+    assert after.tasks - before.tasks == 10
+    assert after.piped_bytes - before.piped_bytes < 10 * 4000
+    # Each chunk once on its way there and once on its way back.
+    assert after.shared_bytes - before.shared_bytes == 2 * frame.to_numpy().nbytes
+
+
+def test_what_fails_to_be_encoded_holds_nothing(our_pool):
+    array = np.ones(FRAME)
+    for _ in range(3):
+        with pytest.raises(TypeError):
+            our_pool.apply(tasks.identity, ((array, threading.Lock()),))
+        with pytest.raises(TypeError):
+            our_pool.map(functools.partial(tasks.add, threading.Lock()), [array] * 4)
+    our_pool.apply(tasks.first, (array,))
+    sender = sender_of(our_pool)
+    deadline = threading.Event()
+    for _ in range(500):
+        our_pool._task_handler.hurry()  # wakes it, and it looks at what has been released
+        if sender.lifecycle.bytes_live <= 2 * array.nbytes:
+            break
+        deadline.wait(0.01)
+    assert sender.lifecycle.bytes_live <= 2 * array.nbytes
+
+
+def test_the_default_budget_is_within_the_memory():
+    given = limits()
+    assert 0 < given.budget <= given.capacity
+    assert limits(5 * MIB).budget == 5 * MIB
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "1 GB"])
+def test_a_wrong_budget(wrong):
+    with pytest.raises(ValueError, match="max_bytes"):
+        arrowpool.Pool(1, max_bytes=wrong)
+
+
+def test_without_shared_memory_everything_is_pickled(monkeypatch, caplog):
+    from arrowpool import pool as module
+    from arrowpool.memory import arena
+
+    def refuse(capacity):
+        raise OSError("none to be had")
+
+    monkeypatch.setattr(arena, "create", refuse)
+    monkeypatch.setattr(module, "_said_fallback", False)
+    for _ in range(2):
+        with arrowpool.Pool(2) as pool:
+            array = np.arange(FRAME, dtype=float)
+            for result in pool.map(tasks.double, [array] * 3):
+                assert np.array_equal(result, array * 2)
+            assert pool.traffic().shared_bytes == 0
+        pool.join()
+    assert caplog.text.count("no shared memory") == 1
+    assert sys.getrefcount(array) < 10
