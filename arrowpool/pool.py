@@ -140,9 +140,7 @@ class ArrowPool(stdlib.Pool):
             for process in self._pool:
                 process.join()
             sender.close()
-            _release(
-                self._worker_handler, self._result_handler, self._change_notifier, lifeline, initializing
-            )
+            _release(self._worker_handler, self._result_handler, self._change_notifier, lifeline, initializing)
             raise
         self._terminate = util.Finalize(
             self,

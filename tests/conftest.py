@@ -25,7 +25,6 @@ def _standard_helpers():
     resource_tracker.ensure_running()
     multiprocessing.set_forkserver_preload(["tests.pool.tasks"])
     forkserver.ensure_running()
-    yield
 
 
 def _leavings() -> dict[str, set[str]]:

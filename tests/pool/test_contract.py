@@ -202,7 +202,7 @@ def test_it_warns_when_it_was_not_closed(implementation):
     pool = implementation.pool(1)
     pool.apply(tasks.square, (1,))
     alive = weakref.ref(pool)
-    with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):
+    with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):  # noqa: PT031 (and the wait)
         del pool
         # The thread that set the result may hold the pool for a moment longer.
         deadline = time.monotonic() + 10

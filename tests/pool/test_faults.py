@@ -45,7 +45,7 @@ def test_a_task_that_kills_its_worker(our_pool, how, exitcode, words):
 
 @pytest.mark.parametrize("how", ["sys.exit", "interrupt"])
 def test_a_task_that_wants_to_exit(our_pool, how):
-    with pytest.raises(TaskExitError, match="SystemExit|KeyboardInterrupt"):
+    with pytest.raises(TaskExitError, match=r"SystemExit|KeyboardInterrupt"):
         our_pool.apply_async(tasks.die, (how,)).get(LIMIT)
     still_works(our_pool)
 

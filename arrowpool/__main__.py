@@ -1,0 +1,35 @@
+"""The command line: ``python -m arrowpool demo``."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m arrowpool", description="multiprocessing.Pool for data frames")
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser(
+        "demo", help="a pandas job on real data, with multiprocessing.Pool and with arrowpool.Pool"
+    )
+    demo.add_argument("--rows", type=int, default=1_000_000, help="flights; 336,776 are real (default: %(default)s)")
+    demo.add_argument("--processes", type=int, help="workers of each pool (default: one per core)")
+    demo.add_argument("--start-method", choices=multiprocessing.get_all_start_methods(), help="how workers start")
+    chosen = parser.parse_args(arguments)
+    if chosen.rows < 1:
+        demo.error("--rows must be at least 1")
+    from arrowpool.demo import run  # pandas is imported only when it is needed
+
+    try:
+        run(chosen.rows, chosen.processes, chosen.start_method)
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

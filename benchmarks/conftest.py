@@ -1,0 +1,27 @@
+"""Options of the benchmarks: `--contenders=stdlib,arrowpool` picks who competes."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.contenders import choose, quiet_peers
+from benchmarks.scenarios import SCENARIOS, Timing
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--contenders", default=None, help="comma separated; default: all that are installed")
+    parser.addoption("--rounds", type=int, default=5, help="timed rounds after one warm-up (default 5)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    quiet_peers()
+    kinds = choose(metafunc.config.getoption("--contenders"))
+    # A first call needs a new interpreter each time: `python -m benchmarks.compare` measures it.
+    pairs = [
+        pytest.param(scenario, kind, id=f"{scenario.name}-{kind.name}")
+        for scenario in SCENARIOS
+        if scenario.timing is not Timing.FIRST_CALL
+        for kind in kinds
+        if kind().takes(scenario)
+    ]
+    metafunc.parametrize(("scenario", "kind"), pairs)
