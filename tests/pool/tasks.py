@@ -144,6 +144,10 @@ class NeedsTwo(Exception):
         super().__init__(a)
         self.b = b
 
+    def __reduce__(self):
+        # What a plain exception does; said here, since libraries that pickle tracebacks change the default.
+        return type(self), self.args
+
 
 class Custom(Exception):
     pass

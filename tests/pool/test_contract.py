@@ -8,7 +8,6 @@ import multiprocessing
 import pickle
 import threading
 import time
-import weakref
 from multiprocessing.pool import MaybeEncodingError
 
 import numpy as np
@@ -201,12 +200,11 @@ def test_terminate_does_not_wait(implementation):
 def test_it_warns_when_it_was_not_closed(implementation):
     pool = implementation.pool(1)
     pool.apply(tasks.square, (1,))
-    alive = weakref.ref(pool)
-    with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):  # noqa: PT031 (and the wait)
+    with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool") as caught:  # noqa: PT031
         del pool
         # The thread that set the result may hold the pool for a moment longer.
         deadline = time.monotonic() + 10
-        while alive() is not None and time.monotonic() < deadline:
+        while not caught.list and time.monotonic() < deadline:
             gc.collect()
 
 
