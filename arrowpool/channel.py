@@ -100,15 +100,16 @@ class Channel:
 
     def finish(self) -> None:
         """Say that no more messages will be sent; the other end gets EOFError after the last one."""
-        if self._writer >= 0:
-            os.close(self._writer)
-            self._writer = -1
+        # Forgotten first: a child forked in between would close by number what has been opened since.
+        writer, self._writer = self._writer, -1
+        if writer >= 0:
+            os.close(writer)
 
     def close(self) -> None:
         self.finish()
-        if self._reader >= 0:
-            os.close(self._reader)
-            self._reader = -1
+        reader, self._reader = self._reader, -1
+        if reader >= 0:
+            os.close(reader)
 
 
 class Lifeline:
@@ -122,10 +123,11 @@ class Lifeline:
         keep_from_children(self)
 
     def close(self) -> None:
-        for fd in (self.reader, self._writer):
+        fds = (self.reader, self._writer)
+        self.reader = self._writer = -1
+        for fd in fds:
             if fd >= 0:
                 os.close(fd)
-        self.reader = self._writer = -1
 
 
 class _Closeable(Protocol):

@@ -20,6 +20,7 @@ from arrowpool.lane import Lane
 from arrowpool.memory import arena, control, system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import ControlPage
+from arrowpool.memory.lease import watch_forks
 from arrowpool.reducer import Reducer
 from arrowpool.settings import INLINE_LIMIT
 from arrowpool.wire import Body, GrantWire, Parcel, Receiver, Reduced, Sender
@@ -131,6 +132,7 @@ class Launcher:
         Exception
             Whatever starting a process raises; nothing is left of it then.
         """
+        watch_forks()
         with _starting, contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
 
             def held(fd: int, by: contextlib.ExitStack) -> int:

@@ -33,7 +33,7 @@ def _leavings() -> dict[str, set[str]]:
         "children": {str(child.pid) for child in psutil.Process().children()},
         "descriptors": {f"{fd} {_target(fd)}" for fd in os.listdir("/proc/self/fd")},
         "threads": {thread.name for thread in threading.enumerate()},
-        "shared memory": set(os.listdir("/dev/shm")),
+        "shared memory": {name for name in os.listdir("/dev/shm") if name.startswith("arrowpool")},
         "arenas": {line.split()[0] for line in maps if "memfd:arrowpool" in line},
     }
 
