@@ -21,7 +21,7 @@ from arrowpool.errors import PoolTerminatedError, TransferError, WorkerInitError
 from arrowpool.lane import Broken, Failed, Lane, LaneExited, LaneJoined, Returned, Stop, Task
 from arrowpool.memory.lease import settle_forks
 from arrowpool.reducer import loads
-from arrowpool.service import Service
+from arrowpool.service import Service, forking
 from arrowpool.wire import body_bytes
 from arrowpool.worker import BROKEN, DONE, FAILED, HELLO, SKIPPED
 
@@ -171,7 +171,11 @@ class Collector(Service):
             self.copies += len(body[1])
         task.call.took(seconds, nbytes)
         try:
-            value = lane.receiver.rebuild(body, lane.receiver.accept(grants) if grants else [])
+            if len(body) == 1:
+                value = body[0]
+            else:
+                with forking:
+                    value = lane.receiver.rebuild(body, lane.receiver.accept(grants) if grants else [])
         except BaseException as error:
             failure = TransferError(
                 f"the {'result' if kind == DONE else 'exception'} of {describe(task)} could not be rebuilt here: {error!r}"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from arrowpool.errors import TaskExitError
 from arrowpool.functions import is_stateless
 from arrowpool.lane import Blob, Call, Failed, Task
+from arrowpool.service import forking
 from arrowpool.settings import OWN_SEGMENT
 from arrowpool.wire import Parcel, Reduced, Sender, is_plain
 from arrowpool.worker import Star
@@ -77,7 +78,8 @@ class Encoder:
             if is_plain(payload) if star is not Star.CALL else (not kwds and is_plain(args)):
                 return Task(call, index, star, Parcel((payload,), (), 0), call.blobs)
             self._current = (call, blobs := [*call.blobs])
-            reduced = self._sender.reduce(payload)
+            with forking:
+                reduced = self._sender.reduce(payload)
         except Exception as error:
             return Failed(job, index, error)
         finally:
@@ -101,7 +103,8 @@ class Encoder:
         """Encode the call's function once, with all that it captured."""
         self._sender.reducer.refresh()
         try:
-            reduced = self._sender.reduce(function)
+            with forking:
+                reduced = self._sender.reduce(function)
             stateless = is_stateless(function)
             plain = stateless and not reduced.units
             blob = self._known_functions.get(reduced.stream) if plain else None

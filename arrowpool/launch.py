@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import reduction
@@ -22,12 +21,10 @@ from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import ControlPage
 from arrowpool.memory.lease import watch_forks
 from arrowpool.reducer import Reducer
+from arrowpool.service import forking
 from arrowpool.settings import INLINE_LIMIT
 from arrowpool.wire import Body, GrantWire, Parcel, Receiver, Reduced, Sender
 from arrowpool.worker import Endpoints, main
-
-#: Between making a worker's descriptors and closing them here no other worker may be forked: it would inherit them.
-_starting = threading.Lock()
 
 
 class Initializer:
@@ -133,7 +130,8 @@ class Launcher:
             Whatever starting a process raises; nothing is left of it then.
         """
         watch_forks()
-        with _starting, contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        # Nor is another worker forked between making this one's descriptors and closing them here: it would inherit them.
+        with forking, contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
 
             def held(fd: int, by: contextlib.ExitStack) -> int:
                 by.callback(os.close, fd)
