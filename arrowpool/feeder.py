@@ -26,6 +26,7 @@ from arrowpool.settings import (
     FRAME_SECONDS,
     FRAME_TASKS,
     IDLE_SECONDS,
+    PREFETCH_SECONDS,
     RECALL_SECONDS,
     SHORT_TASK_SECONDS,
 )
@@ -198,7 +199,7 @@ class Feeder(Service):
                 return
             self._send(lane, [task, *self._companions(lane, task)])
         # More of them when they are short, while there is nothing else to do.
-        many = FRAME_TASKS // 2 if self._next_is_short() else len(self._lanes)
+        many = FRAME_TASKS // 2 if self._next_is_below(SHORT_TASK_SECONDS) else len(self._lanes)
         while len(self._ahead) < many and self._inbox.empty():
             task = self._encode_next()
             if task is None:
@@ -213,14 +214,15 @@ class Feeder(Service):
                 continue
             if count == 0:
                 return lane
-            # No more than a frame of short tasks is left: the next one may queue behind it.
+            # No more than a frame of short tasks is left: the next one may queue behind it, and is taken back if need be.
             if count <= lane.last_frame and lane.recalled is None and (best is None or count < len(best.outstanding)):
                 best = lane
-        return best if best is not None and self._next_is_short() else None
+        return best if best is not None and self._next_is_below(PREFETCH_SECONDS) else None
 
-    def _next_is_short(self) -> bool:
+    def _next_is_below(self, seconds: float) -> bool:
+        """Whether the next task's call has had tasks that took less than this."""
         call = self._ahead[0].call if self._ahead else self._calls[0] if self._calls else None
-        return call is not None and call.mean_seconds is not None and call.mean_seconds < SHORT_TASK_SECONDS
+        return call is not None and call.mean_seconds is not None and call.mean_seconds < seconds
 
     def _companions(self, lane: Lane, first: Task) -> Iterator[Task]:
         """More short tasks of the same call that go in the same frame."""

@@ -40,6 +40,9 @@ FRAME_SECONDS = 10e-3
 FRAME_TASKS = 1024
 FRAME_BYTES = 64 * KIB
 
+#: Tasks shorter than this on average may queue behind one other in their worker, which then never waits for the next.
+PREFETCH_SECONDS = 10e-3
+
 #: Tasks that wait this long behind another one in the same worker, while other workers idle, are taken back.
 RECALL_SECONDS = 0.02
 

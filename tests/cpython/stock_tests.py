@@ -1,12 +1,13 @@
 """The interpreter's own pool tests, with our pool in the place of `multiprocessing.Pool`. Run as a script, by method."""
 
+import importlib
 import multiprocessing
 import sys
 import unittest
-from test import _test_multiprocessing as stock
 
 import arrowpool
 
+stock = importlib.import_module("test._test_multiprocessing")
 stock.ProcessesMixin.Pool = staticmethod(arrowpool.Pool)
 
 for _name in [name for name in dir(stock) if name.startswith("_TestPool")]:
