@@ -29,22 +29,33 @@ class Channel:
     ----------
     reader, writer : int
         Where messages come from, and where they go to.
+    lifeline : int
+        In the parent, the writing end of a pipe on which nothing is ever written: the worker, which has the other end, is
+        told by the kernel when the parent is no more, however it went. -1 in the worker.
     """
 
-    def __init__(self, reader: int, writer: int):
+    def __init__(self, reader: int, writer: int, lifeline: int = -1):
         self._reader = reader
         self._writer = writer
+        self._lifeline = lifeline
         self._received = bytearray()
 
     @classmethod
-    def pair(cls) -> tuple[Channel, tuple[int, int]]:
-        """One end, and the descriptors (reader, writer) of the other."""
-        here_reader, there_writer = os.pipe()
-        there_reader, here_writer = os.pipe()
+    def pair(cls) -> tuple[Channel, tuple[int, int, int]]:
+        """The parent's end, and the descriptors (reader, writer, reader of the lifeline) of the worker's."""
+        fds: list[int] = []
+        try:
+            for _ in range(3):
+                fds += os.pipe()
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        here_reader, there_writer, there_reader, here_writer, there_lifeline, here_lifeline = fds
         for fd in (here_writer, there_writer):
             with contextlib.suppress(AttributeError, OSError):
                 fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        return cls(here_reader, here_writer), (there_reader, there_writer)
+        return cls(here_reader, here_writer, here_lifeline), (there_reader, there_writer, there_lifeline)
 
     def fileno(self) -> int:
         return self._reader
@@ -107,24 +118,8 @@ class Channel:
 
     def close(self) -> None:
         self.finish()
-        reader, self._reader = self._reader, -1
-        if reader >= 0:
-            os.close(reader)
-
-
-class Lifeline:
-    """A pipe on which nothing is ever written: its reader learns that every writer is gone.
-
-    The parent keeps the writing end; workers are told by the kernel when the parent is no more, however it went.
-    """
-
-    def __init__(self) -> None:
-        self.reader, self._writer = os.pipe()
-        keep_from_children(self)
-
-    def close(self) -> None:
-        fds = (self.reader, self._writer)
-        self.reader = self._writer = -1
+        fds = (self._reader, self._lifeline)
+        self._reader = self._lifeline = -1
         for fd in fds:
             if fd >= 0:
                 os.close(fd)
@@ -141,7 +136,7 @@ _watching = False
 def keep_from_children(owner: _Closeable) -> None:
     """Close `owner` in every child that is forked from now on.
 
-    A child that kept the parent's end of a channel or lifeline would keep workers from seeing that the parent is gone.
+    A child that kept the parent's end of a channel would keep workers from seeing that the parent is gone.
     """
     global _watching
     _parent_only.add(owner)

@@ -12,22 +12,20 @@ import queue
 import select
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from multiprocessing import util
-from multiprocessing.pool import IMapIterator, MapResult, RemoteTraceback  # type: ignore[attr-defined]
+from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
 from arrowpool.channel import Message
-from arrowpool.errors import PoolTerminatedError, TransferError, WorkerInitError, WorkerLostError
-from arrowpool.lane import Broken, Failed, Lane, LaneExited, LaneJoined, Returned, Stop, Task
+from arrowpool.errors import PoolTerminatedError, TaskTimeoutError, TransferError, WorkerInitError, WorkerLostError
+from arrowpool.lane import Broken, Cancelled, Failed, Lane, LaneExited, LaneJoined, Returned, Stop, Task
 from arrowpool.memory.lease import settle_forks
 from arrowpool.reducer import loads
+from arrowpool.results import fail
 from arrowpool.service import Service, forking
 from arrowpool.wire import body_bytes
 from arrowpool.worker import BROKEN, DONE, FAILED, HELLO, SKIPPED
-
-# Untyped, since it is their private parts that are set.
-_IMAP: Any = IMapIterator
-_MAP: Any = MapResult
 
 #: With more tasks than this in one worker's hands, replies are gathered for so long before they are read.
 _MANY = 16
@@ -47,6 +45,10 @@ class Collector(Service):
         Gets what a spawned worker says is in its ``__main__``.
     broke : callable
         Gets the error when no worker can ever run a task.
+    retries : int
+        How many times a task is run again after its worker was lost.
+    task_timeout : float or None
+        Seconds that the supervisor grants a task.
     """
 
     def __init__(
@@ -55,12 +57,16 @@ class Collector(Service):
         cache: dict[int, Any],
         told_names: Callable[[dict[str, str | None]], None],
         broke: Callable[[BaseException], None],
+        retries: int,
+        task_timeout: float | None,
     ):
         super().__init__("arrowpool-collector")
         self._feeder_inbox = feeder_inbox
         self._cache = cache
         self._told_names = told_names
         self._broke = broke
+        self._retries = retries
+        self._task_timeout = task_timeout
         #: Where the feeder is told of tasks that have their results.
         self.answered: Callable[[list[Task]], None] = list.clear
         self._inbox: deque[Any] = deque()
@@ -118,6 +124,10 @@ class Collector(Service):
             self._bury(event.lane, event.exitcode)
         elif isinstance(event, Failed):
             self._set(event.job, event.index, False, event.error)
+        elif isinstance(event, Cancelled):
+            result = self._cache.get(event.job)
+            if result is not None:
+                fail(result, CancelledError("the call was interrupted"))
         elif isinstance(event, Broken):
             self._abandon(event.error)
         elif isinstance(event, Stop):
@@ -201,9 +211,16 @@ class Collector(Service):
         returned: list[Task] = []
         for number in sorted(lane.outstanding):
             task = lane.outstanding.pop(number)
-            (lost if number < begun else returned).append(task)
+            if number < begun:
+                task.losses += 1
+                (returned if task.losses <= self._retries and not lane.overdue else lost).append(task)
+            else:
+                returned.append(task)
+        pid = lane.process.pid or 0
         for task in lost:
-            error = WorkerLostError(lane.process.pid or 0, exitcode, describe(task))
+            error: WorkerLostError | TaskTimeoutError = WorkerLostError(pid, exitcode, describe(task))
+            if lane.overdue and self._task_timeout is not None:
+                error = TaskTimeoutError(pid, self._task_timeout, describe(task))
             self._set(task.call.job, task.index, False, error)
         self._forget(lane)
         self._feeder_inbox.put(LaneExited(lane, exitcode))
@@ -233,20 +250,8 @@ class Collector(Service):
 
     def _abandon(self, error: BaseException) -> None:
         """End every call that still waits, with `error`: nobody shall wait for ever."""
-        result: Any
-        for job, result in list(self._cache.items()):
-            result._error_callback = None
-            if isinstance(result, _IMAP):
-                with result._cond:
-                    result._items.append((False, error))
-                    result._index += 1
-                    result._length = result._index
-                    result._cond.notify()
-                    self._cache.pop(job, None)
-            else:
-                if isinstance(result, _MAP):
-                    result._number_left = 1
-                result._set(0, (False, error))
+        for result in list(self._cache.values()):
+            fail(result, error)
 
 
 def describe(task: Task) -> str:

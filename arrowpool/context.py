@@ -27,11 +27,10 @@ class _Context:
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
-        *,
-        max_bytes: int | None = None,
+        **extras: Any,
     ) -> ArrowPool:
-        """Return an `ArrowPool` whose workers are started by this context's method."""
-        return ArrowPool(processes, initializer, initargs, maxtasksperchild, context=self._context, max_bytes=max_bytes)
+        """Return an `ArrowPool` whose workers are started by this context's method; `extras` are its own keywords."""
+        return ArrowPool(processes, initializer, initargs, maxtasksperchild, context=self._context, **extras)
 
 
 def get_context(method: str | None = None) -> Any:

@@ -14,6 +14,7 @@ __all__ = [
     "ArenaFullError",
     "PoolTerminatedError",
     "TaskExitError",
+    "TaskTimeoutError",
     "TransferError",
     "WorkerInitError",
     "WorkerLostError",
@@ -49,6 +50,30 @@ class WorkerInitError(BrokenProcessPool):
 
 class TaskExitError(RuntimeError):
     """A task raised SystemExit or KeyboardInterrupt; raising that here would end or interrupt the caller."""
+
+
+class TaskTimeoutError(TimeoutError):
+    """A task ran for longer than the pool's `task_timeout`; its worker was killed and replaced, the pool goes on.
+
+    Attributes
+    ----------
+    pid : int
+        Process id of the worker that was killed.
+    seconds : float
+        The time that it had.
+    """
+
+    def __init__(self, pid: int, seconds: float, task: str):
+        super().__init__(pid, seconds, task)
+        self.pid = pid
+        self.seconds = seconds
+        self.task = task
+
+    def __str__(self) -> str:
+        return (
+            f"{self.task} ran for more than {self.seconds:g} s in worker {self.pid}, which was killed and replaced; "
+            "give a larger task_timeout to the pool, or smaller chunks to the tasks."
+        )
 
 
 class TransferError(RuntimeError):

@@ -14,12 +14,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing import util
-from multiprocessing.pool import IMapIterator
 from typing import Any
 
 from arrowpool.encoder import Encoder, Unplaced
 from arrowpool.errors import ArenaFullError
-from arrowpool.lane import Answered, Call, Failed, Lane, LaneExited, LaneJoined, Returned, Stop, Task
+from arrowpool.lane import Answered, Call, Cancelled, Failed, Lane, LaneExited, LaneJoined, Returned, Stop, Task
+from arrowpool.recall import Recall
+from arrowpool.results import Imap
 from arrowpool.service import Service
 from arrowpool.settings import (
     FRAME_BYTES,
@@ -38,9 +39,6 @@ _LOOK_AGAIN_SECONDS = 0.02
 #: Time that handling one task costs beside running it, for sizing frames.
 _TASK_OVERHEAD_SECONDS = 1e-5
 
-# Untyped, since it is its private parts that are read.
-_IMAP: Any = IMapIterator
-
 
 class Feeder(Service):
     """Runs until it gets None, which comes after the last call is answered, or a `Stop`.
@@ -57,6 +55,8 @@ class Feeder(Service):
         Encodes arguments into the parent's arena; this thread's own from here on.
     budget : int
         Bytes of segments in flight at a time.
+    one_by_one : bool
+        Whether no task is to wait in a worker behind another one.
     has_ended : callable
         Called with None at the end of this thread.
     """
@@ -68,6 +68,7 @@ class Feeder(Service):
         cache: dict[int, Any],
         sender: Sender,
         budget: int,
+        one_by_one: bool,
         has_ended: Callable[[None], None],
     ):
         super().__init__("arrowpool-feeder")
@@ -77,12 +78,14 @@ class Feeder(Service):
         self._sender = sender
         self._encoder = Encoder(sender, self._make_room)
         self._budget = budget
+        self._one_by_one = one_by_one
         self._has_ended = has_ended
         #: Whether this thread will send nothing any more.
         self.over = False
         self._ended = False
         self._closing = False
         self._lanes: list[Lane] = []
+        self._recall = Recall(self._lanes, self._give_back)
         self._calls: deque[Call] = deque()
         #: Tasks that are encoded and not bound to a worker yet.
         self._ahead: deque[Task] = deque()
@@ -113,6 +116,10 @@ class Feeder(Service):
         """There will be no more calls, and all are answered."""
         self._inbox.put(None)
 
+    def wake(self) -> None:
+        """A worker that was not to be used may be used again."""
+        self._inbox.put(Answered())
+
     def hurry(self) -> None:
         """The pool is closed: results may pile up, since who waits for its end may read them only after that."""
         self._closing = True
@@ -125,8 +132,8 @@ class Feeder(Service):
             while not self._ended:
                 self._take_events()
                 if not self._ended:
+                    self._recall.look()
                     self._pump()
-                    self._recall()
         finally:
             util.debug("feeder exiting")
             self._waiting = None
@@ -152,7 +159,7 @@ class Feeder(Service):
     def _patience(self) -> float | None:
         if self._waiting is not None or (self._calls and self._is_throttled(self._calls[0])):
             return _LOOK_AGAIN_SECONDS
-        if any(len(lane.outstanding) > 1 or lane.recalled for lane in self._lanes):
+        if self._recall.is_pending():
             return RECALL_SECONDS
         arena = self._sender.arena
         return IDLE_SECONDS if arena is not None and arena.resident else None
@@ -171,7 +178,9 @@ class Feeder(Service):
         elif isinstance(event, Call):
             self._calls.append(event)
         elif isinstance(event, Returned):
-            self._ahead.extendleft(reversed(event.tasks))
+            self._give_back(event.tasks)
+        elif isinstance(event, Cancelled):
+            self._cancel(event.job)
         elif isinstance(event, LaneJoined):
             event.lane.ready = True
             self._sender.lifecycle.consumer_joined(event.lane)
@@ -181,7 +190,7 @@ class Feeder(Service):
                 self._lanes.remove(event.lane)
                 self._sender.consumer_lost(event.lane)
             # Sent after the collector had buried it: nobody read these.
-            self._ahead.extendleft(reversed(list(event.lane.outstanding.values())))
+            self._give_back(list(event.lane.outstanding.values()))
             event.lane.outstanding.clear()
         elif isinstance(event, Stop):
             self._ended = True
@@ -210,7 +219,7 @@ class Feeder(Service):
         best = None
         for lane in self._lanes:
             count = len(lane.outstanding)
-            if lane.quota is not None and lane.sent >= lane.quota:
+            if lane.doomed or (lane.quota is not None and lane.sent >= lane.quota):
                 continue
             if count == 0:
                 return lane
@@ -222,13 +231,15 @@ class Feeder(Service):
     def _next_is_below(self, seconds: float) -> bool:
         """Whether the next task's call has had tasks that took less than this."""
         call = self._ahead[0].call if self._ahead else self._calls[0] if self._calls else None
-        return call is not None and call.mean_seconds is not None and call.mean_seconds < seconds
+        return (
+            not self._one_by_one and call is not None and call.mean_seconds is not None and call.mean_seconds < seconds
+        )
 
     def _companions(self, lane: Lane, first: Task) -> Iterator[Task]:
         """More short tasks of the same call that go in the same frame."""
         call = first.call
         mean = call.mean_seconds
-        if mean is None or mean >= SHORT_TASK_SECONDS or first.parcel.segments:
+        if self._one_by_one or mean is None or mean >= SHORT_TASK_SECONDS or first.parcel.segments:
             return
         # A share of what is left (or, where nobody knows, of what there has been), so that all workers end together.
         share = (call.length - first.index if call.length is not None else first.index) // (2 * len(self._lanes))
@@ -337,11 +348,8 @@ class Feeder(Service):
         """Whether results of an imap pile up unread beyond the budget. Reading them goes on with it."""
         if self._closing or not call.result_bytes:
             return False
-        result: Any = self._cache.get(call.job)
-        if not isinstance(result, _IMAP):
-            return False
-        unread = len(result._items) + len(result._unsorted)
-        return call.result_bytes / call.replies * unread > self._budget
+        result = self._cache.get(call.job)
+        return isinstance(result, Imap) and call.result_bytes / call.replies * result.unread() > self._budget
 
     # Room
 
@@ -381,36 +389,29 @@ class Feeder(Service):
                     lane.known_blobs.discard(blob.number)
                     lane.to_forget.append(blob.number)
 
-    # Taking back
+    def _give_back(self, tasks: list[Task]) -> None:
+        """These were sent and never begun: they go first, unless nobody waits for them any more."""
+        for task in reversed(tasks):
+            if task.call.cancelled:
+                self._settle(task)
+            else:
+                self._ahead.appendleft(task)
 
-    def _recall(self) -> None:
-        """Take tasks back that wait behind one that runs long, while there is a worker free for them.
-
-        1. The worker's range of recalled numbers is set: from now on it begins none of them.
-        2. One period later, what it had begun before it could see that is visible here. All others are given away.
-        3. A worker that announced a task and then saw the range says so (`SKIPPED`), and that task comes back as well.
-        """
-        now = time.monotonic()
-        for lane in self._lanes:
-            if lane.recalled is not None:
-                if now - lane.progress[0] >= RECALL_SECONDS:
-                    self._give_away(lane)
+    def _cancel(self, job: int) -> None:
+        """Do no more of this job: forget what is left of it, take back what was sent, interrupt what runs."""
+        calls = {task.call for task in self._ahead}
+        calls |= {task.call for lane in self._lanes for task in list(lane.outstanding.values())}
+        for call in {*calls, *self._calls}:
+            if call.job != job:
                 continue
-            if len(lane.outstanding) < 2:
-                continue
-            started = lane.control.started
-            if started != lane.progress[1]:
-                lane.progress = (now, started)
-            elif now - lane.progress[0] >= RECALL_SECONDS and any(not other.outstanding for other in self._lanes):
-                lane.control.recall(started, lane.sent)
-                lane.recalled = (started, lane.sent)
-                lane.progress = (now, started)
-
-    def _give_away(self, lane: Lane) -> None:
-        assert lane.recalled is not None
-        first, end = lane.recalled
-        lane.recalled = None
-        lane.last_frame = 0
-        tasks = [lane.outstanding.pop(number, None) for number in range(max(first, lane.control.started), end)]
-        self._ahead.extendleft(task for task in reversed(tasks) if task is not None)
-        self._pump()
+            if not call.exhausted:
+                self._calls.remove(call)
+                call.exhausted = True
+            self._recall.cancel(call)
+            if self._waiting is not None and self._waiting.call is call:
+                self._waiting = None
+                call.pending -= 1
+            for task in [task for task in self._ahead if task.call is call]:
+                self._ahead.remove(task)
+                self._settle(task)
+            self._finish(call)

@@ -57,6 +57,8 @@ class Call:
     #: Tasks encoded and not yet answered, and whether there are more to come.
     pending: int = 0
     exhausted: bool = False
+    #: Nobody waits for it any more.
+    cancelled: bool = False
     #: Moving average of a task's seconds; None until the first reply.
     mean_seconds: float | None = None
     replies: int = 0
@@ -83,6 +85,8 @@ class Task:
     star: int
     parcel: Parcel
     blobs: tuple[Blob, ...]
+    #: How often it was begun by a worker that was then lost.
+    losses: int = 0
 
 
 @dataclass(eq=False, repr=False)
@@ -112,6 +116,9 @@ class Lane:
     progress: tuple[float, int] = (0.0, 0)
     #: Numbers taken back from the worker, not yet given to others.
     recalled: tuple[int, int] | None = None
+    #: Set by the supervisor: about to be killed, so to be sent nothing; and that the reason was a task's time.
+    doomed: bool = False
+    overdue: bool = False
 
     def __repr__(self) -> str:
         return f"<Lane pid={self.process.pid} outstanding={len(self.outstanding)} sent={self.sent}>"
@@ -151,6 +158,13 @@ class Failed:
     job: int
     index: int
     error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Nobody waits for this job any more. To the collector: end its result. To the feeder: do no more of it."""
+
+    job: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from arrowpool.channel import Channel, Lifeline, keep_from_children
+from arrowpool.channel import Channel, keep_from_children
 from arrowpool.functions import Reach
 from arrowpool.lane import Lane
 from arrowpool.memory import arena, control, system
@@ -23,6 +23,7 @@ from arrowpool.memory.lease import watch_forks
 from arrowpool.reducer import Reducer
 from arrowpool.service import forking
 from arrowpool.settings import INLINE_LIMIT
+from arrowpool.signals import interrupts_held_back
 from arrowpool.wire import Body, GrantWire, Parcel, Receiver, Reduced, Sender
 from arrowpool.worker import Endpoints, main
 
@@ -34,11 +35,19 @@ class Initializer:
     queues travel at no other time; their large memory is placed once, for all workers, when the first one starts.
     """
 
-    def __init__(self, function: Callable[..., Any] | None, args: tuple[Any, ...], reach: Reach, capacity: int):
+    def __init__(
+        self,
+        function: Callable[..., Any] | None,
+        args: tuple[Any, ...],
+        reach: Reach,
+        capacity: int,
+        spill_dir: str | None,
+    ):
         self._function = function
         self._args = args
         self._reach = reach
         self._capacity = capacity
+        self._spill_dir = spill_dir
         #: Sizes of the large memory, where it was placed, and in what arena.
         self._placed: tuple[list[int], Parcel, Arena] | None = None
 
@@ -53,7 +62,7 @@ class Initializer:
             return _rebuild_initializer, (stream, (), (), None)
         sizes = [unit.nbytes for unit in units]
         if self._placed is None or self._placed[0] != sizes:
-            sender = Sender(Arena(arena.create(self._capacity)))
+            sender = Sender(Arena(arena.create(self._capacity, self._spill_dir)))
             assert sender.arena is not None
             self._placed = (sizes, sender.place(Reduced(b"", units)), sender.arena)
         _, parcel, placed = self._placed
@@ -110,6 +119,8 @@ class Launcher:
         Descriptor of the parent's arena, -1 for none.
     capacity : int
         Bytes that a worker's own arena reserves; 0 for none.
+    spill_dir : str or None
+        Where that lies on disk, if it does.
     """
 
     context: BaseContext
@@ -118,7 +129,7 @@ class Launcher:
     maxtasks: int | None
     arguments: int
     capacity: int
-    lifeline: Lifeline
+    spill_dir: str | None
     forks: bool
 
     def launch(self) -> Lane:
@@ -140,13 +151,13 @@ class Launcher:
             channel, there = Channel.pair()
             ours.callback(channel.close)
             keep_from_children(channel)
-            results = held(arena.create(self.capacity), theirs) if self.capacity else -1
+            results = held(arena.create(self.capacity, self.spill_dir), theirs) if self.capacity else -1
             page = held(control.create(), theirs)
             endpoints = _Travelling(
                 reader=held(there[0], theirs),
                 writer=held(there[1], theirs),
                 control=page,
-                lifeline=held(os.dup(self.lifeline.reader), theirs),
+                lifeline=held(there[2], theirs),
                 arguments=held(system.read_only(self.arguments), theirs) if self.arguments >= 0 else -1,
                 results=results,
             )
@@ -160,7 +171,8 @@ class Launcher:
             )
             process.name = process.name.replace("Process", "PoolWorker")
             process.daemon = True
-            process.start()
+            with interrupts_held_back():
+                process.start()
             ours.pop_all()
         return Lane(process, channel, shared, receiver, _watch(process), quota=self.maxtasks)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import multiprocessing
 import os
 import queue
@@ -12,19 +13,20 @@ import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing import pool as stdlib
 from multiprocessing import util
-from multiprocessing.pool import INIT, RUN, TERMINATE, MapResult
+from multiprocessing.pool import INIT, RUN, TERMINATE, mapstar, starmapstar  # type: ignore[attr-defined]
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from arrowpool.channel import Lifeline
 from arrowpool.collector import Collector
 from arrowpool.feeder import Feeder
 from arrowpool.functions import Reach
-from arrowpool.lane import Call, Stop
+from arrowpool.lane import Call, Cancelled, Stop
 from arrowpool.launch import Initializer, Launcher
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
-from arrowpool.settings import COPY_THREADS, limits
+from arrowpool.memory.limits import limits
+from arrowpool.results import ApplyResult, ImapResults, MapResult, UnorderedImapResults
+from arrowpool.settings import COPY_THREADS
 from arrowpool.stats import Traffic
 from arrowpool.supervisor import Notifier, Supervisor
 from arrowpool.wire import Sender
@@ -48,12 +50,24 @@ class ArrowPool(stdlib.Pool):
         As for `multiprocessing.pool.Pool`.
     max_bytes : int, optional
         Bytes of shared memory in flight to the workers at a time; the default is half of the memory that is available
-        when the pool is made. What exceeds it waits; an object that exceeds it alone travels alone.
+        when the pool is made. What exceeds it waits; an object that exceeds it alone travels alone, or raises
+        `ArenaFullError` when there is no memory for it.
+    spill_dir : path, optional
+        Directory on a disk where segments lie, in files without a name, so that they may exceed the memory. By default they
+        lie in memory.
+
+    retries : int
+        How many times a task is run again whose worker was lost while it ran; for tasks that may run twice. After that,
+        and by default at once, its call raises `WorkerLostError`.
+    task_timeout : float, optional
+        Seconds that a task may run (for `map`, a task is a chunk). Then its worker is killed and replaced, and its call
+        raises `TaskTimeoutError`; it is not tried again. By default there is no limit. With a limit, short tasks are sent
+        to their workers one by one, which costs some 0.1 ms each.
 
     Raises
     ------
     ValueError, TypeError
-        As for `multiprocessing.pool.Pool`, and for a `max_bytes` that is not a positive int.
+        As for `multiprocessing.pool.Pool`, and for extras that are out of range.
 
     Examples
     --------
@@ -73,6 +87,9 @@ class ArrowPool(stdlib.Pool):
         context: Any = None,
         *,
         max_bytes: int | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
+        retries: int = 0,
+        task_timeout: float | None = None,
     ):
         # First of all, so that __del__ finds them whatever happens here.
         self._pool: list[BaseProcess] = []
@@ -88,6 +105,10 @@ class ArrowPool(stdlib.Pool):
             raise TypeError("initializer must be a callable")
         if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes <= 0):
             raise ValueError("max_bytes must be a positive int (bytes) or None")
+        if not isinstance(retries, int) or retries < 0:
+            raise ValueError("retries must be an int, 0 or more")
+        if task_timeout is not None and not (isinstance(task_timeout, (int, float)) and 0 < task_timeout < math.inf):
+            raise ValueError("task_timeout must be a positive number (seconds) or None")
         self._processes = processes
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
@@ -97,18 +118,24 @@ class ArrowPool(stdlib.Pool):
         self._change_notifier = Notifier()
         self._cache = stdlib._PoolCache(notifier=self._change_notifier)  # type: ignore[attr-defined]
 
-        limit = limits(max_bytes)
+        spilled = None if spill_dir is None else os.fspath(spill_dir)
+        limit = limits(max_bytes, spilled)
         forks = self._ctx.get_start_method() == "fork"
         reach = Reach(forks=forks)
-        sender = Sender(_make_arena(limit.capacity), reach, copy_threads=min(COPY_THREADS, _default_size()))
-        lifeline = Lifeline()
+        sender = Sender(_make_arena(limit.capacity, spilled), reach, copy_threads=min(COPY_THREADS, _default_size()))
         broke = functools.partial(_break, weakref.ref(self))
-        self._result_handler = Collector(self._taskqueue, self._cache, reach.worker_has, broke)
+        self._result_handler = Collector(self._taskqueue, self._cache, reach.worker_has, broke, retries, task_timeout)
         self._task_handler = Feeder(
-            self._taskqueue, self._result_handler.tell, self._cache, sender, limit.budget, self._change_notifier.put
+            self._taskqueue,
+            self._result_handler.tell,
+            self._cache,
+            sender,
+            limit.budget,
+            task_timeout is not None,
+            self._change_notifier.put,
         )
         self._result_handler.answered = self._task_handler.answered
-        initializing = Initializer(initializer, self._initargs, reach, limit.capacity)
+        initializing = Initializer(initializer, self._initargs, reach, limit.capacity, spilled)
         launcher = Launcher(
             context=self._ctx,
             process=self.Process,
@@ -116,7 +143,7 @@ class ArrowPool(stdlib.Pool):
             maxtasks=maxtasksperchild,
             arguments=sender.arena.fd if sender.arena is not None else -1,
             capacity=sender.arena.capacity if sender.arena is not None else 0,
-            lifeline=lifeline,
+            spill_dir=spilled,
             forks=forks,
         )
         self._worker_handler = Supervisor(
@@ -128,6 +155,7 @@ class ArrowPool(stdlib.Pool):
             self._task_handler,
             self._result_handler.tell,
             broke,
+            task_timeout,
         )
         closing = (self._worker_handler, self._task_handler, self._result_handler)
         try:
@@ -140,12 +168,12 @@ class ArrowPool(stdlib.Pool):
             for process in self._pool:
                 process.join()
             sender.close()
-            _release(self._worker_handler, self._result_handler, self._change_notifier, lifeline, initializing)
+            _release(self._worker_handler, self._result_handler, self._change_notifier, initializing)
             raise
         self._terminate = util.Finalize(
             self,
             _terminate_pool,
-            args=(self._pool, self._taskqueue, *closing, self._change_notifier, lifeline, initializing),
+            args=(self._pool, self._taskqueue, *closing, self._change_notifier, initializing),
             exitpriority=15,
         )
         self._state = RUN
@@ -159,6 +187,29 @@ class ArrowPool(stdlib.Pool):
         if self._broken:
             raise self._broken[0]
 
+    # Calls: as in the standard library, but that the feeder is told what it can rely on, and that an interrupt ends a call.
+
+    def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Any = {}) -> Any:  # noqa: B006
+        """
+        Equivalent of `func(*args, **kwds)`.
+        """
+        return self._wait_for(self.apply_async(func, args, kwds))
+
+    def map(self, func: Callable[[Any], Any], iterable: Any, chunksize: int | None = None) -> Any:
+        """
+        Apply `func` to each element in `iterable`, collecting the results
+        in a list that is returned.
+        """
+        return self._wait_for(self._map_async(func, iterable, mapstar, chunksize))
+
+    def starmap(self, func: Callable[..., Any], iterable: Any, chunksize: int | None = None) -> Any:
+        """
+        Like `map()` method but the elements of the `iterable` are expected to
+        be iterables as well and will be unpacked as arguments. Hence
+        `func` and (a, b) becomes func(a, b).
+        """
+        return self._wait_for(self._map_async(func, iterable, starmapstar, chunksize))
+
     def apply_async(
         self,
         func: Callable[..., Any],
@@ -170,7 +221,10 @@ class ArrowPool(stdlib.Pool):
         """
         Asynchronous version of `apply()` method.
         """
-        return super().apply_async(func, args, kwds, _guarded(callback), _guarded(error_callback))
+        self._check_running()
+        result: Any = ApplyResult(self, _guarded(callback), _guarded(error_callback))
+        self._taskqueue.put(Call(iter([(result._job, 0, func, args, kwds)]), None, job=result._job, length=1))
+        return result
 
     def _map_async(
         self,
@@ -181,7 +235,6 @@ class ArrowPool(stdlib.Pool):
         callback: Callable[[Any], Any] | None = None,
         error_callback: Callable[[BaseException], Any] | None = None,
     ) -> Any:
-        # As in the standard library, but that the feeder is told when it can rely on the items staying what they are.
         self._check_running()
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
@@ -197,8 +250,46 @@ class ArrowPool(stdlib.Pool):
         )
         tasks = self._guarded_task_generation(result._job, mapper, batches)  # type: ignore[attr-defined]
         items = iterable if type(iterable) in (list, tuple) else None
-        self._taskqueue.put(Call(tasks, None, items, length=result._number_left))
+        self._taskqueue.put(Call(tasks, None, items, job=result._job, length=result._number_left))
         return result
+
+    def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Any:
+        """
+        Equivalent of `map()`, item by item: results come as soon as they are there, in order.
+        """
+        return self._imap(ImapResults, func, iterable, chunksize)
+
+    def imap_unordered(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Any:
+        """
+        Like `imap()` method but ordering of results is arbitrary.
+        """
+        return self._imap(UnorderedImapResults, func, iterable, chunksize)
+
+    def _imap(self, kind: Callable[[ArrowPool], Any], func: Any, iterable: Iterable[Any], chunksize: Any) -> Any:
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
+        batches = iterable if chunksize == 1 else stdlib.Pool._get_tasks(func, iterable, chunksize)  # type: ignore[attr-defined]
+        result = kind(self)
+        tasks = self._guarded_task_generation(  # type: ignore[attr-defined]
+            result._job, func if chunksize == 1 else mapstar, batches
+        )
+        self._taskqueue.put(Call(tasks, result._set_length, job=result._job))
+        return result if chunksize == 1 else (item for chunk in result for item in chunk)
+
+    def _wait_for(self, result: Any) -> Any:
+        """The value of a call that is waited for; an interrupt (or any other signal handler's exception) cancels it."""
+        try:
+            return result.get()
+        except BaseException:
+            if not result.ready():
+                self._cancel(result._job)
+            raise
+
+    def _cancel(self, job: int) -> None:
+        """End a call: what runs of it is interrupted, what waits is dropped, and its result is `CancelledError`."""
+        self._result_handler.tell(Cancelled(job))
+        self._taskqueue.put(Cancelled(job))
 
     def close(self) -> None:
         """
@@ -238,11 +329,13 @@ def _default_size() -> int:
     return os.cpu_count() or 1
 
 
-def _make_arena(capacity: int) -> Arena | None:
+def _make_arena(capacity: int, spill_dir: str | None) -> Arena | None:
     global _said_fallback
     try:
-        return Arena(arena.create(capacity))
+        return Arena(arena.create(capacity, spill_dir))
     except OSError as error:
+        if spill_dir is not None:
+            raise
         if not _said_fallback:
             _said_fallback = True
             _log.warning("no shared memory to be had on this system (%s): everything is pickled instead", str(error))
@@ -279,7 +372,6 @@ def _terminate_pool(
     feeder: Feeder,
     collector: Collector,
     notifier: Notifier,
-    lifeline: Lifeline,
     initializer: Initializer,
 ) -> None:
     """End everything now; called once, by `terminate`, after `join`, or when the pool is gone or Python exits."""
@@ -303,21 +395,19 @@ def _terminate_pool(
         feeder.sender.close()
     else:
         _log.warning("the iterable given to a pool still blocks after the pool was terminated")
-    _release(supervisor, collector, notifier, lifeline, initializer)
+    _release(supervisor, collector, notifier, initializer)
 
 
 def _release(
     supervisor: Supervisor,
     collector: Collector,
     notifier: Notifier,
-    lifeline: Lifeline,
     initializer: Initializer,
 ) -> None:
     """Close what the threads lived by."""
     supervisor.close()
     collector.close()
     notifier.close()
-    lifeline.close()
     initializer.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing import util
 from multiprocessing.pool import CLOSE, RUN, TERMINATE
@@ -64,6 +65,8 @@ class Supervisor(Service):
         Passes events on to the collector.
     broke : callable
         Gets the error when no worker can be brought up.
+    task_timeout : float or None
+        Seconds after which a worker is killed that runs the same task still.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Supervisor(Service):
         feeder: Feeder,
         tell_collector: Callable[[Any], None],
         broke: Callable[[BaseException], None],
+        task_timeout: float | None,
     ):
         super().__init__("arrowpool-supervisor")
         self._state = RUN
@@ -87,6 +91,7 @@ class Supervisor(Service):
         self._feeder = feeder
         self._tell_collector = tell_collector
         self._broke = broke
+        self._task_timeout = task_timeout
         self._lanes: list[Lane] = []
         self._changing = threading.Lock()
         self._stillborn = 0
@@ -139,8 +144,32 @@ class Supervisor(Service):
         poll.register(self._notifier.reader, select.POLLIN)
         for lane in list(self._lanes):
             poll.register(lane.sentinel, select.POLLIN)
-        if any(fd == self._notifier.reader for fd, _ in poll.poll()):
+        if any(fd == self._notifier.reader for fd, _ in poll.poll(self._expire())):
             self._notifier.drain()
+
+    def _expire(self) -> float | None:
+        """Kill workers whose task has had its time; return the milliseconds until the next could be due, None for never."""
+        granted = self._task_timeout
+        if granted is None:
+            return None
+        now = time.monotonic()
+        soonest = now + granted
+        for lane in list(self._lanes):
+            began = lane.control.began
+            if not began:
+                continue
+            if began + granted > now:
+                soonest = min(soonest, began + granted)
+            elif not lane.overdue:
+                # In this order: once doomed it gets no new task, so what still runs after that is the one that is due.
+                lane.doomed = True
+                if lane.control.began == began:
+                    lane.overdue = True
+                    lane.process.kill()
+                else:
+                    lane.doomed = False
+                    self._feeder.wake()
+        return (soonest - now) * 1000 + 1
 
     def _bury(self) -> None:
         """Take ended workers off the list and say how they ended."""

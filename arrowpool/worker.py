@@ -28,13 +28,9 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import fcntl
 import gc
 import os
-import select
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -57,11 +53,11 @@ from arrowpool.memory.control import ControlPage
 from arrowpool.memory.lease import Grant, settle_forks
 from arrowpool.reducer import dumps
 from arrowpool.settings import IDLE_SECONDS
+from arrowpool.signals import Interrupts, die_with_parent
 from arrowpool.wire import Body, GrantWire, Receiver, Sender, is_plain
 
 HELLO, BROKEN, DONE, FAILED, SKIPPED = range(5)
 _PARENT = "parent"
-_F_SETSIG = 10  # fcntl.h
 
 
 class Star(enum.IntEnum):
@@ -116,7 +112,10 @@ def main(
     tell_names : bool
         Whether the parent cannot know what is in this process's ``__main__``.
     """
-    _die_with_parent(endpoints.lifeline)
+    die_with_parent(endpoints.lifeline)
+    control = ControlPage(endpoints.control)
+    os.close(endpoints.control)
+    interrupts = Interrupts(control)
     channel = Channel(endpoints.reader, endpoints.writer)
     try:
         start()
@@ -129,7 +128,7 @@ def main(
     if tell_names:
         names = {name: fingerprint(value) for name, value in vars(sys.modules["__main__"]).items()}
     channel.send((HELLO, names))
-    worker = _Worker(channel, endpoints)
+    worker = _Worker(channel, control, interrupts, endpoints)
     with contextlib.suppress(OSError):  # the parent is gone, or terminates: nobody waits for this worker's words
         worker.run(maxtasks)
     util.debug("worker exiting after %d tasks", worker.completed)
@@ -138,10 +137,10 @@ def main(
 class _Worker:
     """The loop and its state: the blobs it was sent, and how many tasks it has begun and completed."""
 
-    def __init__(self, channel: Channel, endpoints: Endpoints):
+    def __init__(self, channel: Channel, control: ControlPage, interrupts: Interrupts, endpoints: Endpoints):
         self._channel = channel
-        self._control = ControlPage(endpoints.control)
-        os.close(endpoints.control)
+        self._control = control
+        self._interrupts = interrupts
         self._receiver = Receiver(endpoints.arguments, self._control.worker_leases)
         self._sender = Sender(Arena(endpoints.results) if endpoints.results >= 0 else None)
         self._sender.lifecycle.consumer_joined(_PARENT)
@@ -183,14 +182,19 @@ class _Worker:
             blobs[number] = _Blob(stateless, body)
         grants = {number: self._receiver.accept(wire) for number, wire in blob_grants}
         number = first
+        control = self._control
         for body, task_grants in tasks:
-            self._control.started = number + 1
-            if self._control.is_recalled(number):
+            control.began = time.monotonic()
+            control.started = number + 1
+            if control.is_recalled(number):
                 self._receiver.accept(task_grants)  # and let go of at once
-                self._channel.send((SKIPPED, number))
+                reply: Message = (SKIPPED, number)
             else:
-                self._channel.send(self._run_task(number, function, star, body, task_grants, grants))
+                reply = self._run_task(number, function, star, body, task_grants, grants)
                 self.completed += 1
+            # Before the reply: its time is over whether or not the parent reads that soon.
+            control.began = 0.0
+            self._channel.send(reply)
             number += 1
 
     def _run_task(
@@ -206,6 +210,7 @@ class _Worker:
         began = time.perf_counter()
         called: Any = None
         try:
+            self._interrupts.running = number
             if len(body) == 1:
                 payload = body[0]
             elif body[1]:
@@ -221,6 +226,7 @@ class _Worker:
                 value = starmapstar((called, payload))
             else:
                 value = called(*payload[0], **payload[1])
+            self._interrupts.running = -1
         except BaseException as error:
             return self._failure(number, began, called, error)
         try:
@@ -256,6 +262,7 @@ class _Worker:
         return parcel.body, grants
 
     def _failure(self, number: int, began: float, called: Any, error: BaseException) -> Message:
+        self._interrupts.running = -1
         # A function of its own, so that no frame in the traceback holds the error: that cycle would keep the arguments.
         failure = _as_exception(error)
         if called is _helper_reraises_exception:
@@ -287,26 +294,3 @@ def _as_exception(error: BaseException) -> BaseException:
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
         return TaskExitError(f"the task raised {error!r}")
     return error
-
-
-def _die_with_parent(lifeline: int) -> None:
-    """Have this process end within moments of its parent, also while it computes or waits in a system call."""
-    try:
-        # The kernel sends the signal when the last writer of the pipe is gone; no thread of ours need run for that. To
-        # whom it is sent belongs to the open file, which all workers share: hence one of our own.
-        own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(own, _F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | fcntl.FASYNC)
-    except OSError:
-        threading.Thread(target=_wait_for_end, args=(lifeline,), name="arrowpool-lifeline", daemon=True).start()
-        return
-    poll = select.poll()
-    poll.register(own, select.POLLIN)
-    if poll.poll(0):  # it was too late to be told
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _wait_for_end(lifeline: int) -> None:
-    os.read(lifeline, 1)
-    os.kill(os.getpid(), signal.SIGKILL)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
+import shutil
+import tempfile
 import weakref
 from typing import Any
 
@@ -19,6 +22,12 @@ from numpy.typing import NDArray
 from arrowpool.errors import ArenaFullError
 from arrowpool.memory import system
 from arrowpool.memory.allocator import Allocator
+from arrowpool.memory.limits import headroom
+from arrowpool.settings import HEADROOM_STEP, MIB
+
+_log = logging.getLogger(__name__)
+_LEAST_FILE = 64 * MIB
+_said_where = False
 
 
 class Arena:
@@ -42,6 +51,9 @@ class Arena:
         whole: Any = (ctypes.c_ubyte * self.capacity).from_address(address)
         self._bytes: NDArray[np.uint8] = np.frombuffer(whole, dtype=np.uint8)
         self._allocator = Allocator(self.capacity)
+        self._is_memfd = system.is_memfd(fd)
+        #: Bytes that may be taken before asking again how much memory there is.
+        self._headroom = 0
         self.close = weakref.finalize(self, _close, fd, address, self.capacity, os.getpid())
         self.close.atexit = False
 
@@ -75,15 +87,30 @@ class Arena:
             )
         offset, cold = found
         try:
+            self._check(sum(end - start for start, end in cold))
             for start, end in cold:
+                if not self._is_memfd:
+                    system.reserve(self.fd, start, end - start)
                 system.populate(self._address + start, end - start)
         except MemoryError as error:
             self._allocator.free(offset, size)
             self._allocator.mark_cold(cold)
             raise ArenaFullError(
-                f"{error}; {self.used:,} bytes are in use. Send smaller chunks, or set max_bytes to less."
+                f"{error}; {self.used:,} bytes are in use. Send smaller chunks, set max_bytes to less, or let them lie on a "
+                "disk: Pool(spill_dir=...)."
             ) from error
         return offset, size
+
+    def _check(self, nbytes: int) -> None:
+        """Refuse to grow by `nbytes` when that would leave the machine (or its container) without memory."""
+        if nbytes > self._headroom:
+            available = headroom(self.fd)
+            if nbytes > available:
+                raise MemoryError(
+                    f"{nbytes:,} more bytes of shared memory are wanted and {max(0, available):,} available"
+                )
+            self._headroom = min(available, nbytes + HEADROOM_STEP)
+        self._headroom -= nbytes
 
     def free(self, offset: int, size: int) -> None:
         """Take a segment back; its pages stay warm for the next one."""
@@ -99,16 +126,22 @@ class Arena:
             system.punch(self.fd, start, end - start)
 
 
-def create(capacity: int) -> int:
+def create(capacity: int, spill_dir: str | None = None) -> int:
     """The file for an arena of `capacity` bytes, or of the largest part of it that this process may map.
+
+    Parameters
+    ----------
+    spill_dir : str, optional
+        Where it shall lie on disk; else it lies in memory, if this system has a way to do that.
 
     Raises
     ------
     OSError
-        When this system has no way to share memory without a name.
+        When this system has no way to share memory without a name, or `spill_dir` cannot be written to.
     """
     while True:
-        fd = system.create_file("arrowpool", capacity)
+        fd = _create_file(capacity, spill_dir)
+        capacity = os.fstat(fd).st_size
         try:
             # A consumer maps the whole arena privately: what strict overcommit or RLIMIT_AS refuse shows here.
             system.unmap(system.map_private(fd, 0, capacity), capacity)
@@ -119,6 +152,32 @@ def create(capacity: int) -> int:
             capacity = system.page_ceil(capacity // 2)
         else:
             return fd
+
+
+def _create_file(capacity: int, spill_dir: str | None) -> int:
+    global _said_where
+    if spill_dir is not None:
+        return system.create_unlinked("arrowpool", capacity, spill_dir)
+    try:
+        return system.create_memory("arrowpool", capacity)
+    except OSError as error:
+        failure = error
+    # In memory as well, where there is some to speak of: containers have little. Else the kernel's page cache has to do.
+    temporary = tempfile.gettempdir()
+    for directory, enough in (("/dev/shm", min(capacity // 4, 1 << 30)), (temporary, _LEAST_FILE)):
+        try:
+            free = shutil.disk_usage(directory).free
+            if free < enough:
+                raise OSError(errno.ENOSPC, f"{directory} has only {free:,} bytes free")
+            fd = system.create_unlinked("arrowpool", min(capacity, system.page_ceil(free // 2)), directory)
+        except OSError as error:
+            failure = error
+        else:
+            if not _said_where:
+                _said_where = True
+                _log.warning("this system has no memfd: shared memory lies in unlinked files in %s", directory)
+            return fd
+    raise failure
 
 
 def _close(fd: int, address: int, size: int, pid: int) -> None:

@@ -7,7 +7,9 @@ word is all that ever happens, so there is no lock that a killed process could l
 what               written by    read by       meaning
 =================  ============  ============  =====================================================================
 started            worker        parent        how many tasks this worker has begun, ever
+began              worker        parent        when the running task was begun, by the monotonic clock; 0 while none runs
 recalled           parent        worker        tasks in ``[first, end)`` are not to be begun any more
+interrupted        parent        worker        one more than the number of the task that the next SIGINT is meant for
 flags, to worker   worker        parent        1: the worker's lease in this slot of the parent's arena is over
 flags, to parent   parent        worker        1: the parent's lease in this slot of the worker's arena is over
 =================  ============  ============  =====================================================================
@@ -16,6 +18,8 @@ flags, to parent   parent        worker        1: the parent's lease in this slo
 from __future__ import annotations
 
 import mmap
+import os
+import tempfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +29,23 @@ from arrowpool.settings import LEASE_SLOTS
 
 _WORDS = system.PAGE
 SIZE = _WORDS + 2 * LEASE_SLOTS
-_STARTED, _RECALLED_FIRST, _RECALLED_END = 0, 1, 2
+_STARTED, _RECALLED_FIRST, _RECALLED_END, _INTERRUPTED, _BEGAN = range(5)
 
 Flags = NDArray[np.uint8]
 
 
 def create() -> int:
     """The file of a new control page."""
-    return system.create_file("arrowpool-control", SIZE)
+    try:
+        return system.create_memory("arrowpool-control", SIZE)
+    except OSError:
+        fd = system.create_unlinked("arrowpool-control", SIZE, tempfile.gettempdir())
+        try:
+            system.reserve(fd, 0, SIZE)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
 
 class ControlPage:
@@ -41,6 +54,7 @@ class ControlPage:
     def __init__(self, fd: int):
         shared = mmap.mmap(fd, SIZE)
         self._words = memoryview(shared)[:_WORDS].cast("Q")
+        self._times = memoryview(shared)[:_WORDS].cast("d")
         flags = np.frombuffer(shared, dtype=np.uint8, offset=_WORDS)
         self.worker_leases: Flags = flags[:LEASE_SLOTS]
         self.parent_leases: Flags = flags[LEASE_SLOTS:]
@@ -52,6 +66,23 @@ class ControlPage:
     @started.setter
     def started(self, count: int) -> None:
         self._words[_STARTED] = count
+
+    @property
+    def began(self) -> float:
+        """When the running task was begun, by `time.monotonic`, which all processes share; 0 while none runs."""
+        return self._times[_BEGAN]
+
+    @began.setter
+    def began(self, moment: float) -> None:
+        self._times[_BEGAN] = moment
+
+    def interrupt(self, number: int) -> None:
+        """Have the next SIGINT interrupt the task `number`, if it is the one that runs then."""
+        self._words[_INTERRUPTED] = number + 1
+
+    def is_interrupted(self, number: int) -> bool:
+        """Whether a SIGINT is meant for the task `number`."""
+        return self._words[_INTERRUPTED] == number + 1
 
     def recall(self, first: int, end: int) -> None:
         """Tell the worker not to begin the tasks numbered ``[first, end)``."""

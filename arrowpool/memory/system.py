@@ -7,13 +7,11 @@ forgotten in the child, while an `mmap.mmap` object would unmap whatever the chi
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import fcntl
 import os
 import platform
-import shutil
 import tempfile
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -25,7 +23,8 @@ _MAP_NORESERVE = (
 )
 _MADV_DONTNEED, _MADV_DONTFORK, _MADV_DONTDUMP, _MADV_POPULATE_WRITE = 4, 10, 16, 23
 _FALLOC_PUNCH_HOLE, _FALLOC_KEEP_SIZE = 2, 1
-_F_ADD_SEALS, _F_SEAL_SHRINK, _F_SEAL_GROW = 1033, 2, 4
+_F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_SHRINK, _F_SEAL_GROW = 1033, 1034, 2, 4
+_SEALS = _F_SEAL_SHRINK | _F_SEAL_GROW
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -66,26 +65,21 @@ def page_ceil(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
-def create_file(name: str, size: int) -> int:
-    """Return a descriptor of a new, sparse, nameless file of `size` bytes that lives in memory.
+def create_memory(name: str, size: int) -> int:
+    """Return a descriptor of a new, sparse, nameless file of `size` bytes that lies in memory (a memfd).
 
-    A memfd where there is one: it is not subject to the size of ``/dev/shm``, and nothing is left of it once the last
-    process is gone. Else an unlinked file in ``/dev/shm`` or the temporary directory, if that can hold it.
+    It is not subject to the size of ``/dev/shm``, and nothing is left of it once the last process is gone.
 
     Raises
     ------
     OSError
-        When none of these can be had.
+        When this system has no such thing.
     """
-    try:
-        fd = _memfd_create(name)
-    except OSError:
-        fd = _unlinked_file(name, size)
+    fd = _memfd_create(name)
     try:
         os.ftruncate(fd, size)
-        with contextlib.suppress(OSError):
-            # Nobody can make the file shorter under a map any more: that would be a SIGBUS for whoever reads it.
-            fcntl.fcntl(fd, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW)
+        # Nobody can make the file shorter under a map any more: that would be a SIGBUS for whoever reads it.
+        fcntl.fcntl(fd, _F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(fd)
         raise
@@ -95,6 +89,7 @@ def create_file(name: str, size: int) -> int:
 def _memfd_create(name: str) -> int:
     if hasattr(os, "memfd_create"):
         return os.memfd_create(name, _MFD_CLOEXEC | _MFD_ALLOW_SEALING)
+    # Some builds of Python lack it.
     try:
         create = _libc.memfd_create
     except AttributeError as error:
@@ -105,20 +100,56 @@ def _memfd_create(name: str) -> int:
     return fd
 
 
-def _unlinked_file(name: str, size: int) -> int:
-    failure: OSError | None = None
-    for directory in ("/dev/shm", tempfile.gettempdir()):
-        try:
-            if shutil.disk_usage(directory).free < size:
-                raise OSError(errno.ENOSPC, f"{directory} has no {size} bytes free")
-            fd, path = tempfile.mkstemp(prefix=name, dir=directory)
-        except OSError as error:
-            failure = error
-        else:
-            os.unlink(path)
-            return fd
-    assert failure is not None
-    raise failure
+def create_unlinked(name: str, size: int, directory: str) -> int:
+    """Return a descriptor of a new, sparse file of `size` bytes in `directory` that has lost its name already.
+
+    Raises
+    ------
+    OSError
+        When the directory cannot be written to.
+    """
+    fd, path = tempfile.mkstemp(prefix=name, dir=directory)
+    try:
+        os.unlink(path)
+        os.ftruncate(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def is_memfd(fd: int) -> bool:
+    """Whether the file was made by `create_memory`."""
+    return _seals(fd) & _SEALS == _SEALS
+
+
+def is_on_disk(fd: int) -> bool:
+    """Whether the file lies on a file system that is not memory."""
+    return _seals(fd) < 0
+
+
+def _seals(fd: int) -> int:
+    """-1 for a file that cannot have any: only files in memory can."""
+    try:
+        return fcntl.fcntl(fd, _F_GET_SEALS)
+    except OSError:
+        return -1
+
+
+def reserve(fd: int, offset: int, size: int) -> None:
+    """Have the file system set blocks aside for a range: a write to it cannot fail any more.
+
+    Raises
+    ------
+    MemoryError
+        When it has none left; touching the range would end in SIGBUS.
+    """
+    try:
+        os.posix_fallocate(fd, offset, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise MemoryError(f"the file system has no room for {size} more bytes") from error
+        raise
 
 
 def read_only(fd: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from arrowpool.errors import ArenaFullError
-from arrowpool.memory import arena, lease, system
+from arrowpool.memory import arena, lease, limits, system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import ControlPage
 from arrowpool.memory.control import create as create_control
@@ -227,18 +227,84 @@ def test_control_page_is_one_memory_for_both_sides():
     assert not ours.parent_leases[:100].any()
 
 
-def test_a_file_where_memfd_is_missing(monkeypatch, tmp_path):
+@pytest.fixture
+def no_memfd(monkeypatch):
     def missing(name):
         raise OSError("no memfd")
 
     monkeypatch.setattr(system, "_memfd_create", missing)
-    fd = system.create_file("arrowpool-test", MIB)
+    monkeypatch.setattr(arena, "_said_where", False)
+
+
+def test_a_file_where_memfd_is_missing(no_memfd, caplog):
+    for _ in range(2):
+        owner = Arena(arena.create(16 * MIB))
+        try:
+            assert owner.capacity == 16 * MIB
+            assert not system.is_memfd(owner.fd)
+            segment = owner.allocate(MIB)
+            assert os.fstat(owner.fd).st_blocks * 512 >= MIB
+            owner.free(*segment)
+            owner.trim()
+            assert os.fstat(owner.fd).st_blocks * 512 < MIB
+        finally:
+            owner.close()
+    fd = create_control()
+    ControlPage(fd).started = 5
+    assert ControlPage(fd).started == 5
+    os.close(fd)
+    assert caplog.text.count("no memfd") == 1
+
+
+def test_a_small_shm_is_passed_over(no_memfd, monkeypatch, tmp_path):
+    import shutil
+
+    real = shutil.disk_usage
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: real(path)._replace(free=MIB if path == "/dev/shm" else 1 << 30)
+    )
+    monkeypatch.setattr(arena.tempfile, "gettempdir", lambda: str(tmp_path))
+    fd = arena.create(16 * MIB)
     try:
-        address = system.map_shared(fd, MIB)
-        system.populate(address, MIB)
-        assert os.fstat(fd).st_blocks * 512 == MIB
-        assert system.punch(fd, 0, MIB)
-        system.unmap(address, MIB)
+        assert os.readlink(f"/proc/self/fd/{fd}").startswith(str(tmp_path))
+    finally:
+        os.close(fd)
+
+
+def test_an_arena_on_a_disk(tmp_path):
+    owner = Arena(arena.create(16 * MIB, str(tmp_path)))
+    try:
+        assert not list(tmp_path.iterdir()), "it has no name"
+        consumer = Mapping(system.read_only(owner.fd))
+        flags = np.zeros(8, dtype=np.uint8)
+        segment = owner.allocate(MIB)
+        owner.room(*segment)[:] = 3
+        seen = consumer.lease(grant(flags, 0, segment))
+        seen[0] = 4
+        assert owner.room(*segment)[0] == 3
+        assert seen[1:].max() == seen[1:].min() == 3
+    finally:
+        owner.close()
+
+
+def test_what_would_leave_the_machine_without_memory_is_refused(owner, monkeypatch):
+    monkeypatch.setattr(arena, "headroom", lambda fd: 3 * MIB)
+    first = owner.allocate(2 * MIB)
+    with pytest.raises(ArenaFullError, match=r"4,194,304 more bytes .* wanted and 3,145,728 available.*spill_dir"):
+        owner.allocate(4 * MIB)
+    owner.free(*first)
+    assert owner.used == 0
+    assert owner.allocate(2 * MIB) == first, "what is warm already needs no more memory"
+
+
+def test_what_there_is_of_memory(owner, tmp_path):
+    total, available = limits.memory()
+    assert 0 < available <= total
+    assert 0 < limits.headroom(owner.fd) < available
+    fd = system.create_unlinked("arrowpool-test", MIB, str(tmp_path))
+    try:
+        with pytest.raises(MemoryError, match="no room"):
+            system.reserve(fd, 0, 1 << 62)
     finally:
         os.close(fd)
 

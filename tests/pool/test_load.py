@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import arrowpool
-from arrowpool.settings import limits
+from arrowpool.memory.limits import limits
 from tests.pool import tasks
 
 MIB = 1 << 20
@@ -165,7 +165,7 @@ def test_without_shared_memory_everything_is_pickled(monkeypatch, caplog):
     from arrowpool import pool as module
     from arrowpool.memory import arena
 
-    def refuse(capacity):
+    def refuse(capacity, spill_dir):
         raise OSError("none to be had")
 
     monkeypatch.setattr(arena, "create", refuse)

@@ -1,0 +1,123 @@
+"""How much memory there is: of the machine, of the container, of this process, and of the file system that stands in for it."""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from arrowpool.memory import system
+from arrowpool.settings import MIB
+
+#: The least that an arena or a budget is given.
+_LEAST = 64 * MIB
+#: Share of all memory that is left alone.
+_RESERVE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much shared memory one owner may use.
+
+    Attributes
+    ----------
+    capacity : int
+        Bytes of address space an arena reserves; no more than the machine's (or the container's) memory.
+    budget : int
+        Bytes of segments in flight at a time, from parent to workers.
+    """
+
+    capacity: int
+    budget: int
+
+
+def limits(max_bytes: int | None = None, spill_dir: str | None = None) -> Limits:
+    """The limits for a new pool: half of what is available now is the budget, unless `max_bytes` says otherwise.
+
+    Available is the smaller of what the machine has and what the process's cgroup still allows; or, where segments lie
+    on a disk, what is free there.
+    """
+    if spill_dir is None:
+        total, available = memory()
+    else:
+        total = available = _free_in(os.statvfs(spill_dir))
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if space != resource.RLIM_INFINITY:
+        # An arena is mapped by its owner and by each consumer, and the user's own data wants room as well.
+        total = min(total, space // 4)
+    capacity = system.page_ceil(max(total, _LEAST))
+    return Limits(capacity, max(_LEAST, available // 2) if max_bytes is None else max_bytes)
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of memory that there are for this process, and that are available now without swapping."""
+    try:
+        machine = psutil.virtual_memory()
+        total, available = machine.total, machine.available
+    except (OSError, ValueError):  # no /proc
+        page = os.sysconf("SC_PAGESIZE")
+        total, available = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+    group = _cgroup_memory()
+    if group is not None:
+        limit, used = group
+        total, available = min(total, limit), min(available, max(0, limit - used))
+    return total, available
+
+
+def headroom(fd: int) -> int:
+    """Bytes by which the file of an arena may grow now, with a reserve left for everything else."""
+    if system.is_on_disk(fd):
+        return _free_in(os.fstatvfs(fd))
+    total, available = memory()
+    available -= total // _RESERVE
+    return available if system.is_memfd(fd) else min(available, _free_in(os.fstatvfs(fd)))
+
+
+def _free_in(file_system: os.statvfs_result) -> int:
+    return file_system.f_bavail * file_system.f_frsize
+
+
+def _cgroup_memory() -> tuple[int, int] | None:
+    """(limit, use) in bytes of the tightest memory cgroup this process is in; None where there is no limit.
+
+    Use is what could not be reclaimed: the page cache of files that is not in active use counts as free.
+    """
+    found: list[tuple[int, int]] = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, limit_name, use_name = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root, limit_name, use_name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        # A limit anywhere above binds too; inside a container the own group may be mounted as the root.
+        parts = Path(path.lstrip("/")).parts
+        for depth in range(len(parts), -1, -1):
+            group = root.joinpath(*parts[:depth])
+            try:
+                limit = (group / limit_name).read_text().strip()
+                used = int((group / use_name).read_text())
+            except (OSError, ValueError):
+                continue
+            if limit != "max" and int(limit) < 1 << 60:
+                found.append((int(limit), max(0, used - _reclaimable(group))))
+    return min(found, key=lambda pair: pair[0] - pair[1]) if found else None
+
+
+def _reclaimable(group: Path) -> int:
+    try:
+        for line in (group / "memory.stat").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name in ("inactive_file", "total_inactive_file"):
+                return int(value)
+    except (OSError, ValueError):
+        pass
+    return 0

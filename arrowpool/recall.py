@@ -1,0 +1,85 @@
+"""Taking tasks back from workers: those that wait behind a long one, and those whose call was cancelled.
+
+1. The worker's range of recalled numbers is set: from now on it begins none of them.
+2. One period later, what it had begun before it could see that is visible here. All others are given away.
+3. A worker that announced a task and then saw the range says so (`SKIPPED`), and that task comes back as well.
+
+Used by the feeder, in its thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from arrowpool.lane import Call, Lane, Task
+from arrowpool.settings import RECALL_SECONDS
+
+
+class Recall:
+    """Watches over what is outstanding.
+
+    Parameters
+    ----------
+    lanes : list of Lane
+        The feeder's workers.
+    give_back : callable
+        Gets tasks that were sent and never begun, in order.
+    """
+
+    def __init__(self, lanes: list[Lane], give_back: Callable[[list[Task]], None]):
+        self._lanes = lanes
+        self._give_back = give_back
+
+    def is_pending(self) -> bool:
+        """Whether `look` has something to look at."""
+        return any(len(lane.outstanding) > 1 or lane.recalled for lane in self._lanes)
+
+    def look(self) -> None:
+        """Take back what waits behind a long task while another worker has nothing to do; to be called each period."""
+        now = time.monotonic()
+        for lane in self._lanes:
+            if lane.recalled is not None:
+                if now - lane.progress[0] >= RECALL_SECONDS:
+                    self._give_away(lane)
+                continue
+            if len(lane.outstanding) < 2:
+                continue
+            started = lane.control.started
+            if started != lane.progress[1]:
+                lane.progress = (now, started)
+            elif now - lane.progress[0] >= RECALL_SECONDS and any(not other.outstanding for other in self._lanes):
+                self._take_back(lane, started)
+
+    def cancel(self, call: Call) -> None:
+        """Nobody waits for this call any more: take back what of it was not begun, interrupt what runs."""
+        call.cancelled = True
+        for lane in self._lanes:
+            if lane.recalled is None and any(task.call is call for task in list(lane.outstanding.values())):
+                self._take_back(lane, lane.control.started)
+            self._interrupt(lane)
+
+    def _take_back(self, lane: Lane, started: int) -> None:
+        lane.control.recall(started, lane.sent)
+        lane.recalled = (started, lane.sent)
+        lane.progress = (time.monotonic(), started)
+
+    def _give_away(self, lane: Lane) -> None:
+        assert lane.recalled is not None
+        first, end = lane.recalled
+        lane.recalled = None
+        lane.last_frame = 0
+        self._interrupt(lane)
+        tasks = [lane.outstanding.pop(number, None) for number in range(max(first, lane.control.started), end)]
+        self._give_back([task for task in tasks if task is not None])
+
+    def _interrupt(self, lane: Lane) -> None:
+        number = lane.control.started - 1
+        running = lane.outstanding.get(number)
+        if running is not None and running.call.cancelled and lane.process.pid is not None:
+            lane.control.interrupt(number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(lane.process.pid, signal.SIGINT)

@@ -1,0 +1,85 @@
+"""What a worker process is to the system's signals: interrupted only on its parent's word, and gone when its parent is.
+
+Ctrl-C reaches every process of the terminal's group at once. The parent alone turns it into KeyboardInterrupt; workers
+ignore it, but for the task that the parent says is not wanted any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import threading
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from types import FrameType
+from typing import Any
+
+from arrowpool.memory.control import ControlPage
+
+_F_SETSIG = 10  # fcntl.h
+
+
+@contextlib.contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Processes started in this block are not interrupted before `Interrupts` is there to say what for."""
+    # It unblocks the signal when it starts its own process; so that must have happened before.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Interrupts:
+    """A worker's answer to SIGINT: KeyboardInterrupt in the one task that the parent has marked, nothing otherwise.
+
+    Parameters
+    ----------
+    control : ControlPage
+        Where the parent marks it.
+    """
+
+    def __init__(self, control: ControlPage):
+        self._control = control
+        #: Number of the task that may be interrupted now; -1 while there is none.
+        self.running = -1
+        # A handler of the user's own, inherited by a fork, stays.
+        if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_IGN, signal.SIG_DFL):
+            signal.signal(signal.SIGINT, self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    def _handle(self, _signal: int, _frame: FrameType | None) -> Any:
+        if self.running >= 0 and self._control.is_interrupted(self.running):
+            self.running = -1  # once is enough: what handles the first must not be hit by a second
+            raise KeyboardInterrupt
+
+
+def die_with_parent(lifeline: int) -> None:
+    """Have this process end within moments of its parent, also while it computes or waits in a system call.
+
+    Parameters
+    ----------
+    lifeline : int
+        Reading end of a pipe that has no writer but the parent.
+    """
+    try:
+        # The kernel sends the signal when the last writer of the pipe is gone; no thread of ours need run for that.
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | fcntl.FASYNC)
+    except OSError:
+        threading.Thread(target=_wait_for_end, args=(lifeline,), name="arrowpool-lifeline", daemon=True).start()
+        return
+    poll = select.poll()
+    poll.register(lifeline, select.POLLIN)
+    if poll.poll(0):  # it was too late to be told
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _wait_for_end(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
