@@ -12,7 +12,7 @@ from collections.abc import Callable
 from multiprocessing.pool import mapstar, starmapstar  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
 
-from arrowpool.errors import TaskExitError
+from arrowpool.errors import contained
 from arrowpool.functions import is_stateless
 from arrowpool.lane import Blob, Call, Failed, Task
 from arrowpool.service import forking
@@ -62,9 +62,9 @@ class Encoder:
         except StopIteration:
             return None
         except BaseException as error:
-            # Only what is no Exception gets here out of a user's iterable; it must not end this thread.
+            # Only what is no Exception gets here out of a user's iterable.
             call.last_index += 1
-            return Failed(call.job, call.last_index, TaskExitError(f"the iterable raised {error!r}"))
+            return Failed(call.job, call.last_index, contained(error, "the iterable"))
         call.job, call.last_index = job, index
         star = _STARS.get(function, Star.CALL)
         payload: Any = (args, kwds)
@@ -80,8 +80,8 @@ class Encoder:
             self._current = (call, blobs := [*call.blobs])
             with forking:
                 reduced = self._sender.reduce(payload)
-        except Exception as error:
-            return Failed(job, index, error)
+        except BaseException as error:
+            return Failed(job, index, contained(error, "pickling it"))
         finally:
             self._current = None
         if reduced.units:
@@ -114,8 +114,8 @@ class Encoder:
                 blob = Blob(next(self._numbers), stateless, self._sender.place(reduced))
                 if plain and len(self._known_functions) < _FUNCTIONS_KEPT:
                     self._known_functions[reduced.stream] = blob
-        except Exception as error:
-            call.failure = error
+        except BaseException as error:
+            call.failure = contained(error, "pickling it")
             raise
         call.function, call.blobs = function, (blob,)
         call.functions.append(blob)

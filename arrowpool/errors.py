@@ -49,7 +49,14 @@ class WorkerInitError(BrokenProcessPool):
 
 
 class TaskExitError(RuntimeError):
-    """A task raised SystemExit or KeyboardInterrupt; raising that here would end or interrupt the caller."""
+    """A task, or what pickles it, raised SystemExit or KeyboardInterrupt; that would end or interrupt the caller."""
+
+
+def contained(error: BaseException, doing: str = "the task") -> BaseException:
+    """`error` itself, or a `TaskExitError` in place of what would end or interrupt whoever it is raised in."""
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        return TaskExitError(f"{doing} raised {error!r}")
+    return error
 
 
 class TaskTimeoutError(TimeoutError):

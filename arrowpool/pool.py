@@ -60,7 +60,8 @@ class ArrowPool(stdlib.Pool):
         How many times a task is run again whose worker was lost while it ran; for tasks that may run twice. After that,
         and by default at once, its call raises `WorkerLostError`.
     task_timeout : float, optional
-        Seconds that a task may run (for `map`, a task is a chunk). Then its worker is killed and replaced, and its call
+        Seconds that a task may run (for `map`, a task is a chunk), from when the worker rebuilds its arguments and, the
+        first time, imports its function. Then its worker is killed and replaced, and its call
         raises `TaskTimeoutError`; it is not tried again. By default there is no limit. With a limit, short tasks are sent
         to their workers one by one, which costs some 0.1 ms each.
 
@@ -358,7 +359,7 @@ def _guarded(callback: Callable[[Any], Any] | None) -> Callable[[Any], None] | N
     def call(value: Any) -> None:
         try:
             callback(value)
-        except Exception:
+        except BaseException:
             # As text: a log record with the traceback would keep the frames alive, and the results in them.
             _log.error("a callback of the pool raised\n%s", traceback.format_exc())
 

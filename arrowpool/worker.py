@@ -46,7 +46,7 @@ from multiprocessing.pool import (  # type: ignore[attr-defined]
 from typing import Any
 
 from arrowpool.channel import Channel, Message
-from arrowpool.errors import ArenaFullError, TaskExitError
+from arrowpool.errors import ArenaFullError, contained
 from arrowpool.functions import fingerprint
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import ControlPage
@@ -236,7 +236,7 @@ class _Worker:
             return (DONE, number, seconds, *self._encode(value))
         except ArenaFullError as error:
             return self._failed(number, began, error, str(error))
-        except Exception as error:
+        except BaseException as error:
             return self._failed(number, began, MaybeEncodingError(error, value), str(error))
 
     def _rebuild_blob(self, number: int, grants: dict[int, list[Grant]]) -> Any:
@@ -264,7 +264,7 @@ class _Worker:
     def _failure(self, number: int, began: float, called: Any, error: BaseException) -> Message:
         self._interrupts.running = -1
         # A function of its own, so that no frame in the traceback holds the error: that cycle would keep the arguments.
-        failure = _as_exception(error)
+        failure = contained(error)
         if called is _helper_reraises_exception:
             # An error of the user's iterable, which was not raised here: no traceback of ours.
             return self._failed(number, began, failure, "")
@@ -274,7 +274,7 @@ class _Worker:
     def _failed(self, number: int, began: float, failure: Any, text: str) -> Message:
         try:
             encoded = self._encode(failure)
-        except Exception as error:
+        except BaseException as error:
             encoded = self._encode(MaybeEncodingError(error, getattr(failure, "exc", failure)))
         return (FAILED, number, time.perf_counter() - began, *encoded, text)
 
@@ -282,15 +282,8 @@ class _Worker:
 def _encode_broken(error: BaseException) -> tuple[bytes, str]:
     """The initializer's exception for the parent, all in the stream, and its traceback as text."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    wrapped = ExceptionWithTraceback(_as_exception(error), error.__traceback__)
+    wrapped = ExceptionWithTraceback(contained(error), error.__traceback__)
     try:
         return dumps(wrapped, inline_limit=sys.maxsize)[0], text
     except Exception as failure:
         return dumps(MaybeEncodingError(failure, error), inline_limit=sys.maxsize)[0], text
-
-
-def _as_exception(error: BaseException) -> BaseException:
-    """What the caller shall get: never an exit or an interrupt, which would end or interrupt the parent."""
-    if isinstance(error, (SystemExit, KeyboardInterrupt)):
-        return TaskExitError(f"the task raised {error!r}")
-    return error

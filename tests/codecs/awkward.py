@@ -122,7 +122,9 @@ _each(
             for code in ("?", "i1", "u2", "i4", "u8", "f2", "f4", "g", "F", "D", "S7", "U5", "V3")
         },
         "datetimes": lambda n: np.arange(n).astype("M8[us]"),
-        "datetimes-of-days": lambda n: np.where(np.arange(n) % 2, np.datetime64("NaT", "D"), np.datetime64("2020-01-01")),
+        "datetimes-of-days": lambda n: np.where(
+            np.arange(n) % 2, np.datetime64("NaT", "D"), np.datetime64("2020-01-01")
+        ),
         "timedeltas": lambda n: np.arange(n).astype("m8[25s]"),
         "big-endian": lambda n: np.arange(n).astype(">f8"),
         "big-endian-datetimes": lambda n: np.arange(n).astype(">M8[ms]"),

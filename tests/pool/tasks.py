@@ -244,3 +244,43 @@ def spin(_=None):
 
 def pick(array, index):
     return float(array[index])
+
+
+def note_pid_and_block(path):
+    """Say which process runs this, then compute for ever in Python code that signals can interrupt."""
+    note(path)
+    while True:
+        time.sleep(0.01)
+
+
+def note_pid_and_block_once(path):
+    """Block the first time it is run, and answer the second."""
+    runs = note(path)
+    if runs == 1:
+        threading.Event().wait()
+    return runs
+
+
+def die_until(path, run):
+    """End the process, until this is the run of that number."""
+    runs = note(path)
+    if runs < run:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return runs
+
+
+def note(path):
+    """Append this process's id to a file; return how many there are."""
+    with open(path, "a+") as file:
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        file.seek(0)
+        return len(file.readlines())
+
+
+def scribble_and_die_until(path, run, array):
+    """The same, after writing to the argument: what the next run sees must be clean."""
+    total = float(array.sum())
+    array[:] = -1
+    die_until(path, run)
+    return total

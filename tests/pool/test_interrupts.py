@@ -1,0 +1,179 @@
+"""Ctrl-C: the terminal sends SIGINT to every process of its group at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+
+LIMIT = 30
+
+#: A program that has its pool do something that takes for ever.
+PROGRAM = """
+import os, sys, threading, time
+import numpy as np
+import arrowpool
+from tests.pool import tasks
+
+def ready():
+    # Once a task runs: the workers are up, and the main thread is on its way into the call.
+    while not os.path.exists(sys.argv[2]):
+        time.sleep(0.01)
+    print(*[process.pid for process in pool._pool], flush=True)
+
+def endless():
+    while True:
+        yield path
+
+if __name__ == "__main__":
+    path = sys.argv[2]
+    with arrowpool.get_context(sys.argv[1]).Pool(2) as pool:
+        threading.Thread(target=ready, daemon=True).start()
+        CALL
+"""
+
+CALLS = {
+    "map": "pool.map(tasks.note_pid_and_block, [path] * 5, 1)",
+    "starmap": "pool.starmap(tasks.note_pid_and_block, [(path,)] * 5, 1)",
+    "apply": "pool.apply(tasks.note_pid_and_block, (path,))",
+    "get": "pool.map_async(tasks.note_pid_and_block, [path] * 5, 1).get()",
+    "imap": "list(pool.imap(tasks.note_pid_and_block, [path] * 5))",
+    "imap_unordered": "list(pool.imap_unordered(tasks.note_pid_and_block, endless()))",
+    "in C": "tasks.note(path); pool.map(tasks.spin, [None] * 2, 1)",
+    "join": "pool.map_async(tasks.note_pid_and_block, [path] * 5, 1); pool.close(); pool.join()",
+}
+
+
+def run(tmp_path, program, *args):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(program))
+    return subprocess.Popen(
+        [sys.executable, str(script), *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_script_ends_at_once_and_quietly(ours, tmp_path, call):
+    with run(tmp_path, PROGRAM.replace("CALL", CALLS[call]), ours.method, str(tmp_path / "begun")) as program:
+        workers = [psutil.Process(int(pid)) for pid in program.stdout.readline().split()]
+        assert len(workers) == 2
+        began = time.monotonic()
+        os.killpg(program.pid, signal.SIGINT)
+        _, errors = program.communicate(timeout=LIMIT)
+        assert time.monotonic() - began < 8
+        assert program.returncode in (-signal.SIGINT, 1, 130)
+        assert errors.count("KeyboardInterrupt") == 1, errors
+        assert "worker.py" not in errors
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+        _, alive = psutil.wait_procs(workers, timeout=5)
+        assert not alive
+
+
+SESSION = """
+import os, sys, threading, time
+import numpy as np
+import arrowpool
+from tests.pool import tasks
+
+def ready(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    print("ready", flush=True)
+
+if __name__ == "__main__":
+    pool = arrowpool.get_context(sys.argv[1]).Pool(2)
+    pids = {process.pid for process in pool._pool}
+    in_background = pool.map_async(tasks.wait_for, [0.2] * 8, 1)
+    for number, call in enumerate(("map", "starmap", "apply", "imap", "imap_unordered")):
+        path = f"{sys.argv[2]} {number}"
+        threading.Thread(target=ready, args=(path,), daemon=True).start()
+        try:
+            if call == "apply":
+                pool.apply(tasks.note_pid_and_block, (path,))
+            elif call == "starmap":
+                pool.starmap(tasks.note_pid_and_block, [(path,)] * 50)
+            else:
+                list(getattr(pool, call)(tasks.note_pid_and_block, [path] * 50))
+        except KeyboardInterrupt:
+            pass
+        array = np.ones(100_000)
+        assert pool.map_async(tasks.first, [array] * 6, 1).get(20) == [1.0] * 6
+        assert len(open(path).read().split()) <= 2, "what had not begun was begun after all"
+    assert in_background.get(20) == [0.2] * 8, "a call that nobody interrupted"
+    assert {process.pid for process in pool._pool} == pids, "a worker was lost"
+    pool.close()
+    pool.join()
+    print("done", flush=True)
+"""
+
+
+def test_an_interactive_session_goes_on_with_its_pool(ours, tmp_path):
+    """As in a notebook: each interrupt ends the call that is waited for, whose tasks stop; nothing else is touched."""
+    with run(tmp_path, SESSION, ours.method, str(tmp_path / "begun")) as program:
+        for _ in range(5):
+            line = program.stdout.readline()
+            assert line == "ready\n", line + program.stderr.read()
+            os.killpg(program.pid, signal.SIGINT)
+        out, errors = program.communicate(timeout=60)
+        assert errors == ""
+        assert out == "done\n"
+        assert program.returncode == 0
+
+
+def test_workers_are_quiet_while_they_start(tmp_path):
+    """Interrupted from the first moment on, again and again."""
+    program = """
+        import os, signal, threading, time
+        import arrowpool
+
+        if __name__ == "__main__":
+            over = threading.Event()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+            def interrupt():
+                while not over.wait(0.002):
+                    os.killpg(0, signal.SIGINT)
+
+            thread = threading.Thread(target=interrupt)
+            thread.start()
+            for method in ("fork", "spawn"):
+                with arrowpool.get_context(method).Pool(3) as pool:
+                    assert pool.map(abs, range(-50, 0), 1) == list(range(50, 0, -1))
+                pool.join()
+            over.set()
+            thread.join()
+            print("done")
+    """
+    with run(tmp_path, program) as started:
+        out, errors = started.communicate(timeout=60)
+    assert errors == ""
+    assert out == "done\n"
+
+
+def test_a_cancelled_iterator_says_so(our_pool, tmp_path):
+    from concurrent.futures import CancelledError
+
+    results = our_pool.imap(lambda _: __import__("time").sleep(60), range(100))
+    our_pool._cancel(results._job)
+    with pytest.raises(CancelledError):
+        results.next(LIMIT)
+    with pytest.raises(StopIteration):
+        results.next(LIMIT)
+    assert our_pool.map_async(abs, range(-5, 0), 1).get(LIMIT) == [5, 4, 3, 2, 1]
+
+
+def test_an_initializer_may_decide_about_the_signal(ours):
+    with ours.pool(1, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        assert pool.apply(signal.getsignal, (signal.SIGINT,)) == signal.SIG_IGN
+    pool.join()
