@@ -19,13 +19,13 @@ from typing import Any
 
 from arrowpool.channel import Message
 from arrowpool.errors import PoolTerminatedError, TaskTimeoutError, TransferError, WorkerInitError, WorkerLostError
-from arrowpool.lane import Broken, Cancelled, Failed, Lane, LaneExited, LaneJoined, Returned, Stop, Task
+from arrowpool.lane import Broken, Cancelled, Failed, Lane, LaneExited, LaneJoined, Returned, Short, Stop, Task
 from arrowpool.memory.lease import settle_forks
 from arrowpool.reducer import loads
 from arrowpool.results import fail
 from arrowpool.service import Service, forking
 from arrowpool.wire import body_bytes
-from arrowpool.worker import BROKEN, DONE, FAILED, HELLO, SKIPPED
+from arrowpool.worker import BROKEN, DONE, FAILED, HELLO, SHORT, SKIPPED
 
 #: With more tasks than this in one worker's hands, replies are gathered for so long before they are read.
 _MANY = 16
@@ -159,6 +159,8 @@ class Collector(Service):
                 task = lane.outstanding.pop(message[1], None)
                 if task is not None:
                     returned.append(task)
+            elif kind == SHORT:
+                self._feeder_inbox.put(Short(lane))
             elif kind == HELLO:
                 self._told_names(message[1])
                 self._feeder_inbox.put(LaneJoined(lane))

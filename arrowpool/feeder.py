@@ -18,7 +18,21 @@ from typing import Any
 
 from arrowpool.encoder import Encoder, Unplaced
 from arrowpool.errors import ArenaFullError
-from arrowpool.lane import Answered, Call, Cancelled, Failed, Lane, LaneExited, LaneJoined, Returned, Stop, Task
+from arrowpool.lane import (
+    Answered,
+    Call,
+    Cancelled,
+    Failed,
+    Lane,
+    LaneExited,
+    LaneJoined,
+    Released,
+    Returned,
+    Short,
+    Stop,
+    Task,
+)
+from arrowpool.memory.limits import is_tight
 from arrowpool.recall import Recall
 from arrowpool.results import Imap
 from arrowpool.service import Service
@@ -32,6 +46,7 @@ from arrowpool.settings import (
     SHORT_TASK_SECONDS,
 )
 from arrowpool.wire import Sender
+from arrowpool.worker import TRIM
 
 #: How often to look again while waiting for what nobody reports: a lease that ends in a garbage collection, an iterator
 #: that is read.
@@ -77,6 +92,8 @@ class Feeder(Service):
         self._cache = cache
         self._sender = sender
         self._encoder = Encoder(sender, self._make_room)
+        sender.relieve = self._relieve
+        self._placing_task = False
         self._budget = budget
         self._one_by_one = one_by_one
         self._has_ended = has_ended
@@ -179,6 +196,11 @@ class Feeder(Service):
             self._calls.append(event)
         elif isinstance(event, Returned):
             self._give_back(event.tasks)
+        elif isinstance(event, Released):
+            if is_tight():
+                self._have_trimmed(None)
+        elif isinstance(event, Short):
+            self._have_trimmed(event.lane)
         elif isinstance(event, Cancelled):
             self._cancel(event.job)
         elif isinstance(event, LaneJoined):
@@ -311,6 +333,7 @@ class Feeder(Service):
                 continue
             try:
                 if self._make_room(taken.reduced.nbytes):
+                    self._placing_task = True
                     return self._encoder.place(taken)
                 self._waiting = taken
                 return None
@@ -321,6 +344,8 @@ class Feeder(Service):
                 self._tell_collector(Failed(taken.call.job, taken.at, error))
                 taken.call.pending -= 1
                 self._finish(taken.call)
+            finally:
+                self._placing_task = False
 
     def _take(self, call: Call) -> Task | Unplaced | None:
         """The next task of a call; None when it failed, or there are no more."""
@@ -360,6 +385,23 @@ class Feeder(Service):
             self._settle_answered()
             self._reap()
         return lifecycle.bytes_live + nbytes <= self._budget or not self._in_flight()
+
+    def _relieve(self) -> bool:
+        # With tasks under way, a task had better wait for these; a function cannot.
+        if self._placing_task and self._in_flight():
+            return False
+        self._reap()
+        self._have_trimmed(None)
+        return bool(self._lanes)
+
+    def _have_trimmed(self, but: Lane | None) -> None:
+        """Give back what is kept warm here, and have idle workers do so; busy ones come to it by themselves."""
+        if self._sender.arena is not None:
+            self._sender.arena.trim()
+        for lane in self._lanes:
+            if lane is not but and not lane.outstanding:
+                with contextlib.suppress(OSError):
+                    lane.channel.send(((), (), 0, 0, (), TRIM, ()))
 
     def _in_flight(self) -> bool:
         return bool(self._ahead) or any(lane.outstanding for lane in self._lanes)

@@ -11,6 +11,7 @@ nothing else is shared between them but `Lane.outstanding`, a dict of which ever
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -18,6 +19,7 @@ from typing import Any
 
 from arrowpool.channel import Channel
 from arrowpool.memory.control import ControlPage
+from arrowpool.settings import HEADROOM_STEP
 from arrowpool.wire import Parcel, Receiver
 
 
@@ -158,6 +160,32 @@ class Failed:
     job: int
     index: int
     error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """To the feeder: this worker finds no memory for a result; have the others give back what they keep warm."""
+
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """To the feeder: the caller has let go of results; their workers could give that memory back."""
+
+
+class Releases:
+    """Tells the feeder of what the caller lets go of, now and then. Called in finalizers, so it takes no lock."""
+
+    def __init__(self, feeder_inbox: queue.SimpleQueue[Any]):
+        self._inbox = feeder_inbox
+        self._bytes = 0
+
+    def __call__(self, nbytes: int) -> None:
+        self._bytes += nbytes
+        if self._bytes >= HEADROOM_STEP:
+            self._bytes = 0
+            self._inbox.put(Released())
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,8 @@ class Launcher:
         Bytes that a worker's own arena reserves; 0 for none.
     spill_dir : str or None
         Where that lies on disk, if it does.
+    released : callable
+        Gets the bytes of what the caller lets go of.
     """
 
     context: BaseContext
@@ -130,6 +132,7 @@ class Launcher:
     arguments: int
     capacity: int
     spill_dir: str | None
+    released: Callable[[int], None]
     forks: bool
 
     def launch(self) -> Lane:
@@ -151,18 +154,19 @@ class Launcher:
             channel, there = Channel.pair()
             ours.callback(channel.close)
             keep_from_children(channel)
+            reader, writer, lifeline = [held(fd, theirs) for fd in there]
             results = held(arena.create(self.capacity, self.spill_dir), theirs) if self.capacity else -1
             page = held(control.create(), theirs)
             endpoints = _Travelling(
-                reader=held(there[0], theirs),
-                writer=held(there[1], theirs),
+                reader=reader,
+                writer=writer,
                 control=page,
-                lifeline=held(there[2], theirs),
+                lifeline=lifeline,
                 arguments=held(system.read_only(self.arguments), theirs) if self.arguments >= 0 else -1,
                 results=results,
             )
             shared = ControlPage(page)
-            receiver = Receiver(os.dup(results) if results >= 0 else -1, shared.parent_leases)
+            receiver = Receiver(os.dup(results) if results >= 0 else -1, shared.parent_leases, self.released)
             ours.callback(receiver.close)
             process = self.process(
                 self.context,

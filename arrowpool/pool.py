@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -20,7 +21,7 @@ from typing import Any
 from arrowpool.collector import Collector
 from arrowpool.feeder import Feeder
 from arrowpool.functions import Reach
-from arrowpool.lane import Call, Cancelled, Stop
+from arrowpool.lane import Call, Cancelled, Releases, Stop
 from arrowpool.launch import Initializer, Launcher
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
@@ -96,87 +97,78 @@ class ArrowPool(stdlib.Pool):
         self._pool: list[BaseProcess] = []
         self._state = INIT
         self._ctx = context or multiprocessing.get_context()
-        if processes is None:
-            processes = _default_size()
-        if processes < 1:
-            raise ValueError("Number of processes must be at least 1")
-        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
-            raise ValueError("maxtasksperchild must be a positive int or None")
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
-        if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes <= 0):
-            raise ValueError("max_bytes must be a positive int (bytes) or None")
-        if not isinstance(retries, int) or retries < 0:
-            raise ValueError("retries must be an int, 0 or more")
-        if task_timeout is not None and not (isinstance(task_timeout, (int, float)) and 0 < task_timeout < math.inf):
-            raise ValueError("task_timeout must be a positive number (seconds) or None")
-        self._processes = processes
+        self._processes = _default_size() if processes is None else processes
+        _check(self._processes, initializer, maxtasksperchild, max_bytes, retries, task_timeout)
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = tuple(initargs)
         self._broken: list[BaseException] = []
         self._taskqueue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._change_notifier = Notifier()
-        self._cache = stdlib._PoolCache(notifier=self._change_notifier)  # type: ignore[attr-defined]
 
         spilled = None if spill_dir is None else os.fspath(spill_dir)
-        limit = limits(max_bytes, spilled)
+        limit = limits(max_bytes, spilled, self._processes)
         forks = self._ctx.get_start_method() == "fork"
         reach = Reach(forks=forks)
-        sender = Sender(_make_arena(limit.capacity, spilled), reach, copy_threads=min(COPY_THREADS, _default_size()))
         broke = functools.partial(_break, weakref.ref(self))
-        self._result_handler = Collector(self._taskqueue, self._cache, reach.worker_has, broke, retries, task_timeout)
-        self._task_handler = Feeder(
-            self._taskqueue,
-            self._result_handler.tell,
-            self._cache,
-            sender,
-            limit.budget,
-            task_timeout is not None,
-            self._change_notifier.put,
-        )
-        self._result_handler.answered = self._task_handler.answered
         initializing = Initializer(initializer, self._initargs, reach, limit.capacity, spilled)
-        launcher = Launcher(
-            context=self._ctx,
-            process=self.Process,
-            initializer=initializing,
-            maxtasks=maxtasksperchild,
-            arguments=sender.arena.fd if sender.arena is not None else -1,
-            capacity=sender.arena.capacity if sender.arena is not None else 0,
-            spill_dir=spilled,
-            forks=forks,
-        )
-        self._worker_handler = Supervisor(
-            launcher,
-            self._pool,
-            processes,
-            self._change_notifier,
-            self._cache,
-            self._task_handler,
-            self._result_handler.tell,
-            broke,
-            task_timeout,
-        )
-        closing = (self._worker_handler, self._task_handler, self._result_handler)
-        try:
-            self._repopulate_pool()
-            for thread in closing:
-                thread.start()
-        except BaseException:
-            for process in self._pool:
-                process.terminate()
-            for process in self._pool:
-                process.join()
-            sender.close()
-            _release(self._worker_handler, self._result_handler, self._change_notifier, initializing)
-            raise
+        with contextlib.ExitStack() as undo:
+            self._change_notifier = Notifier()
+            undo.callback(self._change_notifier.close)
+            self._cache = stdlib._PoolCache(notifier=self._change_notifier)  # type: ignore[attr-defined]
+            arguments = _make_arena(limit.capacity, spilled)
+            sender = Sender(arguments, reach, copy_threads=min(COPY_THREADS, _default_size()))
+            undo.callback(sender.close)
+            self._result_handler = Collector(
+                self._taskqueue, self._cache, reach.worker_has, broke, retries, task_timeout
+            )
+            undo.callback(self._result_handler.close)
+            self._task_handler = Feeder(
+                self._taskqueue,
+                self._result_handler.tell,
+                self._cache,
+                sender,
+                limit.budget,
+                task_timeout is not None,
+                self._change_notifier.put,
+            )
+            self._result_handler.answered = self._task_handler.answered
+            launcher = Launcher(
+                context=self._ctx,
+                process=self.Process,
+                initializer=initializing,
+                maxtasks=maxtasksperchild,
+                arguments=arguments.fd if arguments is not None else -1,
+                capacity=arguments.capacity if arguments is not None else 0,
+                spill_dir=spilled,
+                released=Releases(self._taskqueue),
+                forks=forks,
+            )
+            self._worker_handler = Supervisor(
+                launcher,
+                self._pool,
+                self._processes,
+                self._change_notifier,
+                self._cache,
+                self._task_handler,
+                self._result_handler.tell,
+                broke,
+                task_timeout,
+            )
+            undo.pop_all()
+        threads = (self._worker_handler, self._task_handler, self._result_handler)
         self._terminate = util.Finalize(
             self,
             _terminate_pool,
-            args=(self._pool, self._taskqueue, *closing, self._change_notifier, initializing),
+            args=(self._pool, self._taskqueue, *threads, self._change_notifier, initializing),
             exitpriority=15,
         )
+        try:
+            self._repopulate_pool()
+            for thread in threads:
+                thread.start()
+        except BaseException:
+            self._terminate()
+            raise
         self._state = RUN
 
     def _repopulate_pool(self) -> None:
@@ -324,6 +316,29 @@ class ArrowPool(stdlib.Pool):
         )
 
 
+def _check(
+    processes: int,
+    initializer: Callable[..., Any] | None,
+    maxtasksperchild: int | None,
+    max_bytes: int | None,
+    retries: int,
+    task_timeout: float | None,
+) -> None:
+    """Refuse what a pool cannot be made with."""
+    if processes < 1:
+        raise ValueError("Number of processes must be at least 1")
+    if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
+        raise ValueError("maxtasksperchild must be a positive int or None")
+    if initializer is not None and not callable(initializer):
+        raise TypeError("initializer must be a callable")
+    if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes <= 0):
+        raise ValueError("max_bytes must be a positive int (bytes) or None")
+    if not isinstance(retries, int) or retries < 0:
+        raise ValueError("retries must be an int, 0 or more")
+    if task_timeout is not None and not (isinstance(task_timeout, (int, float)) and 0 < task_timeout < math.inf):
+        raise ValueError("task_timeout must be a positive number (seconds) or None")
+
+
 def _default_size() -> int:
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         return os.process_cpu_count() or 1
@@ -396,16 +411,6 @@ def _terminate_pool(
         feeder.sender.close()
     else:
         _log.warning("the iterable given to a pool still blocks after the pool was terminated")
-    _release(supervisor, collector, notifier, initializer)
-
-
-def _release(
-    supervisor: Supervisor,
-    collector: Collector,
-    notifier: Notifier,
-    initializer: Initializer,
-) -> None:
-    """Close what the threads lived by."""
     supervisor.close()
     collector.close()
     notifier.close()

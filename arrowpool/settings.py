@@ -43,5 +43,8 @@ RECALL_SECONDS = 0.02
 #: Leases that one process can hold of another's arena at a time; beyond that, objects travel in band.
 LEASE_SLOTS = 1 << 20
 
-#: An owner asks again how much memory there is after it has taken so much more of it.
+#: An owner asks again how much memory there is after it has taken so much more of it, or given so much back.
 HEADROOM_STEP = 64 * MIB
+
+#: For so long whoever finds no memory waits for the others to give back what they keep warm.
+RELIEF_SECONDS = 1.0

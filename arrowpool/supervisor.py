@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import threading
@@ -17,6 +18,11 @@ from arrowpool.feeder import Feeder
 from arrowpool.lane import Broken, Lane, LaneExited, LaneJoined, Stop
 from arrowpool.launch import Launcher
 from arrowpool.service import Service
+
+_log = logging.getLogger(__name__)
+
+#: After this long another attempt is made to start a worker in place of one that ended.
+_TRY_AGAIN_MILLISECONDS = 500.0
 
 
 class Notifier:
@@ -96,6 +102,8 @@ class Supervisor(Service):
         self._changing = threading.Lock()
         self._stillborn = 0
         self._broken = False
+        #: Whether the last attempt to start a worker failed.
+        self._short_handed = False
 
     def repopulate(self) -> None:
         """Start workers until there are as many as there shall be; from any thread."""
@@ -120,7 +128,15 @@ class Supervisor(Service):
                 try:
                     self.repopulate_if_needed()
                 except Exception as error:
-                    self._fail(WorkerInitError(f"no worker can be started: {error!r}"), error)
+                    if not self._lanes:
+                        self._fail(WorkerInitError(f"no worker can be started: {error!r}"), error)
+                    elif not self._short_handed:
+                        _log.warning(
+                            "no worker can be started in place of one that ended, %r; trying again", str(error)
+                        )
+                    self._short_handed = True
+                else:
+                    self._short_handed = False
         self._feeder.end()
         while not self._feeder.over and self._state != TERMINATE:
             self._wait()
@@ -144,8 +160,15 @@ class Supervisor(Service):
         poll.register(self._notifier.reader, select.POLLIN)
         for lane in list(self._lanes):
             poll.register(lane.sentinel, select.POLLIN)
-        if any(fd == self._notifier.reader for fd, _ in poll.poll(self._expire())):
+        if any(fd == self._notifier.reader for fd, _ in poll.poll(self._patience())):
             self._notifier.drain()
+
+    def _patience(self) -> float | None:
+        """Milliseconds to wait for something to happen; None for ever."""
+        expires = self._expire()
+        if not self._short_handed:
+            return expires
+        return _TRY_AGAIN_MILLISECONDS if expires is None else min(expires, _TRY_AGAIN_MILLISECONDS)
 
     def _expire(self) -> float | None:
         """Kill workers whose task has had its time; return the milliseconds until the next could be due, None for never."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from arrowpool.memory.control import Flags
 from arrowpool.memory.lease import Grant
 from arrowpool.memory.mapping import Mapping
 from arrowpool.reducer import Reducer, Unit, loads
-from arrowpool.settings import ALIGNMENT, INLINE_LIMIT, OWN_SEGMENT, PIECE, SHARED_SEGMENT
+from arrowpool.settings import ALIGNMENT, INLINE_LIMIT, OWN_SEGMENT, PIECE, RELIEF_SECONDS, SHARED_SEGMENT
 
 #: Where a unit lies: which of the parcel's segments, offset in it, bytes. Or ``(SHARED_OBJECT, number, 0)``.
 Room = tuple[int, int, int]
@@ -37,6 +38,7 @@ Body = tuple[Any, ...]
 _PLAIN = frozenset((type(None), bool, int, float))
 _PLAIN_ITEMS = 4
 _PLAIN_LENGTH = 1000
+_RELIEF_STEP_SECONDS = 0.01
 
 
 class Reduced(NamedTuple):
@@ -102,6 +104,8 @@ class Sender:
         self.reducer = Reducer(inline_limit=self._inline_limit, reach=reach)
         self.shared_bytes = 0
         self.copies = 0
+        #: Asks all others for what they keep warm, when there is no memory; returns whether to wait for that.
+        self.relieve: Callable[[], bool] = bool
 
     def reduce(self, obj: Any) -> Reduced:
         """Take `obj` apart.
@@ -131,7 +135,7 @@ class Sender:
         Raises
         ------
         ArenaFullError
-            When there is no room. Nothing is held then.
+            When there is no room, and none has come within a second. Nothing is held then.
         """
         if not reduced.units:
             return Parcel((reduced.stream, ()), (), 0)
@@ -141,7 +145,7 @@ class Sender:
         segments: list[Segment] = []
         try:
             for size in sizes:
-                segment = Segment(*arena.allocate(size))
+                segment = Segment(*self._allocate(arena, size))
                 self.lifecycle.placed(segment)
                 segments.append(segment)
             copies: list[Callable[[], Any]] = []
@@ -155,6 +159,21 @@ class Sender:
             raise
         self.shared_bytes += reduced.nbytes
         return Parcel((reduced.stream or None, tuple(rooms)), tuple(segments), sum(s.size for s in segments))
+
+    def _allocate(self, arena: Arena, size: int) -> tuple[int, int]:
+        try:
+            return arena.allocate(size)
+        except ArenaFullError:
+            if not self.relieve():
+                raise
+        deadline = time.monotonic() + RELIEF_SECONDS
+        while True:
+            try:
+                return arena.allocate(size)
+            except ArenaFullError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_RELIEF_STEP_SECONDS)  # nobody reports that there is memory again
 
     def _copy(self, copies: list[Callable[[], Any]], nbytes: int) -> None:
         if self._threads is None or len(copies) < 2 or nbytes < 2 * PIECE:
@@ -252,17 +271,20 @@ class Receiver:
         Descriptor of the owner's arena, this object's own from here on; mapped on first use. -1 when there is none.
     flags : Flags
         Where this process says which of its leases are over.
+    released : callable, optional
+        Called with the bytes of each lease that is over, maybe in a finalizer.
     """
 
-    def __init__(self, fd: int, flags: Flags):
+    def __init__(self, fd: int, flags: Flags, released: Callable[[int], None] | None = None):
         self._fd = fd
         self._flags = flags
+        self._released = released
         self._mapping: Mapping | None = None
 
     def accept(self, grants: tuple[GrantWire, ...]) -> list[Grant]:
         """Take the rights to some segments; they end when the returned objects and all built on them are gone."""
         flags = self._flags
-        return [Grant(flags, *grant) for grant in grants]
+        return [Grant(flags, *grant, self._released) for grant in grants]
 
     def close(self) -> None:
         """Accept no more; what was rebuilt stays valid."""

@@ -19,6 +19,9 @@ Worker to parent:
     (DONE, number, seconds, body, grants)          the task's value
     (FAILED, number, seconds, body, grants, text)  the task's exception, and its traceback as text
     (SKIPPED, number)                              the task had been taken back by the parent
+    (SHORT,)                                       there is no memory for a result; others may have some to give back
+
+A frame whose `first` is TRIM has no tasks: give back all memory that is kept warm.
 
 Guarantees: every task is announced on the control page before anything of it is touched, so that a crash is always
 attributed; arguments are let go before the reply is sent; a task never sees what another task did to its arguments.
@@ -56,7 +59,8 @@ from arrowpool.settings import IDLE_SECONDS
 from arrowpool.signals import Interrupts, die_with_parent
 from arrowpool.wire import Body, GrantWire, Receiver, Sender, is_plain
 
-HELLO, BROKEN, DONE, FAILED, SKIPPED = range(5)
+HELLO, BROKEN, DONE, FAILED, SKIPPED, SHORT = range(6)
+TRIM = -1
 _PARENT = "parent"
 
 
@@ -144,6 +148,7 @@ class _Worker:
         self._receiver = Receiver(endpoints.arguments, self._control.worker_leases)
         self._sender = Sender(Arena(endpoints.results) if endpoints.results >= 0 else None)
         self._sender.lifecycle.consumer_joined(_PARENT)
+        self._sender.relieve = self._relieve
         self._blobs: dict[int, _Blob] = {}
         self.completed = 0
 
@@ -161,20 +166,31 @@ class _Worker:
         while not self._channel.readable(IDLE_SECONDS if self._holds_memory() else None):
             # Idle. Garbage may hold leases that the parent waits for, and free pages serve nobody.
             gc.collect()
-            settle_forks()
-            self._reap()
-            if self._sender.arena is not None:
-                self._sender.arena.trim()
+            self._trim()
         return self._channel.receive()
 
     def _holds_memory(self) -> bool:
         return self._sender.arena is not None and self._sender.arena.resident > 0
+
+    def _trim(self) -> None:
+        settle_forks()
+        self._reap()
+        if self._sender.arena is not None:
+            self._sender.arena.trim()
+
+    def _relieve(self) -> bool:
+        self._trim()
+        self._channel.send((SHORT,))
+        return True
 
     def _reap(self) -> None:
         self._sender.reap(_PARENT, self._control.parent_leases)
 
     def _run_frame(self, frame: Message) -> None:
         new_blobs, forgotten, function, star, blob_grants, first, tasks = frame
+        if first == TRIM:
+            self._trim()
+            return
         blobs = self._blobs
         for number in forgotten:
             blobs.pop(number, None)

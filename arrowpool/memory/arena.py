@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from arrowpool.errors import ArenaFullError
 from arrowpool.memory import system
 from arrowpool.memory.allocator import Allocator
-from arrowpool.memory.limits import headroom
+from arrowpool.memory.limits import headroom, is_tight
 from arrowpool.settings import HEADROOM_STEP, MIB
 
 _log = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ class Arena:
         self._is_memfd = system.is_memfd(fd)
         #: Bytes that may be taken before asking again how much memory there is.
         self._headroom = 0
+        #: Bytes freed since it was last asked whether memory is tight.
+        self._freed = 0
         self.close = weakref.finalize(self, _close, fd, address, self.capacity, os.getpid())
         self.close.atexit = False
 
@@ -106,6 +108,9 @@ class Arena:
         if nbytes > self._headroom:
             available = headroom(self.fd)
             if nbytes > available:
+                self.trim()
+                available = headroom(self.fd)
+            if nbytes > available:
                 raise MemoryError(
                     f"{nbytes:,} more bytes of shared memory are wanted and {max(0, available):,} available"
                 )
@@ -113,8 +118,13 @@ class Arena:
         self._headroom -= nbytes
 
     def free(self, offset: int, size: int) -> None:
-        """Take a segment back; its pages stay warm for the next one."""
+        """Take a segment back; its pages stay warm for the next one, unless memory is tight."""
         self._allocator.free(offset, size)
+        self._freed += size
+        if self._freed >= HEADROOM_STEP:
+            self._freed = 0
+            if self._is_memfd and is_tight():
+                self.trim()
 
     def room(self, offset: int, nbytes: int) -> NDArray[np.uint8]:
         """The owner's writable view of a range. Must never reach a user: a forked child has no such memory."""

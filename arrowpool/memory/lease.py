@@ -19,6 +19,7 @@ import os
 import select
 import threading
 import weakref
+from collections.abc import Callable
 
 from arrowpool.memory.control import Flags
 
@@ -48,24 +49,29 @@ class _Fork:
 class _GrantState:
     """What has to be known when a grant ends."""
 
-    __slots__ = ("flags", "forks", "slot")
+    __slots__ = ("flags", "forks", "released", "size", "slot")
 
-    def __init__(self, flags: Flags, slot: int):
+    def __init__(self, flags: Flags, slot: int, size: int, released: Callable[[int], None] | None):
         self.flags = flags
         self.slot = slot
+        self.size = size
+        self.released = released
         self.forks: list[_Fork] = []
 
 
 class Grant:
-    """The right to read one segment, until the last reference to this object is gone."""
+    """The right to read one segment, until the last reference to this object is gone.
+
+    `released`, if given, is then called with the bytes, maybe in a finalizer: it may take no lock.
+    """
 
     __slots__ = ("__weakref__", "offset", "size")
 
-    def __init__(self, flags: Flags, slot: int, offset: int, size: int):
+    def __init__(self, flags: Flags, slot: int, offset: int, size: int, released: Callable[[int], None] | None = None):
         self.offset = offset
         self.size = size
         watch_forks()
-        state = _GrantState(flags, slot)
+        state = _GrantState(flags, slot, size, released)
         with _gate:
             _live.add(state)
         weakref.finalize(self, _end, state).atexit = False
@@ -79,6 +85,8 @@ def _end(state: _GrantState) -> None:
         _deferred.append(state)
     else:
         state.flags[state.slot] = 1
+        if state.released is not None:
+            state.released(state.size)
     # Last, so that a fork in between still finds it and ties it to the child.
     _live.discard(state)
 

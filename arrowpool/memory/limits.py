@@ -14,8 +14,9 @@ from arrowpool.settings import MIB
 
 #: The least that an arena or a budget is given.
 _LEAST = 64 * MIB
-#: Share of all memory that is left alone.
+#: Share of all memory that is left alone, and the share below which it counts as tight.
 _RESERVE = 32
+_TIGHT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Limits:
     budget: int
 
 
-def limits(max_bytes: int | None = None, spill_dir: str | None = None) -> Limits:
+def limits(max_bytes: int | None = None, spill_dir: str | None = None, consumers: int = 1) -> Limits:
     """The limits for a new pool: half of what is available now is the budget, unless `max_bytes` says otherwise.
 
     Available is the smaller of what the machine has and what the process's cgroup still allows; or, where segments lie
@@ -45,10 +46,12 @@ def limits(max_bytes: int | None = None, spill_dir: str | None = None) -> Limits
     else:
         total = available = _free_in(os.statvfs(spill_dir))
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    least = _LEAST
     if space != resource.RLIM_INFINITY:
-        # An arena is mapped by its owner and by each consumer, and the user's own data wants room as well.
-        total = min(total, space // 4)
-    capacity = system.page_ceil(max(total, _LEAST))
+        # This process maps an arena of its own and one of each consumer, and the user's own data wants room as well.
+        least = 16 * MIB
+        total = min(total, (space - _address_space_in_use(space)) // (2 * (consumers + 1)))
+    capacity = system.page_ceil(max(total, least))
     return Limits(capacity, max(_LEAST, available // 2) if max_bytes is None else max_bytes)
 
 
@@ -67,6 +70,12 @@ def memory() -> tuple[int, int]:
     return total, available
 
 
+def is_tight() -> bool:
+    """Whether so little memory is available that none should be kept for the next time."""
+    total, available = memory()
+    return available < total // _TIGHT
+
+
 def headroom(fd: int) -> int:
     """Bytes by which the file of an arena may grow now, with a reserve left for everything else."""
     if system.is_on_disk(fd):
@@ -74,6 +83,13 @@ def headroom(fd: int) -> int:
     total, available = memory()
     available -= total // _RESERVE
     return available if system.is_memfd(fd) else min(available, _free_in(os.fstatvfs(fd)))
+
+
+def _address_space_in_use(limit: int) -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * system.PAGE
+    except OSError:
+        return limit // 2
 
 
 def _free_in(file_system: os.statvfs_result) -> int:
@@ -99,7 +115,7 @@ def _cgroup_memory() -> tuple[int, int] | None:
         else:
             continue
         # A limit anywhere above binds too; inside a container the own group may be mounted as the root.
-        parts = Path(path.lstrip("/")).parts
+        parts = [part for part in path.split("/") if part]
         for depth in range(len(parts), -1, -1):
             group = root.joinpath(*parts[:depth])
             try:

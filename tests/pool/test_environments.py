@@ -1,0 +1,346 @@
+"""Where a process may find itself: few descriptors, little memory, little of a file system, few rights.
+
+Each case is a program of its own. What only root can arrange is skipped for others.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+import arrowpool
+from arrowpool.memory import arena, limits
+from tests.pool import tasks
+
+LIMIT = 100
+MIB = 1 << 20
+
+HEAD = """
+    import gc, os, resource, sys
+    import numpy as np
+    import pandas as pd
+    import arrowpool
+    from arrowpool.memory import system
+    from tests.pool import tasks
+
+    METHOD = sys.argv[1]
+
+    def check(pool, count=40, rows=20_000):
+        # Frames there and back, all held, each its own.
+        frames = [tasks.frame_of(i, rows) for i in range(count)]
+        doubled = pool.map(tasks.double, frames, 1)
+        doubled += list(pool.imap(tasks.double, frames))
+        for i, frame in enumerate(doubled):
+            assert (frame == 2.0 * (i % count)).all(axis=None), i
+        return doubled
+
+    def said(*words):
+        print(*words, flush=True)
+"""
+
+
+def run(program, method, tmp_path, *, prepare=None, rlimit=None):
+    """Run a program, after the shell commands `prepare` in a mount namespace of its own."""
+    script = tmp_path / "script.py"
+    body = textwrap.indent(textwrap.dedent(program), "    ")
+    script.write_text(textwrap.dedent(HEAD) + '\nif __name__ == "__main__":\n' + body)
+    command = [sys.executable, str(script), method]
+    if prepare is not None:
+        if os.geteuid() != 0 or shutil.which("unshare") is None:
+            pytest.skip("needs root and unshare")
+        shell = "mount --make-rprivate / && " + prepare + ' && exec "$@"'
+        command = ["unshare", "-m", "sh", "-ec", shell, "sh", *command]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=rlimit,
+    )
+    if prepare is not None and "ermission denied" in done.stderr and "mount" in done.stderr:
+        pytest.skip(f"this container may not mount: {done.stderr}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def test_few_descriptors_and_2000_frames_in_flight(ours, tmp_path):
+    program = """
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        with arrowpool.get_context(METHOD).Pool(4) as pool:
+            frames = [tasks.frame_of(i, 2_000) for i in range(2000)]
+            held = [pool.apply_async(tasks.double, (frame,)) for frame in frames]
+            results = [result.get(60) for result in held]
+            assert all(float(frame.iloc[7, 1]) == 2.0 * i for i, frame in enumerate(results))
+            said("shared", pool.traffic().shared_bytes)
+        pool.join()
+        said("ok")
+    """
+    done = run(program, ours.method, tmp_path)
+    assert done.stdout.split() == ["shared", str(2 * 2000 * 2000 * 4 * 8), "ok"]
+
+
+def test_too_few_descriptors_for_a_pool(ours, tmp_path):
+    program = """
+        arrowpool.get_context(METHOD).Pool(1).terminate()  # starts the standard library's helpers
+        gc.collect()
+        opened = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 8, 1024))
+        try:
+            arrowpool.get_context(METHOD).Pool(8)
+        except OSError as error:
+            said(type(error).__name__)
+        gc.collect()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+        assert len(os.listdir("/proc/self/fd")) == opened, os.listdir("/proc/self/fd")
+        with arrowpool.get_context(METHOD).Pool(2) as pool:
+            check(pool)
+        pool.join()
+        said("ok")
+    """
+    assert run(program, ours.method, tmp_path).stdout.split() == ["OSError", "ok"]
+
+
+@pytest.mark.parametrize("spare", [4096, 700])
+def test_little_address_space(ours, tmp_path, spare):
+    program = f"""
+        pages = int(open("/proc/self/statm").read().split()[0])
+        limit = pages * resource.getpagesize() + {spare} * (1 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        with arrowpool.get_context(METHOD).Pool(2) as pool:
+            check(pool)
+            try:
+                pool.map(tasks.first, [np.ones(1 << 27)] * 2)
+            except MemoryError as error:
+                said("MemoryError")
+            check(pool)
+        pool.join()
+        said("ok")
+    """
+    assert run(program, ours.method, tmp_path).stdout.split() in (["ok"], ["MemoryError", "ok"])
+
+
+WITHOUT_MEMFD = """
+    def missing(name):
+        raise OSError("no memfd")
+
+    system._memfd_create = missing
+"""
+USE = """
+    with arrowpool.get_context(METHOD).Pool(2) as pool:
+        check(pool)
+        said(pool.traffic().shared_bytes > 0)
+    pool.join()
+    said("ok")
+"""
+ATTEMPT = """
+    try:
+        open("/tmp/x", "w")
+    except OSError:
+        said("read-only")
+"""
+# The devices that Python needs, in a /dev of nothing else.
+BARE_DEV = (
+    "mount -t tmpfs none /dev && mknod /dev/null c 1 3 && mknod /dev/urandom c 1 9 && mknod /dev/random c 1 8"
+    " && chmod 666 /dev/*"
+)
+FILE_SYSTEMS = {
+    "16 MB of /dev/shm": "mount -t tmpfs -o size=16m none /dev/shm",
+    "no /dev/shm": BARE_DEV,
+    "read-only /dev/shm": "mount -t tmpfs -o ro none /dev/shm",
+    "no /proc": "mount -t tmpfs none /proc",
+}
+
+
+@pytest.mark.parametrize("where", FILE_SYSTEMS)
+def test_odd_file_systems(ours, tmp_path, where):
+    if ours.method == "forkserver" and where == "no /proc":
+        pytest.skip("the standard library's forkserver needs /proc itself")
+    done = run(USE, ours.method, tmp_path, prepare=FILE_SYSTEMS[where])
+    assert done.stdout.split() == ["True", "ok"]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("where", ["as it is", "16 MB of /dev/shm", "no /dev/shm", "read-only /dev/shm"])
+def test_odd_file_systems_without_memfd(ours, tmp_path, where):
+    done = run(WITHOUT_MEMFD + USE, ours.method, tmp_path, prepare=FILE_SYSTEMS.get(where))
+    assert done.stdout.split() == ["True", "ok"]
+    assert done.stderr.count("no memfd") == 1
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])  # the standard library's forkserver wants to write
+def test_a_read_only_root(tmp_path, method):
+    prepare = "mount -t tmpfs none /proc/tty && mount -o remount,bind,ro /"
+    done = run(USE + ATTEMPT, method, tmp_path, prepare=prepare)
+    assert done.stdout.split() == ["True", "ok", "read-only"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_process_that_has_dropped_its_privileges(tmp_path, when):
+    """Before the pool is made, or after: then its workers are replaced by such a process."""
+    program = f"""
+        import multiprocessing.popen_fork  # the interpreter's own files may be out of reach afterwards
+
+        def drop():
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+
+        if {when!r} == "before":
+            drop()
+        with arrowpool.get_context("fork").Pool(2, maxtasksperchild=3) as pool:
+            check(pool)
+            if {when!r} == "after":
+                for worker in pool._pool:
+                    worker.kill()
+                drop()
+            check(pool)
+            assert pool.apply(os.getuid) == 65534
+            said(pool.traffic().shared_bytes > 0)
+        pool.join()
+        said("ok")
+    """
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to drop it")
+    assert run(program, "fork", tmp_path).stdout.split() == ["True", "ok"]
+
+
+@pytest.fixture
+def memory_group():
+    """A memory cgroup with a limit, as a container has: the files to write a process id to."""
+    made = []
+    try:
+        for root, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+            group = os.path.join(root, f"arrowpool-test-{os.getpid()}")
+            if os.path.isdir(root) and os.geteuid() == 0:
+                os.makedirs(group, exist_ok=True)
+                made.append(group)
+                if os.path.exists(os.path.join(group, name)):
+                    with open(os.path.join(group, name), "w") as file:
+                        file.write(str(1024 * MIB))
+                    yield os.path.join(group, "cgroup.procs")
+                    return
+        pytest.skip("needs root and a memory cgroup")
+    except OSError as error:
+        pytest.skip(f"no memory cgroup can be made: {error}")
+    finally:
+        for group in made:
+            remove(group)
+
+
+def remove(group):
+    for _ in range(500):  # processes that have ended leave it a moment later
+        try:
+            return os.rmdir(group)
+        except OSError:
+            time.sleep(0.01)
+    return os.rmdir(group)
+
+
+def test_the_limit_of_a_container(ours, tmp_path, memory_group):
+    """The budget keeps to it, and what cannot be had is an error, not the kernel's out-of-memory killer."""
+    program = f"""
+        from arrowpool.memory.limits import limits
+
+        open({memory_group!r}, "w").write(str(os.getpid()))
+        given = limits()
+        assert given.capacity <= 1 << 30 and given.budget <= 1 << 29, given
+        with arrowpool.get_context(METHOD).Pool(2) as pool:
+            held = []
+            try:
+                for i in range(40):
+                    held.append(pool.apply(tasks.zeros, (1 << 23,)))  # 64 MB each, all held
+            except MemoryError as error:
+                said("MemoryError", 4 < len(held) < 16)
+                assert "available" in str(error) or "no room" in str(error), error
+            del held
+            gc.collect()
+            check(pool)
+            assert pool.map(tasks.first, [np.ones(1 << 22)] * 10, 1) == [1.0] * 10
+        pool.join()
+        said("ok")
+    """
+    done = run(program, ours.method, tmp_path)
+    assert done.stdout.split() == ["MemoryError", "True", "ok"], done.stdout
+
+
+def test_no_memory_for_an_argument(ours, monkeypatch):
+    with ours.pool(2) as pool:
+        small, large = np.ones(100_000), np.ones(4 * MIB)
+        assert pool.map(tasks.first, [small] * 4, 1) == [1.0] * 4
+        monkeypatch.setattr(arena, "headroom", lambda fd: 8 * MIB)
+        pool._task_handler.sender.arena._headroom = 0
+        with pytest.raises(MemoryError, match=r"available.*spill_dir"):
+            pool.apply_async(tasks.first, (large,)).get(LIMIT)
+        assert pool.map_async(tasks.first, [small] * 4, 1).get(LIMIT) == [1.0] * 4
+        with pytest.raises(MemoryError):
+            pool.map_async(tasks.pick, [large, small], 1).get(LIMIT)
+    pool.join()
+
+
+def test_no_memory_for_a_result(monkeypatch):
+    monkeypatch.setattr(arena, "headroom", lambda fd: 8 * MIB)
+    with arrowpool.get_context("fork").Pool(2) as pool:
+        with pytest.raises(MemoryError, match="available"):
+            pool.apply_async(tasks.zeros, (4 * MIB,)).get(LIMIT)
+        assert pool.apply_async(tasks.zeros, (MIB // 2,)).get(LIMIT).nbytes == 4 * MIB
+    pool.join()
+
+
+def test_segments_on_a_disk(ours, tmp_path):
+    with ours.pool(2, spill_dir=tmp_path, max_bytes=20 * MIB) as pool:
+        frames = [tasks.frame_of(i, 100_000) for i in range(6)]
+        large = np.arange(8 * MIB, dtype=float)  # more than the budget
+        assert not list(tmp_path.iterdir())
+        doubled = pool.map(tasks.double, frames, 1)
+        assert pool.apply(tasks.first, (large + 1,)) == 1.0
+        assert np.array_equal(pool.apply(tasks.double, (large,)), large * 2)
+        assert all((frame == 2.0 * i).all(axis=None) for i, frame in enumerate(doubled))
+        if os.path.exists("/proc/self/fd"):
+            targets = {
+                os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2 and alive(fd)
+            }
+            assert any(target.startswith(str(tmp_path)) for target in targets)
+    pool.join()
+    assert not list(tmp_path.iterdir())
+
+
+def alive(fd):
+    return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+def test_a_spill_directory_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        arrowpool.Pool(1, spill_dir=tmp_path / "missing")
+
+
+def test_limits_of_control_groups(tmp_path, monkeypatch):
+    """The tightest limit on the way up binds; inside a container the own group may be mounted as the root."""
+
+    def tree(files):
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    monkeypatch.setattr(limits, "Path", lambda path: tmp_path / path.lstrip("/"))
+    assert limits._cgroup_memory() is None
+    tree({"proc/self/cgroup": "0::/a/b\n"})
+    assert limits._cgroup_memory() is None
+    tree({"sys/fs/cgroup/a/memory.max": "1000", "sys/fs/cgroup/a/memory.current": "700"})
+    tree({"sys/fs/cgroup/a/memory.stat": "anon 400\ninactive_file 200\n"})
+    assert limits._cgroup_memory() == (1000, 500)
+    tree({"sys/fs/cgroup/a/b/memory.max": "max", "sys/fs/cgroup/a/b/memory.current": "10"})
+    assert limits._cgroup_memory() == (1000, 500)
+    tree({"sys/fs/cgroup/memory.max": "300", "sys/fs/cgroup/memory.current": "100"})
+    assert limits._cgroup_memory() == (300, 100)
+    tree({"proc/self/cgroup": "4:memory:/x\n1:cpu:/\n"})
+    tree({"sys/fs/cgroup/memory/memory.limit_in_bytes": "5000", "sys/fs/cgroup/memory/memory.usage_in_bytes": "1"})
+    assert limits._cgroup_memory() == (5000, 1)
