@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import signal
 import sys
@@ -300,3 +301,7 @@ def half(array):
 
 def zeros(count):
     return np.zeros(count)
+
+
+def collect_garbage(_):
+    gc.collect()
