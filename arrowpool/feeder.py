@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import util
 from typing import Any
 
+from arrowpool.dispatch import Recall, frame_size, free_lane
 from arrowpool.encoder import Encoder, Unplaced
 from arrowpool.errors import ArenaFullError
 from arrowpool.lane import (
@@ -33,12 +34,11 @@ from arrowpool.lane import (
     Task,
 )
 from arrowpool.memory.limits import is_tight
-from arrowpool.recall import Recall
 from arrowpool.results import Imap
+from arrowpool.room import Room
 from arrowpool.service import Service
 from arrowpool.settings import (
     FRAME_BYTES,
-    FRAME_SECONDS,
     FRAME_TASKS,
     IDLE_SECONDS,
     PREFETCH_SECONDS,
@@ -46,13 +46,10 @@ from arrowpool.settings import (
     SHORT_TASK_SECONDS,
 )
 from arrowpool.wire import Sender
-from arrowpool.worker import TRIM
 
 #: How often to look again while waiting for what nobody reports: a lease that ends in a garbage collection, an iterator
 #: that is read.
 _LOOK_AGAIN_SECONDS = 0.02
-#: Time that handling one task costs beside running it, for sizing frames.
-_TASK_OVERHEAD_SECONDS = 1e-5
 
 
 class Feeder(Service):
@@ -91,10 +88,6 @@ class Feeder(Service):
         self._tell_collector = tell_collector
         self._cache = cache
         self._sender = sender
-        self._encoder = Encoder(sender, self._make_room)
-        sender.relieve = self._relieve
-        self._placing_task = False
-        self._budget = budget
         self._one_by_one = one_by_one
         self._has_ended = has_ended
         #: Whether this thread will send nothing any more.
@@ -102,6 +95,8 @@ class Feeder(Service):
         self._ended = False
         self._closing = False
         self._lanes: list[Lane] = []
+        self._room = Room(sender, self._lanes, budget, self._settle_answered, self._in_flight)
+        self._encoder = Encoder(sender, self._room.make)
         self._recall = Recall(self._lanes, self._give_back)
         self._calls: deque[Call] = deque()
         #: Tasks that are encoded and not bound to a worker yet.
@@ -182,10 +177,9 @@ class Feeder(Service):
         return IDLE_SECONDS if arena is not None and arena.resident else None
 
     def _look_again(self) -> None:
-        self._reap()
-        arena = self._sender.arena
-        if arena is not None and not self._calls and not any(lane.outstanding for lane in self._lanes):
-            arena.trim()
+        self._room.reap()
+        if not self._calls and not any(lane.outstanding for lane in self._lanes):
+            self._room.trim()
 
     def _handle(self, event: Any) -> None:
         if event is None:
@@ -198,9 +192,9 @@ class Feeder(Service):
             self._give_back(event.tasks)
         elif isinstance(event, Released):
             if is_tight():
-                self._have_trimmed(None)
+                self._room.have_trimmed()
         elif isinstance(event, Short):
-            self._have_trimmed(event.lane)
+            self._room.have_trimmed(event.lane)
         elif isinstance(event, Cancelled):
             self._cancel(event.job)
         elif isinstance(event, LaneJoined):
@@ -222,7 +216,7 @@ class Feeder(Service):
     def _pump(self) -> None:
         """Send while a worker is free, then encode ahead."""
         while True:
-            lane = self._free_lane()
+            lane = free_lane(self._lanes, queue_behind=self._next_is_below(PREFETCH_SECONDS))
             if lane is None:
                 break
             task = self._ahead.popleft() if self._ahead else self._encode_next()
@@ -237,19 +231,6 @@ class Feeder(Service):
                 return
             self._ahead.append(task)
 
-    def _free_lane(self) -> Lane | None:
-        best = None
-        for lane in self._lanes:
-            count = len(lane.outstanding)
-            if lane.doomed or (lane.quota is not None and lane.sent >= lane.quota):
-                continue
-            if count == 0:
-                return lane
-            # No more than a frame of short tasks is left: the next one may queue behind it, and is taken back if need be.
-            if count <= lane.last_frame and lane.recalled is None and (best is None or count < len(best.outstanding)):
-                best = lane
-        return best if best is not None and self._next_is_below(PREFETCH_SECONDS) else None
-
     def _next_is_below(self, seconds: float) -> bool:
         """Whether the next task's call has had tasks that took less than this."""
         call = self._ahead[0].call if self._ahead else self._calls[0] if self._calls else None
@@ -260,14 +241,7 @@ class Feeder(Service):
     def _companions(self, lane: Lane, first: Task) -> Iterator[Task]:
         """More short tasks of the same call that go in the same frame."""
         call = first.call
-        mean = call.mean_seconds
-        if self._one_by_one or mean is None or mean >= SHORT_TASK_SECONDS or first.parcel.segments:
-            return
-        # A share of what is left (or, where nobody knows, of what there has been), so that all workers end together.
-        share = (call.length - first.index if call.length is not None else first.index) // (2 * len(self._lanes))
-        count = min(FRAME_TASKS, share, int(FRAME_SECONDS / (mean + _TASK_OVERHEAD_SECONDS)))
-        if lane.quota is not None:
-            count = min(count, lane.quota - lane.sent)
+        count = 1 if self._one_by_one or first.parcel.segments else frame_size(first, lane, len(self._lanes))
         nbytes = first.parcel.piped_bytes
         for _ in range(count - 1):
             if self._ahead:
@@ -332,8 +306,8 @@ class Feeder(Service):
             if taken is None:
                 continue
             try:
-                if self._make_room(taken.reduced.nbytes):
-                    self._placing_task = True
+                if self._room.make(taken.reduced.nbytes):
+                    self._room.may_wait = True
                     return self._encoder.place(taken)
                 self._waiting = taken
                 return None
@@ -345,7 +319,7 @@ class Feeder(Service):
                 taken.call.pending -= 1
                 self._finish(taken.call)
             finally:
-                self._placing_task = False
+                self._room.may_wait = False
 
     def _take(self, call: Call) -> Task | Unplaced | None:
         """The next task of a call; None when it failed, or there are no more."""
@@ -374,41 +348,10 @@ class Feeder(Service):
         if self._closing or not call.result_bytes:
             return False
         result = self._cache.get(call.job)
-        return isinstance(result, Imap) and call.result_bytes / call.replies * result.unread() > self._budget
-
-    # Room
-
-    def _make_room(self, nbytes: int) -> bool:
-        """Whether `nbytes` more fit the budget. What exceeds it alone may go when nothing else is in flight."""
-        lifecycle = self._sender.lifecycle
-        if lifecycle.bytes_live:
-            self._settle_answered()
-            self._reap()
-        return lifecycle.bytes_live + nbytes <= self._budget or not self._in_flight()
-
-    def _relieve(self) -> bool:
-        # With tasks under way, a task had better wait for these; a function cannot.
-        if self._placing_task and self._in_flight():
-            return False
-        self._reap()
-        self._have_trimmed(None)
-        return bool(self._lanes)
-
-    def _have_trimmed(self, but: Lane | None) -> None:
-        """Give back what is kept warm here, and have idle workers do so; busy ones come to it by themselves."""
-        if self._sender.arena is not None:
-            self._sender.arena.trim()
-        for lane in self._lanes:
-            if lane is not but and not lane.outstanding:
-                with contextlib.suppress(OSError):
-                    lane.channel.send(((), (), 0, 0, (), TRIM, ()))
+        return isinstance(result, Imap) and call.result_bytes / call.replies * result.unread() > self._room.budget
 
     def _in_flight(self) -> bool:
         return bool(self._ahead) or any(lane.outstanding for lane in self._lanes)
-
-    def _reap(self) -> None:
-        for lane in self._lanes:
-            self._sender.reap(lane, lane.control.worker_leases)
 
     # Endings
 

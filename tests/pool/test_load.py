@@ -86,7 +86,8 @@ def test_repeated_maps_stay_flat(our_pool):
     warm = round_trip()
     for _ in range(15):
         descriptors, resident = round_trip()
-        assert descriptors == warm[0]
+        # A worker that came to no task before now may have its arena mapped now.
+        assert descriptors <= warm[0] + len(our_pool._pool)
         assert resident <= 2 * 10 * 5 * MIB
 
 

@@ -1,4 +1,6 @@
-"""Taking tasks back from workers: those that wait behind a long one, and those whose call was cancelled.
+"""Which worker gets what: a free one, several short tasks in one frame; and taking tasks back from workers.
+
+Those that wait behind a long task are taken back, and those whose call was cancelled:
 
 1. The worker's range of recalled numbers is set: from now on it begins none of them.
 2. One period later, what it had begun before it could see that is visible here. All others are given away.
@@ -16,7 +18,39 @@ import time
 from collections.abc import Callable
 
 from arrowpool.lane import Call, Lane, Task
-from arrowpool.settings import RECALL_SECONDS
+from arrowpool.settings import FRAME_SECONDS, FRAME_TASKS, RECALL_SECONDS, SHORT_TASK_SECONDS
+
+#: Time that handling one task costs beside running it, for sizing frames.
+_TASK_OVERHEAD_SECONDS = 1e-5
+
+
+def free_lane(lanes: list[Lane], queue_behind: bool) -> Lane | None:
+    """A worker that has nothing to do; or, if the next task may queue, one with no more than a frame of short ones left.
+
+    What queues behind a task that turns out long is taken back.
+    """
+    best = None
+    for lane in lanes:
+        count = len(lane.outstanding)
+        if lane.doomed or (lane.quota is not None and lane.sent >= lane.quota):
+            continue
+        if count == 0:
+            return lane
+        if count <= lane.last_frame and lane.recalled is None and (best is None or count < len(best.outstanding)):
+            best = lane
+    return best if queue_behind else None
+
+
+def frame_size(first: Task, lane: Lane, workers: int) -> int:
+    """How many tasks may go to a worker in one frame that begins with this one: several if they are short."""
+    call = first.call
+    mean = call.mean_seconds
+    if mean is None or mean >= SHORT_TASK_SECONDS:
+        return 1
+    # A share of what is left (or, where nobody knows, of what there has been), so that all workers end together.
+    share = (call.length - first.index if call.length is not None else first.index) // (2 * workers)
+    count = min(FRAME_TASKS, share, int(FRAME_SECONDS / (mean + _TASK_OVERHEAD_SECONDS)))
+    return count if lane.quota is None else min(count, lane.quota - lane.sent)
 
 
 class Recall:
