@@ -53,12 +53,23 @@ def _reduced(frame: pl.DataFrame) -> tuple[Any, dict[str, bool]]:
     return frame.to_arrow(compat_level=pl.CompatLevel.newest()), order
 
 
+class _Stream:
+    """A table as nothing but its Arrow C stream, which polars reads without its thread pool.
+
+    That pool does not run in a process that was forked after its first use: `polars.from_arrow` would wait for ever.
+    """
+
+    def __init__(self, table: Any):
+        self._table = table
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self._table.__arrow_c_stream__(requested_schema)
+
+
 def _rebuild_frame(table: Any, order: dict[str, bool]) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    if order:
-        columns = [frame[name].set_sorted(descending=descending) for name, descending in order.items()]
-        frame = frame.with_columns(columns)
+    frame = pl.DataFrame(_Stream(table))
+    for name, descending in order.items():
+        frame.replace_column(frame.get_column_index(name), frame[name].set_sorted(descending=descending))
     return frame
 
 

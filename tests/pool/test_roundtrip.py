@@ -1,0 +1,65 @@
+"""Every awkward object through a real pool, there and back, under every start method: as pickle delivers it."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from tests.codecs.awkward import AWKWARD
+from tests.codecs.harness import as_the_stdlib_does
+from tests.codecs.sameness import facts
+from tests.pool import tasks
+
+# A third of it is above the size from which memory is shared.
+SIZE = 12_000
+LIMIT = 60
+
+
+def use_the_threads_of_polars():
+    """They do not run in processes that are forked after that: what is rebuilt there must not need them."""
+    pl.DataFrame({"x": [1, 2]}).lazy().select(pl.col("x").sum()).collect()
+
+
+use_the_threads_of_polars()  # and it keeps descriptors of its own from then on
+
+
+@pytest.mark.parametrize("library", sorted({awkward.library for awkward in AWKWARD}))
+def test_there_and_back(ours, library):
+    chosen = [awkward for awkward in AWKWARD if awkward.library == library]
+    objects = [awkward.make(SIZE) for awkward in chosen]
+    with ours.pool(2) as pool:
+        came = pool.map_async(tasks.identity, objects, 1).get(LIMIT)
+        wrong = [
+            str(awkward)
+            for awkward, obj, back in zip(chosen, objects, came, strict=True)
+            if facts(back) != facts(as_the_stdlib_does(as_the_stdlib_does(obj)))
+        ]
+        assert not wrong
+        del came
+        # Anywhere in a structure, as keyword arguments, in a function; what is the same object stays the same object.
+        for awkward, obj in list(zip(chosen, objects, strict=True))[::7]:
+            nested = pool.apply(tasks.identity, (), {"x": {"a": [obj, obj], "b": (1, obj)}})
+            assert nested["a"][0] is nested["a"][1] is nested["b"][1], awkward
+            expected = facts(as_the_stdlib_does(as_the_stdlib_does(obj)))
+            assert facts(nested["a"][0]) == expected, awkward
+            assert facts(pool.apply(lambda obj=obj: obj)) == expected, awkward
+    pool.join()
+
+
+@pytest.mark.parametrize("library", ["numpy", "pandas", "pyarrow", "polars"])
+def test_results_that_are_changed_change_nothing_else(ours, library):
+    """Both sides write wherever they may; whoever did not write sees what was sent."""
+    chosen = [awkward for awkward in AWKWARD if awkward.library == library and awkward.shared][::3]
+    objects = [awkward.make(SIZE) for awkward in chosen]
+    before = [facts(obj) for obj in objects]
+    with ours.pool(2) as pool:
+        for _ in range(2):
+            scribbled = pool.map_async(tasks.scribble, objects, 1).get(LIMIT)
+            assert len(scribbled) == len(objects)
+            assert [facts(obj) for obj in objects] == before
+            for obj in scribbled:
+                tasks.scribble(obj)
+        came = pool.map_async(tasks.identity, objects, 1).get(LIMIT)
+        expected = [facts(as_the_stdlib_does(as_the_stdlib_does(obj))) for obj in objects]
+        assert [facts(obj) for obj in came] == expected
+    pool.join()
