@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 __all__ = [
     "ArenaFullError",
     "PoolTerminatedError",
+    "ShelfKeyError",
     "TaskExitError",
     "TaskTimeoutError",
     "TransferError",
@@ -89,6 +90,13 @@ class TransferError(RuntimeError):
 
 class PoolTerminatedError(RuntimeError):
     """The pool was terminated before this result was there."""
+
+
+class ShelfKeyError(KeyError):
+    """There is nothing on the shelf under that key: never was, was deleted, went with its owner, or is damaged."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class ArenaFullError(MemoryError):

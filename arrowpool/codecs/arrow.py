@@ -48,7 +48,7 @@ def encoder_for(cls: type) -> Encode | None:
 def _encode_table(table: pa.Table, out: Outbox) -> Reduced:
     if table.get_total_buffer_size() < out.inline_limit:
         return NotImplemented
-    if not _survive_ipc(table.schema.types):
+    if not survive_ipc(table.schema.types):
         return table.__reduce__()
     batches = table.to_batches()
     if not batches or not _cut_alike(table, [batch.num_rows for batch in batches]):
@@ -70,7 +70,7 @@ def _rebuild_table(stream: ByteArray | bytes) -> pa.Table:
 def _encode_batch(batch: pa.RecordBatch, out: Outbox) -> Reduced:
     if batch.get_total_buffer_size() < out.inline_limit:
         return NotImplemented
-    if batch.num_columns == 0 or not _survive_ipc(batch.schema.types):
+    if batch.num_columns == 0 or not survive_ipc(batch.schema.types):
         return batch.__reduce__()
     return _as_stream(_rebuild_batch, batch, [batch], out)
 
@@ -85,7 +85,7 @@ def _rebuild_batch(stream: ByteArray | bytes) -> pa.RecordBatch:
 def _encode_chunked_array(array: pa.ChunkedArray, out: Outbox) -> Reduced:
     if array.num_chunks == 0 or array.get_total_buffer_size() < out.inline_limit:
         return NotImplemented
-    if not _survive_ipc([array.type]):
+    if not survive_ipc([array.type]):
         return array.__reduce__()
     return _as_stream(_rebuild_chunked_array, array, _as_batches(array.chunks), out)
 
@@ -100,7 +100,7 @@ def _encode_array(array: pa.Array, out: Outbox) -> Reduced:
     if isinstance(array.type, pa.BaseExtensionType):
         # The type goes by pickle; its storage comes back here.
         return _rebuild_extension_array, (array.type, array.storage)
-    if not _survive_ipc([array.type]):
+    if not survive_ipc([array.type]):
         return _compacted(array).__reduce__()
     return _as_stream(_rebuild_array, array, _as_batches([array]), out)
 
@@ -191,16 +191,16 @@ def _open(stream: ByteArray | bytes) -> pa.ipc.RecordBatchStreamReader:
 # ----------------------------------------------------------------------------------------- what IPC does not carry
 
 
-def _survive_ipc(types: Iterable[pa.DataType]) -> bool:
+def survive_ipc(types: Iterable[pa.DataType]) -> bool:
     """Whether an IPC stream delivers these types and their values exactly, whoever reads it."""
     for type_ in types:
         # An extension type would arrive as its storage where it is not registered, and where it is, its field gets empty
         # metadata instead of none. The offsets of a dense union are rewritten on the assumption that they only grow.
         if isinstance(type_, pa.BaseExtensionType) or type_.id == _DENSE_UNION:
             return False
-        if type_.id == _DICTIONARY and not _survive_ipc([type_.value_type]):
+        if type_.id == _DICTIONARY and not survive_ipc([type_.value_type]):
             return False
-        if type_.num_fields and not _survive_ipc(type_.field(i).type for i in range(type_.num_fields)):
+        if type_.num_fields and not survive_ipc(type_.field(i).type for i in range(type_.num_fields)):
             return False
     return True
 

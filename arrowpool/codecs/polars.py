@@ -30,7 +30,12 @@ def encoder_for(cls: type) -> Encode | None:
 def _encode_frame(frame: pl.DataFrame, out: Outbox) -> Reduced:
     if not _can_be_shared(frame, out):
         return NotImplemented
-    return _rebuild_frame, _reduced(frame)
+    return rebuild_frame, _reduced(frame)
+
+
+def as_table(frame: pl.DataFrame) -> tuple[Any, dict[str, bool]] | None:
+    """The Arrow table that `frame` is, and what is known of its columns' order, for `rebuild_frame`; None if there is none."""
+    return _reduced(frame) if frame.width and all(map(_survives_arrow, frame.dtypes)) else None
 
 
 def _encode_series(series: pl.Series, out: Outbox) -> Reduced:
@@ -66,7 +71,8 @@ class _Stream:
         return self._table.__arrow_c_stream__(requested_schema)
 
 
-def _rebuild_frame(table: Any, order: dict[str, bool]) -> pl.DataFrame:
+def rebuild_frame(table: Any, order: dict[str, bool]) -> pl.DataFrame:
+    """The frame over the table's memory."""
     frame = pl.DataFrame(_Stream(table))
     for name, descending in order.items():
         frame.replace_column(frame.get_column_index(name), frame[name].set_sorted(descending=descending))
@@ -74,7 +80,7 @@ def _rebuild_frame(table: Any, order: dict[str, bool]) -> pl.DataFrame:
 
 
 def _rebuild_series(table: Any, order: dict[str, bool]) -> pl.Series:
-    return _rebuild_frame(table, order).to_series()
+    return rebuild_frame(table, order).to_series()
 
 
 _SIMPLE = frozenset(

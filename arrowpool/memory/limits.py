@@ -82,7 +82,7 @@ def headroom(fd: int) -> int:
         return _free_in(os.fstatvfs(fd))
     total, available = memory()
     available -= total // _RESERVE
-    return available if system.is_memfd(fd) else min(available, _free_in(os.fstatvfs(fd)))
+    return available if system.is_in_memory(fd) else min(available, _free_in(os.fstatvfs(fd)))
 
 
 def _address_space_in_use(limit: int) -> int:

@@ -7,6 +7,7 @@ forgotten in the child, while an `mmap.mmap` object would unmap whatever the chi
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -118,9 +119,43 @@ def create_unlinked(name: str, size: int, directory: str) -> int:
     return fd
 
 
+def create_resizable(name: str, size: int) -> int:
+    """The same without seals, for an owner that will tell by `is_exclusive` when it may change the size again."""
+    fd = _memfd_create(name)
+    try:
+        os.ftruncate(fd, size)
+        with contextlib.suppress(OSError):
+            # Opened anew: only what was opened by a path is counted by the kernel, and `is_exclusive` asks for that count.
+            counted = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+            os.close(fd)
+            fd = counted
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def is_exclusive(fd: int) -> bool:
+    """Whether no other descriptor and no map of the file exists anywhere, but duplicates of this one and maps made by it.
+
+    The kernel says so: it grants a write lease under that condition only. False where it cannot tell.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError:
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return True
+
+
 def is_memfd(fd: int) -> bool:
     """Whether the file was made by `create_memory`."""
     return _seals(fd) & _SEALS == _SEALS
+
+
+def is_in_memory(fd: int) -> bool:
+    """Whether the file is a memfd of either kind: it belongs to no file system that could be full."""
+    return os.fstatvfs(fd).f_blocks == 0
 
 
 def is_on_disk(fd: int) -> bool:

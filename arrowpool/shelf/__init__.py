@@ -1,0 +1,475 @@
+"""The shelf: put an object once, read it from any process of the same user under a short key.
+
+>>> import arrowpool
+>>> key = arrowpool.put(df)
+>>> subprocess.run([sys.executable, "features.py", key])       # there: df = arrowpool.get(sys.argv[1])
+
+There is no daemon and nothing to clean up: an object lives until it is deleted or the process that put it ends, and who
+has read it by then goes on reading. With ``persist=True`` it stays until it is deleted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from arrowpool.errors import ShelfKeyError
+from arrowpool.memory import system
+from arrowpool.shelf import layout, owner, store
+from arrowpool.shelf.layout import EXACT, TABLE, Memory
+from arrowpool.shelf.owner import Owner
+from arrowpool.shelf.store import Store
+
+__all__ = [
+    "Info",
+    "Shelf",
+    "delete",
+    "delete_all",
+    "exists",
+    "get",
+    "get_arrow",
+    "get_many",
+    "get_numpy",
+    "info",
+    "list_keys",
+    "memory_usage",
+    "put",
+    "put_many",
+]
+
+_DEFAULT = "default"
+
+_owner: Owner | None = None
+_starting = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What is known of an object on the shelf.
+
+    Attributes
+    ----------
+    key : str
+        Where it is.
+    kind : str
+        Name of its type.
+    nbytes : int
+        Bytes it takes, in memory or on disk.
+    created : datetime
+        When it was put, in UTC.
+    persistent : bool
+        Whether it outlives its owner.
+    owner : int or None
+        Process that holds it; None for a persistent one.
+    arrow : bool
+        Whether it can be read as an Arrow table.
+    path : str or None
+        The Arrow IPC file, for readers without arrowpool; it is there for as long as the object. None when `arrow` is False.
+    """
+
+    key: str
+    kind: str
+    nbytes: int
+    created: datetime
+    persistent: bool
+    owner: int | None
+    arrow: bool
+    path: str | None
+
+
+class Shelf:
+    """Objects put together: all of them are let go of at the end of a ``with`` block, or when asked to.
+
+    Parameters
+    ----------
+    name : str, optional
+        A shelf with a name is persistent: its objects stay until they are deleted, and any process of this user that opens
+        a shelf of that name has them. Without a name it is private: its objects live as long as it does.
+
+    Examples
+    --------
+    >>> with Shelf() as shelf:
+    ...     keys = [shelf.put(chunk) for chunk in chunks]
+    """
+
+    def __init__(self, name: str | None = None):
+        self.name = name
+        self._store = Store(name) if name is not None else None
+        self._keys: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Shelf {self.name or 'private'}: {len(self.list_keys())} objects>"
+
+    def __enter__(self) -> Shelf:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._store is None:
+            self.delete_all()
+
+    def put(self, obj: Any, key: str | None = None) -> str:
+        """Put an object; return its key. See :func:`put`."""
+        if self._store is None:
+            if key is not None:
+                raise ValueError("only a shelf with a name, or put(..., persist=True), can have keys of your choice")
+            made = _this_owner().put(layout.plan(obj))
+            self._keys.add(made)
+            return made
+        key = store.check_name(key) if key is not None else _new_name()
+        self._store.put(layout.plan(obj), key)
+        return key if self.name == _DEFAULT else f"{self.name}/{key}"
+
+    def list_keys(self) -> list[str]:
+        """The keys of this shelf's objects."""
+        if self._store is None:
+            return sorted(key for key in self._keys if exists(key))
+        prefix = "" if self.name == _DEFAULT else f"{self.name}/"
+        return [prefix + key for key, _ in self._store.items()]
+
+    def get(self, key: str) -> Any:
+        """See :func:`get`."""
+        return get(key)
+
+    def delete(self, *keys: str) -> None:
+        """See :func:`delete`."""
+        delete(*keys)
+        self._keys.difference_update(keys)
+
+    def delete_all(self) -> None:
+        """Delete all objects of this shelf."""
+        for key in self.list_keys():
+            with contextlib.suppress(ShelfKeyError):  # somebody was faster
+                delete(key)
+        self._keys.clear()
+
+
+def put(obj: Any, *, persist: bool = False, key: str | None = None) -> str:
+    """Put an object on the shelf, from where every process of this user can get it.
+
+    Parameters
+    ----------
+    obj : object
+        Frames, tables and arrays are copied once, into shared memory. Anything else that can be pickled may be put, too.
+    persist : bool
+        Keep it until it is deleted, also after this process has ended. Else it goes with this process.
+    key : str, optional
+        A key of your choice, for a persistent object: letters, digits, ``_``, ``-`` and ``.``. What is there under that
+        key is replaced; who reads that goes on reading it.
+
+    Returns
+    -------
+    str
+        The key: short, and fit for argv, environment variables and JSON.
+
+    Raises
+    ------
+    ArenaFullError
+        When there is no memory (or disk space) for it.
+    Exception
+        Whatever pickling it raises.
+    """
+    if persist:
+        return Shelf(_DEFAULT).put(obj, key)
+    if key is not None:
+        raise ValueError("only a persistent object can have a key of your choice: put(..., persist=True)")
+    return _this_owner().put(layout.plan(obj))
+
+
+def put_many(objects: Iterable[Any], *, persist: bool = False) -> list[str]:
+    """Put several objects; return their keys in that order."""
+    return [put(obj, persist=persist) for obj in objects]
+
+
+def get(key: str) -> Any:
+    """The object, equal to what was put and private: what is written to it is seen by nobody else.
+
+    It is not copied, whatever its size; its memory is shared until it is written to, and valid for as long as it is in use.
+
+    Raises
+    ------
+    ShelfKeyError
+        A `KeyError`: when there is nothing under that key (any more).
+    PermissionError
+        When it belongs to another user.
+    """
+    files = _open(key)
+    return layout.rebuild(files.get(TABLE), files.get(EXACT))
+
+
+def get_many(keys: Iterable[str]) -> list[Any]:
+    """The objects under several keys, in that order."""
+    return [get(key) for key in keys]
+
+
+def get_arrow(key: str) -> pa.Table:
+    """The object as an Arrow table, without a copy.
+
+    Raises
+    ------
+    ShelfKeyError
+        When there is nothing under that key (any more).
+    TypeError
+        When the object is none that Arrow can express as a table.
+    """
+    table = _open(key, only=TABLE).get(TABLE)
+    if table is None:
+        raise TypeError(f"what lies under {key!r} ({info(key).kind}) is no Arrow table; use get()")
+    return layout.open_table(table)
+
+
+def get_numpy(key: str, column: str | None = None) -> np.ndarray[Any, Any]:
+    """A column as an array; without a copy for numbers and datetimes, then writeable and private.
+
+    Parameters
+    ----------
+    column : str, optional
+        Its name; none when the object itself is an array.
+
+    Raises
+    ------
+    ShelfKeyError
+        When there is nothing under that key (any more), or no such column.
+    ValueError
+        When the column has nulls, which NumPy's numbers cannot express.
+    TypeError
+        When the object is not what was asked for.
+    """
+    if column is None:
+        obj = get(key)
+        if not isinstance(obj, np.ndarray):
+            raise TypeError(f"what lies under {key!r} is a {type(obj).__name__}: say which column")
+        return obj
+    memory = _open(key, only=TABLE).get(TABLE)
+    if memory is None:
+        raise TypeError(f"what lies under {key!r} ({info(key).kind}) has no columns; use get()")
+    return layout.column(memory, key, column)
+
+
+def delete(*keys: str) -> None:
+    """Let go of objects. Who has read them goes on reading.
+
+    Raises
+    ------
+    ShelfKeyError
+        When there is nothing under one of the keys; the others are deleted all the same.
+    """
+    missing = [key for key in keys if not _delete(key)]
+    if missing:
+        raise ShelfKeyError(f"nothing to delete under {', '.join(map(repr, missing))}")
+
+
+def delete_all() -> None:
+    """Delete all that this process has put, and all persistent objects of the default shelf."""
+    if _owner is not None and _owner.pid == os.getpid():
+        for key in _owner.list_keys():
+            _owner.delete(key)
+    Shelf(_DEFAULT).delete_all()
+
+
+def exists(key: str) -> bool:
+    """Whether there is something under that key."""
+    try:
+        info(key)
+    except (KeyError, PermissionError):
+        return False
+    return True
+
+
+def list_keys() -> list[str]:
+    """The keys of all that this user's processes have on the shelf, and of all persistent objects."""
+    return [one.key for one in list_infos()]
+
+
+def list_infos() -> list[Info]:
+    """All objects of this user: of running processes, and persistent ones."""
+    return [*_living(), *_persistent()]
+
+
+def _living() -> Iterator[Info]:
+    for key, about in owner.everything():
+        yield _info(key, about, None)
+
+
+def _persistent() -> Iterator[Info]:
+    for name in store.stores():
+        kept = Store(name)
+        for key, about in kept.items():
+            yield _info(key if name == _DEFAULT else f"{name}/{key}", about, kept.path(key))
+
+
+def memory_usage(key: str | None = None) -> int:
+    """Bytes that one object takes, or all that this user has on the shelf."""
+    return info(key).nbytes if key is not None else sum(one.nbytes for one in list_infos())
+
+
+def info(key: str) -> Info:
+    """What is known of an object, without opening it.
+
+    Raises
+    ------
+    ShelfKeyError
+        When there is nothing under that key (any more).
+    """
+    about, fds = _describe(key)
+    for fd in fds:
+        os.close(fd)
+    where = _where(key)
+    return _info(key, about, where[0].path(where[1]) if where is not None else None)
+
+
+def _info(key: str, about: dict[str, Any], place: Any) -> Info:
+    arrow = TABLE in about["files"]
+    path: str | None = None
+    if arrow:
+        path = str(place / TABLE) if place is not None else about["paths"][TABLE]
+    return Info(
+        key=key,
+        kind=about["kind"],
+        nbytes=about["nbytes"],
+        created=datetime.fromtimestamp(about["created"], timezone.utc),
+        persistent=place is not None,
+        owner=None if place is not None else int(key.partition("-")[0]),
+        arrow=arrow,
+        path=path,
+    )
+
+
+# Where a key leads
+
+
+def _where(key: str) -> tuple[Store, str] | None:
+    """Store and name of a persistent object's key; None for the key of a process's."""
+    if not isinstance(key, str) or not key or len(key) > 300:
+        raise ShelfKeyError(f"that is no key: {key!r}")
+    name, slash, rest = key.rpartition("/")
+    try:
+        if slash:
+            return Store(name), store.check_name(rest)
+        parts = key.split("-")
+        if len(parts) == 3 and parts[0].isdigit() and parts[2].isdigit():
+            return None
+        return Store(_DEFAULT), store.check_name(key)
+    except ValueError as error:
+        raise ShelfKeyError(f"that is no key: {key!r}") from error
+
+
+def _describe(key: str) -> tuple[dict[str, Any], list[int]]:
+    """Description of an object and descriptors of its files."""
+    where = _where(key)
+    if where is not None:
+        return where[0].open(where[1])
+    if _owner is not None and _owner.pid == os.getpid():
+        stored = _owner.get(key)
+        if stored is not None:
+            return stored.describe(), [system.read_only(fd) for fd, _ in stored.files.values()]
+    about, fds = owner.ask(key, "get")
+    if about is None:
+        raise ShelfKeyError(f"no key {key!r}: it was deleted")
+    return about, fds
+
+
+def _delete(key: str) -> bool:
+    try:
+        where = _where(key)
+        if where is not None:
+            return where[0].delete(where[1])
+        if _owner is not None and _owner.pid == os.getpid() and _owner.delete(key):
+            return True
+        return bool(owner.ask(key, "delete")[0])
+    except ShelfKeyError:
+        return False
+
+
+def _open(key: str, only: str | None = None) -> dict[str, Memory]:
+    """The files of an object by name, mapped privately."""
+    about, fds = _describe(key)
+    try:
+        opened: dict[str, Memory] = {}
+        for (name, size), fd in zip(about["files"].items(), fds, strict=True):
+            found = os.fstat(fd)
+            if found.st_uid not in os.getresuid():
+                raise PermissionError(f"what lies under {key!r} belongs to another user ({found.st_uid})")
+            if not isinstance(size, int) or found.st_size < size:
+                raise ShelfKeyError(f"the object under {key!r} is cut off")
+            if only in (None, name):
+                opened[name] = _map(fd, size)
+        return opened
+    except ValueError as error:
+        raise ShelfKeyError(f"the object under {key!r} is damaged: {error}") from error
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+class _Mapped:
+    """The base object of every array over a mapped file; NumPy reads the attribute and keeps the object alive."""
+
+    __slots__ = ("__array_interface__", "__weakref__")
+
+    def __init__(self, fd: int, size: int):
+        address = system.map_private(fd, 0, size)
+        self.__array_interface__: dict[str, Any] = {
+            "data": (address, False),
+            "shape": (size,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+        weakref.finalize(self, _unmap, address, size, os.getpid()).atexit = False
+
+
+def _unmap(address: int, size: int, pid: int) -> None:
+    if os.getpid() == pid:
+        system.unmap(address, size)
+
+
+def _map(fd: int, size: int) -> Memory:
+    return np.asarray(_Mapped(fd, size)) if size else np.empty(0, dtype=np.uint8)
+
+
+# The owner in this process
+
+
+def _this_owner() -> Owner:
+    global _owner
+    with _starting:
+        if _owner is None or _owner.pid != os.getpid():
+            _owner = Owner()
+            _owner.start()
+            atexit.register(_close)
+        return _owner
+
+
+def _close() -> None:
+    global _owner
+    if _owner is not None and _owner.pid == os.getpid():
+        _owner.close()
+        _owner = None
+
+
+def _forget_in_child() -> None:
+    global _owner, _starting
+    _starting = threading.Lock()
+    if _owner is not None:
+        _owner.forget()
+        _owner = None
+
+
+def _new_name() -> str:
+    return secrets.token_urlsafe(6).lstrip("-_.") or _new_name()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,194 @@
+"""A pandas frame as an Arrow table that any Arrow implementation reads, and which of its arrays lie in that table as they are.
+
+The columns of the table are made over the frame's own memory where Arrow has the same representation: numbers, datetimes
+and timedeltas without nulls, and columns that are Arrow-backed already. Such a column is *exact*: the frame can be rebuilt
+over it without a copy. All others are converted for other readers, and are kept once more as they are (see `layout`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pandas.core.internals.managers import BlockManager  # type: ignore[import-not-found]  # no stubs
+
+#: What stands for an array of a frame: where its memory starts, its step, its length, its dtype.
+_Key = tuple[int, int, int, Any]
+
+_EXACT_KINDS = "iufmM"
+#: Arrow has these units; NumPy's others (days, say) would be converted.
+_EXACT_UNITS = ("s", "ms", "us", "ns")
+
+
+class FrameTable:
+    """A frame, and the table of it.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        Equal to what was given and over the same memory; each of its blocks is of neighbouring columns.
+    table : pyarrow.Table
+        One chunk a column, with pandas' metadata.
+
+    Raises
+    ------
+    pyarrow.ArrowException, TypeError, ValueError
+        When Arrow has no such table: duplicate names, columns of mixed objects.
+    """
+
+    def __init__(self, frame: pd.DataFrame):
+        self.frame = _split(frame)
+        self._exact: dict[_Key, int] = {}
+        self._arrow: dict[tuple[Any, ...], int] = {}
+        # pandas' metadata, and how pandas would name and order the columns, from a few rows.
+        rows = frame.iloc[:100].copy(deep=False)
+        rows.attrs = {}  # pandas would have them as JSON, with a warning where they are not; they are kept as they are
+        head = pa.Table.from_pandas(rows)
+        metadata = json.loads(head.schema.metadata[b"pandas"])
+        for number, level in enumerate(metadata["index_columns"]):
+            if isinstance(level, dict):
+                index: Any = frame.index
+                metadata["index_columns"][number] = level | {
+                    "start": index.start,
+                    "stop": index.stop,
+                    "step": index.step,
+                }
+        kept = [level for level in metadata["index_columns"] if isinstance(level, str)]
+        sources = [*self._columns(), *(frame.index.get_level_values(i) for i in range(frame.index.nlevels))][
+            : len(frame.columns) + len(kept)
+        ]
+        columns = [self._column(number, source) for number, source in enumerate(sources)]
+        self.table = pa.table(columns, names=head.column_names).replace_schema_metadata(
+            {**head.schema.metadata, b"pandas": json.dumps(metadata).encode()}
+        )
+
+    def _columns(self) -> list[Any]:
+        """The values of each column, as views where there are such."""
+        columns: list[Any] = [None] * self.frame.shape[1]
+        for block in self.frame._mgr.blocks:
+            for row, place in enumerate(block.mgr_locs.as_array):
+                columns[place] = block.values[row] if block.values.ndim == 2 else block.values
+        return columns
+
+    def _column(self, number: int, values: Any) -> pa.Array:
+        plain = _plain(values)
+        if plain is not None:
+            array = pa.array(plain, from_pandas=False)
+            if array.null_count == 0:
+                self._exact[_key(plain)] = number
+            zone = getattr(values, "tz", None)
+            if zone is None:
+                return array
+            zoned = pa.timestamp(values.unit, pa.lib.tzinfo_to_string(zone))
+            return pa.Array.from_buffers(zoned, len(array), array.buffers(), array.null_count, array.offset)
+        backed = getattr(values, "_pa_array", None)
+        if isinstance(backed, pa.ChunkedArray):
+            whole = backed.chunk(0) if backed.num_chunks == 1 else backed.combine_chunks()
+            if isinstance(whole, pa.ChunkedArray):
+                whole = whole.chunk(0)
+            if backed.num_chunks == 1:
+                self._arrow[_arrow_key(whole)] = number
+            return whole
+        array = pa.array(values, from_pandas=True)
+        return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+    def reference(self, obj: Any) -> Any:
+        """How to find this array of the frame in the table; None when it is not there as it is.
+
+        Returns
+        -------
+        int, or (list of int, dtype as str)
+            The column, for an Arrow array; or the columns that are the rows of a NumPy array, and its dtype. One number in
+            a tuple for an array of one dimension.
+        """
+        if isinstance(obj, pa.Array):
+            return self._arrow.get(_arrow_key(obj)) if len(obj) else None
+        if type(obj) is not np.ndarray or obj.dtype.kind not in _EXACT_KINDS or obj.ndim not in (1, 2) or not obj.size:
+            return None
+        columns = [self._exact.get(_key(row)) for row in (obj if obj.ndim == 2 else [obj])]
+        if None in columns:
+            return None
+        return columns if obj.ndim == 2 else tuple(columns), obj.dtype.str
+
+
+def resolve(reference: Any, table: pa.Table, memory: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
+    """The array that `FrameTable.reference` has described, over the table's memory.
+
+    Parameters
+    ----------
+    memory : ndarray of uint8
+        What the table was opened over; what is returned is writeable if this is.
+    """
+    if isinstance(reference, int):
+        return table.column(reference).chunk(0)
+    columns, name = reference
+    dtype = np.dtype(name)
+    nbytes = table.num_rows * dtype.itemsize
+    base = memory.__array_interface__["data"][0]
+    starts = []
+    for number in columns:
+        column = table.column(number).chunk(0)
+        starts.append(column.buffers()[1].address - base + column.offset * dtype.itemsize)
+    if isinstance(columns, tuple):
+        return memory[starts[0] : starts[0] + nbytes].view(dtype)
+    steps = {after - before for before, after in itertools.pairwise(starts)}
+    if len(steps) > 1:
+        return np.stack([memory[start : start + nbytes].view(dtype) for start in starts])
+    # Neighbours: one array over all of them, whatever lies between.
+    step = steps.pop() if steps else nbytes
+    end = starts[0] + step * (len(starts) - 1) + nbytes
+    rows = np.lib.stride_tricks.as_strided(memory[starts[0] : end], (len(starts), nbytes), (step, 1))
+    return rows.view(dtype)
+
+
+def _split(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same frame over the same memory, in blocks of neighbouring columns."""
+    manager = frame._mgr
+    blocks = []
+    for block in manager.blocks:
+        places = block.mgr_locs.as_array
+        if block.values.ndim != 2 or len(places) < 2:
+            blocks.append(block)
+            continue
+        cuts = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
+        if len(cuts) == 2:
+            blocks.append(block)
+        else:
+            blocks += [block.slice_block_columns(slice(a, b)) for a, b in itertools.pairwise(cuts)]
+    if len(blocks) == len(manager.blocks):
+        return frame
+    split = BlockManager(tuple(blocks), manager.axes, verify_integrity=False)
+    build: Any = frame._constructor_from_mgr
+    same: pd.DataFrame = build(split, axes=split.axes).__finalize__(frame)
+    return same
+
+
+def _plain(values: Any) -> Any:
+    """The NumPy array that `values` are, if Arrow represents it by the same bytes; else None."""
+    array = values
+    if isinstance(values, pd.Index):
+        array = values._values  # type: ignore[attr-defined]
+    if not isinstance(array, np.ndarray):
+        array = (
+            getattr(array, "_ndarray", None) if type(array).__name__ in ("DatetimeArray", "TimedeltaArray") else None
+        )
+    if array is None or type(array) is not np.ndarray or array.dtype.kind not in _EXACT_KINDS:
+        return None
+    if array.dtype.kind in "mM" and np.datetime_data(array.dtype) not in [(unit, 1) for unit in _EXACT_UNITS]:
+        return None
+    if not array.dtype.isnative or array.dtype.itemsize > 8:
+        return None
+    return array
+
+
+def _key(array: np.ndarray[Any, Any]) -> _Key:
+    return array.__array_interface__["data"][0], array.strides[0] if array.size else 0, array.size, array.dtype
+
+
+def _arrow_key(array: pa.Array) -> tuple[Any, ...]:
+    buffers = tuple(None if buffer is None else buffer.address for buffer in array.buffers())
+    return buffers, array.offset, len(array), array.type

@@ -1,0 +1,268 @@
+"""How an object lies on a shelf: as up to two files, one for everybody and one for exactness.
+
+table    an Arrow IPC file, for tables and for frames that Arrow can express: any Arrow implementation opens it.
+exact    what gives back exactly the object: a pickle stream, and the large memory in it that is not in the table.
+         Absent where the table itself is the object.
+
+The exact file, all numbers little-endian and 8 bytes:
+
+    magic | bytes of the stream | number of rooms | (offset, bytes) of each room | stream | rooms, 64-byte aligned
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from arrowpool.codecs import arrow, library_of
+from arrowpool.errors import ShelfKeyError
+from arrowpool.reducer import Reducer, Unit, loads
+from arrowpool.settings import ALIGNMENT, COPY_THREADS, INLINE_LIMIT, PIECE
+from arrowpool.shelf.frames import FrameTable, resolve
+
+Memory = NDArray[np.uint8]
+
+TABLE, EXACT = "table.arrow", "exact.bin"
+_MAGIC = b"ARROWPL1"
+_HEADER = struct.Struct("<8sQQ")
+_ROOM = struct.Struct("<QQ")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file to write: its name, its size in bytes, and what writes it into memory of that size."""
+
+    name: str
+    size: int
+    write: Callable[[Memory], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An object taken apart, nothing of its large memory copied yet."""
+
+    kind: str
+    files: tuple[File, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
+
+
+def plan(obj: Any) -> Plan:
+    """Take an object apart for the shelf.
+
+    Raises
+    ------
+    Exception
+        Whatever pickling it raises.
+    """
+    kind = type(obj).__name__
+    try:
+        files = _table_and_exact(obj)
+    except (pa.ArrowException, TypeError, ValueError, NotImplementedError):
+        files = None  # not for Arrow
+    return Plan(kind, files or (_exact_file(obj),))
+
+
+def _table_and_exact(obj: Any) -> tuple[File, ...] | None:
+    """The files of what Arrow can express; None, or any error of Arrow's, for what it cannot."""
+    if isinstance(obj, (pa.Table, pa.RecordBatch)) and obj.num_columns:
+        table = obj if isinstance(obj, pa.Table) else pa.Table.from_batches([obj])
+        if not arrow.survive_ipc(obj.schema.types):
+            return _table_file(table), _exact_file(obj)
+        return (_table_file(table),) if table is obj else (_table_file(table), _exact_file(_AsBatch()))
+    if type(obj) is pd.DataFrame and obj.shape[1]:
+        frame = FrameTable(obj)
+        return _table_file(frame.table), _exact_file(frame.frame, frame)
+    if library_of(type(obj)) == "polars" and type(obj).__name__ == "DataFrame":
+        from arrowpool.codecs import polars
+
+        found = polars.as_table(obj)
+        if found is not None:
+            table, order = found
+            return _table_file(table), _exact_file(_AsPolars(order))
+    return None
+
+
+class _AsBatch:
+    """Stands for the one record batch that the table is."""
+
+    def rebuild(self, table: pa.Table) -> pa.RecordBatch:
+        return table.combine_chunks().to_batches()[0]
+
+
+@dataclass
+class _AsPolars:
+    """Stands for the polars frame that the table is, and what is known of the order of its columns."""
+
+    order: dict[str, bool]
+
+    def rebuild(self, table: pa.Table) -> Any:
+        from arrowpool.codecs import polars
+
+        return polars.rebuild_frame(table, self.order)
+
+
+def _table_file(table: pa.Table) -> File:
+    counter = pa.MockOutputStream()
+    _write_table(table, counter)
+
+    def write(memory: Memory) -> None:
+        sink = pa.FixedSizeBufferWriter(pa.py_buffer(memory))
+        sink.set_memcopy_threads(COPY_THREADS)
+        _write_table(table, sink)
+
+    return File(TABLE, counter.size(), write)
+
+
+def _write_table(table: pa.Table, sink: Any) -> None:
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _exact_file(obj: Any, frame: FrameTable | None = None) -> File:
+    references: list[Any] = []
+
+    def number(part: Any) -> int | None:
+        reference = frame.reference(part) if frame is not None else None
+        if reference is None:
+            return None
+        references.append(reference)
+        return len(references) - 1
+
+    reducer = Reducer(inline_limit=INLINE_LIMIT)
+    reducer.shared_number = number
+    body, units = reducer.reduce(obj)
+    shared = tuple(unit.shared_object for unit in units)
+    stream = _dump_small((references, shared)) + body
+    placed = [unit for unit in units if unit.shared_object is None]
+    rooms = []
+    at = _HEADER.size + _ROOM.size * len(placed) + len(stream)
+    for unit in placed:
+        at = -(-at // ALIGNMENT) * ALIGNMENT
+        rooms.append((at, unit.nbytes))
+        at += unit.nbytes
+
+    def write(memory: Memory) -> None:
+        head = _HEADER.pack(_MAGIC, len(stream), len(rooms)) + b"".join(_ROOM.pack(*room) for room in rooms) + stream
+        memory[: len(head)] = np.frombuffer(head, dtype=np.uint8)
+        for unit, (offset, nbytes) in zip(placed, rooms, strict=True):
+            _copy(unit, memory[offset : offset + nbytes])
+
+    return File(EXACT, at, write)
+
+
+def _copy(unit: Unit, room: Memory) -> None:
+    for copy in unit.copies_to(room, PIECE):
+        copy()
+
+
+def _dump_small(obj: Any) -> bytes:
+    dumped = pickle.dumps(obj, protocol=5)
+    return struct.pack("<Q", len(dumped)) + dumped
+
+
+def open_table(memory: Memory) -> pa.Table:
+    """The table of a table file, without a copy.
+
+    Raises
+    ------
+    ShelfKeyError
+        When it is no such file.
+    """
+    try:
+        return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(memory))).read_all()
+    except pa.ArrowException as error:
+        raise ShelfKeyError(f"this is no Arrow file: {error}") from error
+
+
+def rebuild(table: Memory | None, exact: Memory | None) -> Any:
+    """The object that lies in these files; what it is made of is memory of theirs.
+
+    Raises
+    ------
+    ShelfKeyError
+        When the files are not what `plan` writes.
+    """
+    if exact is None:
+        if table is None:
+            raise ShelfKeyError("there is nothing in this object")
+        return open_table(table)
+    if len(exact) < _HEADER.size:
+        raise ShelfKeyError("the object is cut off")
+    view = exact.data
+    magic, length, count = _HEADER.unpack_from(view)
+    start = _HEADER.size + _ROOM.size * count
+    if magic != _MAGIC or start + length > len(exact):
+        raise ShelfKeyError("this is no object of a shelf")
+    rooms = [_ROOM.unpack_from(view, _HEADER.size + _ROOM.size * number) for number in range(count)]
+    if any(offset + nbytes > len(exact) for offset, nbytes in rooms):
+        raise ShelfKeyError("the object is cut off")
+    stream = exact[start : start + length].tobytes()
+    (small,) = struct.unpack_from("<Q", stream)
+    references, shared = loads(stream[8 : 8 + small])
+    opened = open_table(table) if table is not None and references else None
+
+    def arrays() -> Iterator[Any]:
+        remaining = iter(rooms)
+        for reference in shared:
+            if reference is None:
+                offset, nbytes = next(remaining)
+                yield exact[offset : offset + nbytes]
+            else:
+                assert opened is not None
+                assert table is not None
+                yield resolve(references[reference], opened, table)
+
+    obj = loads(stream[8 + small :], arrays())
+    if isinstance(obj, (_AsBatch, _AsPolars)) and table is not None:
+        return obj.rebuild(open_table(table))
+    return obj
+
+
+def column(memory: Memory, key: str, name: str) -> np.ndarray[Any, Any]:
+    """A column of a table file as an array, without a copy where there need be none.
+
+    Raises
+    ------
+    ShelfKeyError, ValueError
+        When there is no such column; when it has nulls, which only arrays of objects and floats could express.
+    """
+    table = open_table(memory)
+    found = [number for number, one in enumerate(table.column_names) if one == name]
+    if len(found) != 1:
+        raise ShelfKeyError(f"{len(found)} columns {name!r} under {key!r}; there are: {', '.join(table.column_names)}")
+    values = table.column(found[0])
+    if values.null_count:
+        raise ValueError(
+            f"column {name!r} has {values.null_count:,} nulls, which an array cannot express; use get() or get_arrow()"
+        )
+    if values.num_chunks == 1:
+        dtype = _same_bytes(values.type)
+        if dtype is not None:
+            same: np.ndarray[Any, Any] = resolve(((found[0],), dtype.str), table, memory)
+            return same
+    converted: np.ndarray[Any, Any] = values.to_numpy()
+    return converted
+
+
+def _same_bytes(kind: pa.DataType) -> np.dtype[Any] | None:
+    """The NumPy dtype that represents values of an Arrow type by the same bytes; None where there is none."""
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        same: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+        return same
+    if pa.types.is_timestamp(kind):
+        return np.dtype(f"M8[{kind.unit}]")
+    if pa.types.is_duration(kind):
+        return np.dtype(f"m8[{kind.unit}]")
+    return None
