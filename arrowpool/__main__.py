@@ -1,4 +1,4 @@
-"""The command line: ``python -m arrowpool demo``."""
+"""The command line: ``python -m arrowpool demo``, and the shelf's ``ls``, ``info``, ``rm`` and ``clean``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--rows", type=int, default=1_000_000, help="flights; 336,776 are real (default: %(default)s)")
     demo.add_argument("--processes", type=int, help="workers of each pool (default: one per core)")
     demo.add_argument("--start-method", choices=multiprocessing.get_all_start_methods(), help="how workers start")
+    commands.add_parser("ls", help="what is on the shelf")
+    info = commands.add_parser("info", help="what is known of one object on the shelf")
+    info.add_argument("key", metavar="KEY")
+    rm = commands.add_parser("rm", help="delete objects from the shelf")
+    rm.add_argument("keys", metavar="KEY", nargs="+")
+    commands.add_parser("clean", help="remove what killed processes have left half-written on the shelf")
     chosen = parser.parse_args(arguments)
-    if chosen.rows < 1:
-        demo.error("--rows must be at least 1")
+    if chosen.command == "demo":
+        if chosen.rows < 1:
+            demo.error("--rows must be at least 1")
+        return _demo(chosen)
+    from arrowpool.shelf import commands as shelf
+
+    if chosen.command == "info":
+        return shelf.info(chosen.key)
+    if chosen.command == "rm":
+        return shelf.rm(chosen.keys)
+    return shelf.ls() if chosen.command == "ls" else shelf.clean()
+
+
+def _demo(chosen: argparse.Namespace) -> int:
     from arrowpool.demo import run  # pandas is imported only when it is needed
 
     try:

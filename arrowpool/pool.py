@@ -26,7 +26,7 @@ from arrowpool.launch import Initializer, Launcher
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.limits import limits
-from arrowpool.results import ApplyResult, ImapResults, MapResult, UnorderedImapResults
+from arrowpool.results import AsyncResult, ImapResults, MapResult, Unchunked, UnorderedImapResults
 from arrowpool.settings import COPY_THREADS
 from arrowpool.stats import Traffic
 from arrowpool.supervisor import Notifier, Supervisor
@@ -215,7 +215,7 @@ class ArrowPool(stdlib.Pool):
         Asynchronous version of `apply()` method.
         """
         self._check_running()
-        result: Any = ApplyResult(self, _guarded(callback), _guarded(error_callback))
+        result: Any = AsyncResult(self, _guarded(callback), _guarded(error_callback))
         self._taskqueue.put(Call(iter([(result._job, 0, func, args, kwds)]), None, job=result._job, length=1))
         return result
 
@@ -268,7 +268,7 @@ class ArrowPool(stdlib.Pool):
             result._job, func if chunksize == 1 else mapstar, batches
         )
         self._taskqueue.put(Call(tasks, result._set_length, job=result._job))
-        return result if chunksize == 1 else (item for chunk in result for item in chunk)
+        return result if chunksize == 1 else Unchunked(result)
 
     def _wait_for(self, result: Any) -> Any:
         """The value of a call that is waited for; an interrupt (or any other signal handler's exception) cancels it."""

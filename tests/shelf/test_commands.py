@@ -1,0 +1,47 @@
+"""``python -m arrowpool ls``, ``info``, ``rm``, ``clean``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+
+import arrowpool
+from arrowpool.__main__ import main
+
+
+def test_ls_info_and_rm(capsys):
+    df = pd.DataFrame({"close": [1.0, 2.0], "ticker": ["A", "B"]})
+    keys = [arrowpool.put(df), arrowpool.put({"x": 1}, persist=True, key="settings")]
+    assert main(["ls"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["KEY", "KIND", "SIZE", "PUT", "(UTC)", "LIVES"]
+    assert len(lines) == 3
+    assert lines[1].startswith(keys[0])
+    assert lines[1].endswith(f"with process {os.getpid()}")
+    assert lines[2].startswith("settings")
+    assert lines[2].endswith("until it is deleted")
+    assert main(["info", keys[0]]) == 0
+    told = capsys.readouterr().out
+    assert "close: double" in told
+    assert arrowpool.info(keys[0]).path in told
+    assert main(["info", "settings"]) == 0
+    assert "not a table" in capsys.readouterr().out
+    assert main(["rm", *keys]) == 0
+    assert arrowpool.list_keys() == []
+    assert main(["rm", "settings"]) == 1
+    assert main(["info", "settings"]) == 1
+    assert capsys.readouterr().err.count("settings") == 2
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out == "0 half-written objects removed\n"
+
+
+def test_from_another_process():
+    key = arrowpool.put(pd.DataFrame({"a": range(5)}))
+    command = [sys.executable, "-m", "arrowpool"]
+    listed = subprocess.run([*command, "ls"], capture_output=True, text=True, check=True)
+    assert key in listed.stdout
+    subprocess.run([*command, "rm", key], check=True)
+    assert not arrowpool.exists(key)
