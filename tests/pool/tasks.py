@@ -315,7 +315,7 @@ def scribble(obj):
     if isinstance(obj, (pd.DataFrame, pd.Series)):
         parts = [block.values for block in obj._mgr.blocks]
     for part in parts:
-        array = getattr(part, "_ndarray", getattr(part, "_data", part))
+        array = part._data if hasattr(part, "_mask") else getattr(part, "_ndarray", part)
         if isinstance(array, np.ndarray) and array.flags.writeable and not array.dtype.hasobject and array.size:
             array.reshape(-1).view(np.ndarray)[...] = np.zeros((), dtype=array.dtype)
     return obj

@@ -281,7 +281,7 @@ def test_no_memory_for_an_argument(ours, monkeypatch):
             pool.apply_async(tasks.first, (large,)).get(LIMIT)
         assert pool.map_async(tasks.first, [small] * 4, 1).get(LIMIT) == [1.0] * 4
         with pytest.raises(MemoryError):
-            pool.map_async(tasks.pick, [large, small], 1).get(LIMIT)
+            pool.map_async(tasks.first, [small, large, small], 1).get(LIMIT)
     pool.join()
 
 
