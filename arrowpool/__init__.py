@@ -10,6 +10,8 @@ And a shelf, on which frames are put once and read from any process: `put`, `get
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from arrowpool.context import get_context
 from arrowpool.errors import (
     ArenaFullError,
@@ -22,22 +24,24 @@ from arrowpool.errors import (
     WorkerLostError,
 )
 from arrowpool.pool import ArrowPool, Pool
-from arrowpool.shelf import (
-    Shelf,
-    delete,
-    delete_all,
-    exists,
-    get,
-    get_arrow,
-    get_many,
-    get_numpy,
-    info,
-    list_keys,
-    memory_usage,
-    put,
-    put_many,
-)
 from arrowpool.stats import Traffic
+
+if TYPE_CHECKING:
+    from arrowpool.shelf import (
+        Shelf,
+        delete,
+        delete_all,
+        exists,
+        get,
+        get_arrow,
+        get_many,
+        get_numpy,
+        info,
+        list_keys,
+        memory_usage,
+        put,
+        put_many,
+    )
 
 __all__ = [
     "ArenaFullError",
@@ -66,3 +70,12 @@ __all__ = [
     "put",
     "put_many",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The shelf imports pandas and pyarrow, which a worker need not wait for that has no use for them.
+    if name in __all__:
+        from arrowpool import shelf
+
+        return getattr(shelf, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,6 +25,9 @@ def _standard_helpers():
     resource_tracker.ensure_running()
     multiprocessing.set_forkserver_preload(["tests.pool.tasks"])
     forkserver.ensure_running()
+    # What all the imports have made stays for good: not to be looked through after every test.
+    gc.collect()
+    gc.freeze()
 
 
 def _leavings() -> dict[str, set[str]]:
@@ -88,6 +91,13 @@ class Implementation:
 
 EVERY = [Implementation(library, method) for library in (multiprocessing, arrowpool) for method in METHODS]
 OURS = [one for one in EVERY if one.ours]
+
+
+def across_methods(names, cases, few=1):
+    """All of these cases under fork, and the first few of them under the other start methods: each is a program to start."""
+    cases = list(cases)
+    pairs = [(one, case) for one in OURS for case in (cases if one.method == "fork" else cases[:few])]
+    return pytest.mark.parametrize(names, pairs, ids=[f"{one.method}-{case}" for one, case in pairs])
 
 
 @pytest.fixture(params=EVERY, ids=repr)

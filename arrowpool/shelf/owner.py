@@ -34,6 +34,7 @@ from arrowpool.shelf.layout import Memory, Plan
 _PREFIX = "\0arrowpool-shelf"
 _PEER = struct.Struct("3i")
 _MESSAGE_BYTES = 1 << 20
+_REFUSED = b"refused"
 _TIMEOUT_SECONDS = 10.0
 #: Memory of deleted objects is kept for the next ones up to this share of what is available.
 _SPARE_SHARE = 8
@@ -179,6 +180,8 @@ class Owner(Service):
                 connection.settimeout(_TIMEOUT_SECONDS)
                 if _peer(connection) in self._users | {os.geteuid()}:
                     self._answer(connection)
+                else:
+                    connection.send(_REFUSED)
 
     def _answer(self, connection: socket.socket) -> None:
         what, key = json.loads(connection.recv(_MESSAGE_BYTES))
@@ -280,8 +283,10 @@ def _ask(address: str, user: int, question: list[str]) -> tuple[Any, list[int]]:
         for fd in fds:
             os.close(fd)
         raise OSError("too few descriptors left in this process to read from the shelf; raise RLIMIT_NOFILE")
-    if not answer:
+    if answer == _REFUSED:
         raise PermissionError("the owner does not answer processes of this user")
+    if not answer:
+        raise ShelfKeyError(f"no key {question[1]!r}: its owner has ended")
     return json.loads(answer), list(fds)
 
 

@@ -9,11 +9,13 @@ import signal
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-import arrowpool
+# Spawned workers import this: pandas only where it is used.
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def square(x):
@@ -225,6 +227,8 @@ def exit_initializer():
 
 
 def frame_of(i, rows=20_000):
+    import pandas as pd
+
     return pd.DataFrame(np.full((rows, 4), float(i)), columns=list("abcd"))
 
 
@@ -311,6 +315,8 @@ def collect_garbage(_):
 
 def scribble(obj):
     """Write to all the memory of an object that is writeable, and return it."""
+    import pandas as pd
+
     parts = [obj]
     if isinstance(obj, (pd.DataFrame, pd.Series)):
         parts = [block.values for block in obj._mgr.blocks]
@@ -322,9 +328,13 @@ def scribble(obj):
 
 
 def close_of(key):
+    import arrowpool
+
     return float(arrowpool.get(key)["close"].iloc[1])
 
 
 def put_frame(i, directory):
+    import arrowpool
+
     os.environ["ARROWPOOL_SHELF_DIR"] = directory  # the forkserver has none of the test's environment
     return arrowpool.put(frame_of(i), persist=True)

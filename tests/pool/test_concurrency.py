@@ -21,6 +21,7 @@ import pytest
 
 import arrowpool
 from arrowpool.memory.lease import live_grants
+from tests.conftest import across_methods
 from tests.pool import tasks
 
 LIMIT = 60
@@ -202,8 +203,8 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("doing", ENDS)
-def test_the_interpreter_exits(ours, tmp_path, doing):
+@across_methods("one, doing", ENDS, few=2)
+def test_the_interpreter_exits(one, tmp_path, doing):
     script = tmp_path / "script.py"
     program = f"""
         import sys, threading, warnings
@@ -212,7 +213,7 @@ def test_the_interpreter_exits(ours, tmp_path, doing):
 
         if __name__ == "__main__":
             warnings.simplefilter("ignore", ResourceWarning)
-            pool = arrowpool.get_context({ours.method!r}).Pool(2)
+            pool = arrowpool.get_context({one.method!r}).Pool(2)
             pool.map(tasks.square, range(4), 1)
             {ENDS[doing]}
     """

@@ -17,6 +17,7 @@ import pytest
 
 import arrowpool
 from arrowpool.memory import arena, limits
+from tests.conftest import across_methods
 from tests.pool import tasks
 
 LIMIT = 100
@@ -159,18 +160,16 @@ FILE_SYSTEMS = {
 }
 
 
-@pytest.mark.parametrize("where", FILE_SYSTEMS)
-def test_odd_file_systems(ours, tmp_path, where):
-    if ours.method == "forkserver" and where == "no /proc":
-        pytest.skip("the standard library's forkserver needs /proc itself")
-    done = run(USE, ours.method, tmp_path, prepare=FILE_SYSTEMS[where])
+@across_methods("one, where", FILE_SYSTEMS)
+def test_odd_file_systems(one, tmp_path, where):
+    done = run(USE, one.method, tmp_path, prepare=FILE_SYSTEMS[where])
     assert done.stdout.split() == ["True", "ok"]
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("where", ["as it is", "16 MB of /dev/shm", "no /dev/shm", "read-only /dev/shm"])
-def test_odd_file_systems_without_memfd(ours, tmp_path, where):
-    done = run(WITHOUT_MEMFD + USE, ours.method, tmp_path, prepare=FILE_SYSTEMS.get(where))
+@across_methods("one, where", ["as it is", "16 MB of /dev/shm", "no /dev/shm", "read-only /dev/shm"])
+def test_odd_file_systems_without_memfd(one, tmp_path, where):
+    done = run(WITHOUT_MEMFD + USE, one.method, tmp_path, prepare=FILE_SYSTEMS.get(where))
     assert done.stdout.split() == ["True", "ok"]
     assert done.stderr.count("no memfd") == 1
 

@@ -12,6 +12,8 @@ import time
 import psutil
 import pytest
 
+from tests.conftest import across_methods
+
 LIMIT = 30
 
 #: A program that has its pool do something that takes for ever.
@@ -63,9 +65,9 @@ def run(tmp_path, program, *args):
     )
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_a_script_ends_at_once_and_quietly(ours, tmp_path, call):
-    with run(tmp_path, PROGRAM.replace("CALL", CALLS[call]), ours.method, str(tmp_path / "begun")) as program:
+@across_methods("one, call", CALLS, few=2)
+def test_a_script_ends_at_once_and_quietly(one, tmp_path, call):
+    with run(tmp_path, PROGRAM.replace("CALL", CALLS[call]), one.method, str(tmp_path / "begun")) as program:
         workers = [psutil.Process(int(pid)) for pid in program.stdout.readline().split()]
         assert len(workers) == 2
         began = time.monotonic()
