@@ -23,7 +23,7 @@ from arrowpool.memory.lease import watch_forks
 from arrowpool.reducer import Reducer
 from arrowpool.service import forking
 from arrowpool.settings import INLINE_LIMIT
-from arrowpool.signals import interrupts_held_back
+from arrowpool.signals import interrupts_held_back, tie
 from arrowpool.wire import Body, GrantWire, Parcel, Receiver, Reduced, Sender
 from arrowpool.worker import Endpoints, main
 
@@ -177,6 +177,9 @@ class Launcher:
             process.daemon = True
             with interrupts_held_back():
                 process.start()
+            assert process.pid is not None
+            with contextlib.suppress(OSError):  # it has ended already; or it waits for that itself
+                tie(process.pid, lifeline)
             ours.pop_all()
         return Lane(process, channel, shared, receiver, _watch(process), quota=self.maxtasks)
 

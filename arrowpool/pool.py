@@ -25,6 +25,7 @@ from arrowpool.lane import Call, Cancelled, Releases, Stop
 from arrowpool.launch import Initializer, Launcher
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
+from arrowpool.memory.lease import settle_forks
 from arrowpool.memory.limits import limits
 from arrowpool.results import AsyncResult, ImapResults, MapResult, Unchunked, UnorderedImapResults
 from arrowpool.settings import COPY_THREADS
@@ -415,6 +416,8 @@ def _terminate_pool(
     collector.close()
     notifier.close()
     initializer.close()
+    # What was only kept because these workers, when they were forked, could see it.
+    settle_forks()
 
 
 Pool = ArrowPool

@@ -58,6 +58,28 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
+def tie(pid: int, lifeline: int) -> None:
+    """Have the kernel kill the process `pid` when the pipe `lifeline` has lost its last writer; no thread of it need run.
+
+    The parent does this as soon as it knows the process, which may be stopped before it comes to `die_with_parent`.
+
+    Parameters
+    ----------
+    pid : int
+        A child of this process, or this process.
+    lifeline : int
+        Reading end of a pipe that has no writer but the parent.
+
+    Raises
+    ------
+    OSError
+        When the process has ended, or the kernel cannot do it.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, pid)
+    fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | fcntl.FASYNC)
+
+
 def die_with_parent(lifeline: int) -> None:
     """Have this process end within moments of its parent, also while it computes or waits in a system call.
 
@@ -67,10 +89,7 @@ def die_with_parent(lifeline: int) -> None:
         Reading end of a pipe that has no writer but the parent.
     """
     try:
-        # The kernel sends the signal when the last writer of the pipe is gone; no thread of ours need run for that.
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | fcntl.FASYNC)
+        tie(os.getpid(), lifeline)
     except OSError:
         threading.Thread(target=_wait_for_end, args=(lifeline,), name="arrowpool-lifeline", daemon=True).start()
         return

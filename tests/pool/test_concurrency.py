@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pytest
 
 import arrowpool
+from arrowpool import WorkerLostError
 from arrowpool.memory.lease import live_grants
 from tests.conftest import across_methods
 from tests.pool import tasks
@@ -179,6 +180,17 @@ def test_results_outlive_what_they_came_from(ours, ending):
     del frames, frame, halves, table
     gc.collect()
     assert live_grants() == 0
+
+
+def test_what_newer_workers_could_see_is_given_back_with_the_pool(ours):
+    pool = ours.pool(1)
+    frames = pool.map(tasks.frame_of, range(3), 1)
+    with pytest.raises(WorkerLostError):
+        pool.apply(tasks.die, ("sigkill",))
+    assert pool.apply(tasks.square, (3,)) == 9  # by a worker that was forked while the frames were here
+    del frames
+    pool.terminate()
+    pool.join()  # no mapping is left: the census sees to that
 
 
 def test_a_pool_that_is_dropped_warns_and_ends(ours):

@@ -192,14 +192,18 @@ def test_a_broken_pool_cannot_be_made(ours, monkeypatch):
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys
 import numpy as np
 import arrowpool
 from tests.pool import tasks
 
 if __name__ == "__main__":
     pool = arrowpool.get_context(sys.argv[1]).Pool(3)
-    pool.map(tasks.first, [np.ones(100_000)] * 6, 1)
+    if sys.argv[2] == "stopped":  # maybe before they have run any line of ours
+        for process in pool._pool:
+            os.kill(process.pid, signal.SIGSTOP)
+    else:
+        pool.map(tasks.first, [np.ones(100_000)] * 6, 1)
     if sys.argv[2] == "busy":
         pool.map_async(tasks.spin, [None] * 3, 1)
     print(*[process.pid for process in pool._pool], flush=True)
@@ -207,7 +211,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("doing", ["idle", "busy"])
+@pytest.mark.parametrize("doing", ["idle", "busy", "stopped"])
 def test_workers_do_not_outlive_a_killed_parent(ours, tmp_path, doing):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
