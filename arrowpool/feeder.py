@@ -27,6 +27,7 @@ from arrowpool.lane import (
     Lane,
     LaneExited,
     LaneJoined,
+    LookAgain,
     Released,
     Returned,
     Short,
@@ -129,8 +130,8 @@ class Feeder(Service):
         self._inbox.put(None)
 
     def wake(self) -> None:
-        """A worker that was not to be used may be used again."""
-        self._inbox.put(Answered())
+        """Look again: at the workers, one of which may be used again, and at what they have released."""
+        self._inbox.put(LookAgain())
 
     def hurry(self) -> None:
         """The pool is closed: results may pile up, since who waits for its end may read them only after that."""
@@ -195,6 +196,8 @@ class Feeder(Service):
                 self._room.have_trimmed()
         elif isinstance(event, Short):
             self._room.have_trimmed(event.lane)
+        elif isinstance(event, LookAgain):
+            self._room.reap()
         elif isinstance(event, Cancelled):
             self._cancel(event.job)
         elif isinstance(event, LaneJoined):

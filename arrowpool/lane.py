@@ -147,6 +147,11 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class LookAgain:
+    """To the feeder: something has changed that nobody else reports."""
+
+
+@dataclass(frozen=True, slots=True)
 class Returned:
     """To the feeder: these tasks were sent but never begun."""
 

@@ -53,7 +53,7 @@ from arrowpool.errors import ArenaFullError, contained
 from arrowpool.functions import fingerprint
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import ControlPage
-from arrowpool.memory.lease import Grant, settle_forks
+from arrowpool.memory.lease import Grant, live_grants, settle_forks
 from arrowpool.reducer import dumps
 from arrowpool.settings import IDLE_SECONDS
 from arrowpool.signals import Interrupts, die_with_parent
@@ -163,9 +163,14 @@ class _Worker:
             settle_forks()
 
     def _receive(self) -> list[Message]:
-        while not self._channel.readable(IDLE_SECONDS if self._holds_memory() else None):
+        collected = False
+        while not self._channel.readable(
+            IDLE_SECONDS if self._holds_memory() or (live_grants() and not collected) else None
+        ):
             # Idle. Garbage may hold leases that the parent waits for, and free pages serve nobody.
-            gc.collect()
+            if not collected:
+                gc.collect()
+                collected = True
             self._trim()
         return self._channel.receive()
 

@@ -309,8 +309,14 @@ def zeros(count):
     return np.zeros(count)
 
 
+def leave_in_a_cycle(array):
+    cycle = [array]
+    cycle.append(cycle)
+
+
 def collect_garbage(_):
     gc.collect()
+    time.sleep(0.02)  # long enough for the next one to go to another worker
 
 
 def scribble(obj):

@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -89,6 +90,20 @@ def test_repeated_maps_stay_flat(our_pool):
         # A worker that came to no task before now may have its arena mapped now.
         assert descriptors <= warm[0] + len(our_pool._pool)
         assert resident <= 2 * 10 * 5 * MIB
+
+
+def test_what_is_garbage_in_an_idle_worker_is_given_back(monkeypatch):
+    monkeypatch.setattr("arrowpool.worker.IDLE_SECONDS", 0.05)
+    with arrowpool.get_context("fork").Pool(1) as pool:
+        pool.apply(tasks.leave_in_a_cycle, (np.ones(FRAME),))
+        lifecycle = sender_of(pool).lifecycle
+        assert lifecycle.bytes_live > 0
+        deadline = time.monotonic() + 30
+        while lifecycle.bytes_live:
+            pool._task_handler.wake()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    pool.join()
 
 
 def test_one_copy_of_what_all_tasks_need(our_pool):

@@ -180,7 +180,7 @@ def test_random_calls_from_four_threads_while_workers_are_killed(ours):
             pool._task_handler.wake()
             return lifecycle.bytes_live == 0
 
-        pool.map_async(tasks.collect_garbage, range(30), 1).get(LIMIT)
+        pool.map_async(tasks.collect_garbage, range(9), 1).get(LIMIT)
         assert settled(let_go), lifecycle
         assert process.memory_info().rss < memory + 300 * MIB
     pool.join()
