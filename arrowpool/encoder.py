@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from multiprocessing.pool import mapstar, starmapstar  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
 
-from arrowpool.errors import contained
+from arrowpool.codecs import Extent, extents
+from arrowpool.errors import ArenaFullError, contained
 from arrowpool.functions import is_stateless
 from arrowpool.lane import Blob, Call, Failed, Task
+from arrowpool.memory import system
+from arrowpool.room import Room
 from arrowpool.service import forking
 from arrowpool.settings import OWN_SEGMENT
+from arrowpool.windows import find, stretches
 from arrowpool.wire import Parcel, Reduced, Sender, is_plain
 from arrowpool.worker import Star
 
@@ -42,18 +46,21 @@ class Encoder:
     ----------
     sender : Sender
         Encodes into the parent's arena.
-    make_room : callable
-        Asked whether so many bytes more may be placed now; frees what can be freed first.
+    room : Room
+        Asked whether so many bytes more may be placed now.
     """
 
-    def __init__(self, sender: Sender, make_room: Callable[[int], bool]):
+    def __init__(self, sender: Sender, room: Room):
         self._sender = sender
-        self._make_room = make_room
+        self._room = room
         self._numbers = itertools.count()
         self._known_functions: dict[bytes, Blob] = {}
-        #: While a task is reduced: its call, and the blobs it turned out to need.
+        #: What users have said shall stay, by id: the object, kept alive, and its blobs, the newest last.
+        self._pinned: dict[int, tuple[Any, list[Blob]]] = {}
+        #: While a task or a function is reduced: its call, and the blobs it turned out to need.
         self._current: tuple[Call, list[Blob]] | None = None
         sender.reducer.shared_number = self._shared_number
+        sender.reducer.find_window = self._find_window
 
     def take(self, call: Call) -> Task | Unplaced | Failed | None:
         """Take the next task off a call and apart; None when the call has no more."""
@@ -102,6 +109,8 @@ class Encoder:
     def _encode_function(self, call: Call, function: Any) -> None:
         """Encode the call's function once, with all that it captured."""
         self._sender.reducer.refresh()
+        blobs: list[Blob] = []
+        self._current = (call, blobs)
         try:
             with forking:
                 reduced = self._sender.reduce(function)
@@ -109,69 +118,165 @@ class Encoder:
             plain = stateless and not reduced.units
             blob = self._known_functions.get(reduced.stream) if plain else None
             if blob is None:
-                # However large it is: without its function the call can never run.
-                self._make_room(reduced.nbytes)
-                blob = Blob(next(self._numbers), stateless, self._sender.place(reduced))
+                blob = self._place_lasting(reduced, stateless)
                 if plain and len(self._known_functions) < _FUNCTIONS_KEPT:
                     self._known_functions[reduced.stream] = blob
+                    blob.holds += 1
+            else:
+                blob.holds += 1
         except BaseException as error:
             call.failure = contained(error, "pickling it")
             raise
-        call.function, call.blobs = function, (blob,)
-        call.functions.append(blob)
+        finally:
+            self._current = None
+        call.held.add(blob)
+        call.function, call.blobs = function, (blob, *blobs)
+
+    def _place_lasting(self, reduced: Reduced, stateless: bool = False) -> Blob:
+        """Place what there is no choice about, however large it is. It is not counted as in flight."""
+        self._room.make(reduced.nbytes)
+        parcel = self._sender.place(reduced)
+        self._room.pinned += parcel.nbytes
+        return Blob(next(self._numbers), stateless, parcel, counted=False)
+
+    # What tasks share
 
     def _shared_number(self, obj: Any) -> int | None:
-        """The number under which an object goes that occurs several times in one call's list."""
+        """The number under which an object goes that a user has shared, or that occurs several times in a call's list."""
         if self._current is None:
             return None
         call, blobs = self._current
+        if id(obj) in self._pinned:
+            blob: Blob | None = self._pinned[id(obj)][1][-1]
+        else:
+            blob = self._share(call, obj)
+        if blob is None:
+            return None
+        self._refer(call, blobs, blob)
+        return blob.number
+
+    def _refer(self, call: Call, blobs: list[Blob], blob: Blob) -> None:
+        if blob not in call.held:
+            blob.holds += 1
+            call.held.add(blob)
+        if blob not in blobs:
+            blobs.append(blob)
+
+    def _share(self, call: Call, obj: Any) -> Blob | None:
         if call.items is None:
             return None
         if call.repeated is None:
             call.repeated = _repeated(call.items)
         if id(obj) not in call.repeated:
             return None
-        blob = call.shared.get(id(obj))
-        if id(obj) not in call.shared:
-            blob = self._share(call, obj)
-        if blob is None:
-            return None
-        if blob not in blobs:
-            blobs.append(blob)
-        return blob.number
-
-    def _share(self, call: Call, obj: Any) -> Blob | None:
+        if id(obj) in call.shared:
+            return call.shared[id(obj)]
         # A reducer of its own: this one is in the middle of the task that refers to the object.
         reduced = self._sender.reduce_apart(obj)
         if reduced.nbytes < OWN_SEGMENT:
             call.shared[id(obj)] = None
             return None
-        if not self._make_room(reduced.nbytes):
-            return None
-        call.shared[id(obj)] = blob = Blob(next(self._numbers), False, self._sender.place(reduced))
+        blob = self._place_for(call, reduced)
+        if blob is not None:
+            call.shared[id(obj)] = blob
         return blob
+
+    def _place_for(self, call: Call, reduced: Reduced) -> Blob | None:
+        """Place what several tasks of a call refer to, if there is room for it beside them."""
+        if not self._room.make(reduced.nbytes, lasting=True):
+            return None
+        try:
+            parcel = self._sender.place(reduced)
+        except ArenaFullError:
+            return None  # each task with a copy of its own may have to wait, and can
+        blob = Blob(next(self._numbers), False, parcel)
+        call.held.add(blob)
+        return blob
+
+    def _find_window(self, address: int, nbytes: int) -> tuple[int, int] | None:
+        """The number of the blob that holds this memory for all tasks of the call, and where in it."""
+        if self._current is None:
+            return None
+        call, blobs = self._current
+        if call.stretches is None:
+            call.stretches = stretches(_extents(call.items)) if call.items is not None and len(call.items) > 1 else []
+        if not call.stretches:
+            return None
+        stretch = find(call.stretches, address, nbytes)
+        if stretch is None:
+            return None
+        if stretch.blob is None:
+            whole = system.bytes_at(stretch.start, stretch.stop - stretch.start)
+            stretch.blob = self._place_for(call, self._sender.reduce_apart(whole))
+            if stretch.blob is None:
+                return None
+        self._refer(call, blobs, stretch.blob)
+        return stretch.blob.number, address - stretch.start
+
+    def pin(self, obj: Any) -> Blob:
+        """Place an object, to be referred to by all calls from now on instead of being copied again.
+
+        Raises
+        ------
+        Exception
+            Whatever pickling it raises; ArenaFullError when there is no room.
+        """
+        self._sender.reducer.refresh()
+        with forking:
+            reduced = self._sender.reduce_apart(obj)
+        blob = self._place_lasting(reduced)
+        self._pinned.setdefault(id(obj), (obj, []))[1].append(blob)
+        self._sender.reducer.shared_types.add(type(obj))
+        return blob
+
+    def unpin(self, obj: Any, blob: Blob) -> list[Blob]:
+        """Refer to this no more; return the blobs that no task will refer to again."""
+        blobs = self._pinned[id(obj)][1]
+        blobs.remove(blob)
+        if not blobs:
+            del self._pinned[id(obj)]
+        return self._let_go([blob])
 
     def finish(self, call: Call) -> list[Blob]:
         """The call is over: let go of its blobs; return those that no task will refer to again."""
-        ended = []
-        for blob in (*call.functions, *call.shared.values()):
-            if blob is not None and self._known_functions.get(blob.stream) is not blob:
-                self._sender.unpin(blob.parcel.segments)
-                ended.append(blob)
+        ended = self._let_go(call.held)
+        call.held.clear()
         call.shared.clear()
-        call.functions.clear()
-        call.function, call.blobs, call.items = None, (), None
+        call.function, call.blobs, call.items, call.stretches = None, (), None, None
         return ended
+
+    def _let_go(self, blobs: Iterable[Blob]) -> list[Blob]:
+        ended = []
+        for blob in blobs:
+            blob.holds -= 1
+            if not blob.holds:
+                self._sender.unpin(blob.parcel.segments)
+                if not blob.counted:
+                    self._room.pinned -= blob.parcel.nbytes
+                ended.append(blob)
+        return ended
+
+
+def _members(items: Iterable[Any]) -> Iterator[Any]:
+    """The items, or the members of items that are containers."""
+    for item in items:
+        if isinstance(item, (tuple, list)):
+            yield from item
+        elif isinstance(item, dict):
+            yield from item.values()
+        else:
+            yield item
+
+
+def _extents(items: Iterable[Any]) -> Iterator[Extent]:
+    """Where the large memory of all members lies."""
+    for member in {id(member): member for member in _members(items)}.values():
+        yield from extents(member)
 
 
 def _repeated(items: list[Any] | tuple[Any, ...]) -> frozenset[int]:
     """Ids of the objects that occur more than once among the items, or among the members of items that are containers."""
     counts: Counter[int] = Counter()
     for item in items:
-        if isinstance(item, (tuple, list)):
-            counts.update({id(member) for member in item})
-        elif isinstance(item, dict):
-            counts.update({id(member) for member in item.values()})
-        else:
-            counts[id(item)] += 1
+        counts.update({id(member) for member in _members((item,))})
     return frozenset(number for number, count in counts.items() if count > 1)

@@ -18,9 +18,10 @@ from typing import Any
 
 from arrowpool.dispatch import Recall, frame_size, free_lane
 from arrowpool.encoder import Encoder, Unplaced
-from arrowpool.errors import ArenaFullError
+from arrowpool.errors import ArenaFullError, PoolTerminatedError, contained
 from arrowpool.lane import (
     Answered,
+    Blob,
     Call,
     Cancelled,
     Failed,
@@ -30,9 +31,11 @@ from arrowpool.lane import (
     LookAgain,
     Released,
     Returned,
+    Share,
     Short,
     Stop,
     Task,
+    Unshare,
 )
 from arrowpool.memory.limits import is_tight
 from arrowpool.results import Imap
@@ -97,7 +100,7 @@ class Feeder(Service):
         self._closing = False
         self._lanes: list[Lane] = []
         self._room = Room(sender, self._lanes, budget, self._settle_answered, self._in_flight)
-        self._encoder = Encoder(sender, self._room.make)
+        self._encoder = Encoder(sender, self._room)
         self._recall = Recall(self._lanes, self._give_back)
         self._calls: deque[Call] = deque()
         #: Tasks that are encoded and not bound to a worker yet.
@@ -138,6 +141,14 @@ class Feeder(Service):
         self._closing = True
         self._inbox.put(Answered())
 
+    def refuse(self) -> None:
+        """This thread has ended: what came too late for it will never be placed. From any thread."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                event = self._inbox.get_nowait()
+                if isinstance(event, Share):
+                    event.placed.set_exception(PoolTerminatedError("the pool has ended"))
+
     # The loop
 
     def run(self) -> None:
@@ -153,6 +164,7 @@ class Feeder(Service):
             for held in (self._lanes, self._ahead, self._calls, self._answered):
                 held.clear()
             self.over = True
+            self.refuse()
             self._has_ended(None)
 
     def _take_events(self) -> None:
@@ -196,6 +208,11 @@ class Feeder(Service):
                 self._room.have_trimmed()
         elif isinstance(event, Short):
             self._room.have_trimmed(event.lane)
+        elif isinstance(event, Share):
+            self._share(event)
+        elif isinstance(event, Unshare):
+            if event.share.blob is not None:
+                self._forget(self._encoder.unpin(event.share.obj, event.share.blob))
         elif isinstance(event, LookAgain):
             self._room.reap()
         elif isinstance(event, Cancelled):
@@ -293,6 +310,14 @@ class Feeder(Service):
 
     # Encoding
 
+    def _share(self, share: Share) -> None:
+        try:
+            share.blob = self._encoder.pin(share.obj)
+        except BaseException as error:
+            share.placed.set_exception(contained(error, "pickling it"))
+        else:
+            share.placed.set_result(None)
+
     def _encode_next(self) -> Task | None:
         """The next task, encoded; None when there is none, or no room for it now."""
         while True:
@@ -369,9 +394,12 @@ class Feeder(Service):
         self._finish(task.call)
 
     def _finish(self, call: Call) -> None:
-        if not call.exhausted or call.pending:
-            return
-        for blob in self._encoder.finish(call):
+        if call.exhausted and not call.pending:
+            self._forget(self._encoder.finish(call))
+
+    def _forget(self, blobs: list[Blob]) -> None:
+        """No task will refer to these: the workers that have them may drop them."""
+        for blob in blobs:
             for lane in self._lanes:
                 if blob.number in lane.known_blobs:
                     lane.known_blobs.discard(blob.number)

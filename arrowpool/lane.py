@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -20,21 +21,29 @@ from typing import Any
 from arrowpool.channel import Channel
 from arrowpool.memory.control import ControlPage
 from arrowpool.settings import HEADROOM_STEP
+from arrowpool.windows import Stretch
 from arrowpool.wire import Parcel, Receiver
 
 
 @dataclass(slots=True, eq=False)
 class Blob:
-    """A function, or an object shared by several tasks: sent to each worker once, by number, and pinned while in use."""
+    """A function, or an object shared by several tasks: sent to each worker once, by number, and pinned while in use.
+
+    Attributes
+    ----------
+    stateless : bool
+        Whether it is a function without data, which need not be new for each task.
+    holds : int
+        How many calls, and others, may refer to it yet.
+    counted : bool
+        Whether its memory is a part of what is in flight.
+    """
 
     number: int
     stateless: bool
     parcel: Parcel
-
-    @property
-    def stream(self) -> bytes:
-        """Its pickle stream; empty when that lies in a segment."""
-        return self.parcel.body[0] or b""
+    holds: int = 1
+    counted: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -52,8 +61,8 @@ class Call:
     function: Any = None
     #: What a task needs that needs nothing else: the function.
     blobs: tuple[Blob, ...] = ()
-    #: All its functions: one, and one more for an error of the user's iterable.
-    functions: list[Blob] = field(default_factory=list)
+    #: All blobs that its tasks refer to; it holds each of them once.
+    held: set[Blob] = field(default_factory=set)
     failure: BaseException | None = None
     last_index: int = -1
     #: Tasks encoded and not yet answered, and whether there are more to come.
@@ -65,10 +74,11 @@ class Call:
     mean_seconds: float | None = None
     replies: int = 0
     result_bytes: int = 0
-    #: Objects shared as a whole: id -> blob, None for one that is too small; and the ids that occur more than once, once
-    #: that has been counted.
+    #: Objects shared as a whole: id -> blob, None for one that is too small; and what occurs more than once in the items,
+    #: once that has been counted: objects by id, and memory.
     shared: dict[int, Blob | None] = field(default_factory=dict)
     repeated: frozenset[int] | None = None
+    stretches: list[Stretch] | None = None
 
     def took(self, seconds: float, nbytes: int) -> None:
         """A task has been answered: how long it ran, how many shared bytes its result has."""
@@ -144,6 +154,30 @@ class LaneExited:
 @dataclass(frozen=True, slots=True)
 class Answered:
     """To the feeder: some tasks have their results; look at `Feeder.answered`."""
+
+
+@dataclass(eq=False, slots=True)
+class Share:
+    """To the feeder: place this object now and refer to it from all calls.
+
+    Attributes
+    ----------
+    placed : Future
+        Done when that is done, with None or an exception.
+    blob : Blob or None
+        The feeder's.
+    """
+
+    obj: Any
+    placed: Future[None] = field(default_factory=Future)
+    blob: Blob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unshare:
+    """To the feeder: calls from now on shall not refer to it."""
+
+    share: Share
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,18 @@ import os
 import queue
 import traceback
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import pool as stdlib
 from multiprocessing import util
 from multiprocessing.pool import INIT, RUN, TERMINATE, mapstar, starmapstar  # type: ignore[attr-defined]
 from multiprocessing.process import BaseProcess
-from typing import Any
+from types import BuiltinFunctionType, FunctionType, NoneType
+from typing import Any, TypeVar
 
 from arrowpool.collector import Collector
 from arrowpool.feeder import Feeder
 from arrowpool.functions import Reach
-from arrowpool.lane import Call, Cancelled, Releases, Stop
+from arrowpool.lane import Call, Cancelled, Releases, Share, Stop, Unshare
 from arrowpool.launch import Initializer, Launcher
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
@@ -38,6 +39,14 @@ _log = logging.getLogger(__name__)
 #: Workers that have not ended this long after SIGTERM are killed.
 _TERMINATE_SECONDS = 5.0
 _said_fallback = False
+_Shared = TypeVar("_Shared")
+#: Pickle writes these without asking us.
+_NOT_SHARED = frozenset(
+    (
+        *(NoneType, bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset),
+        *(FunctionType, BuiltinFunctionType),
+    )
+)
 
 
 class ArrowPool(stdlib.Pool):
@@ -298,6 +307,60 @@ class ArrowPool(stdlib.Pool):
         """
         super().join()
         self._terminate()
+
+    @contextlib.contextmanager
+    def share(self, obj: _Shared) -> Iterator[_Shared]:
+        """Copy an object once, for all calls in the ``with`` block.
+
+        Wherever it occurs in these calls, in arguments or captured by functions, the workers read that one copy; each task
+        still gets the object itself, private and writable. They see the state that it has now: changes made to it inside
+        the block do not reach them. What is made of it (a slice, a column) is another object.
+
+        Parameters
+        ----------
+        obj : object
+            A frame, table or array, or an object with such inside. Not a list, tuple or dict: share what is in them.
+
+        Returns
+        -------
+        context manager
+            For the ``with`` block; gives `obj`.
+
+        Raises
+        ------
+        TypeError
+            For what could not be recognized in a call: containers, strings, numbers, functions, classes.
+        ArenaFullError
+            When there is no room. It is not limited by `max_bytes`, which is for what is in flight.
+        Exception
+            Whatever pickling it raises.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from arrowpool import Pool
+        >>> prices = np.arange(1_000_000.0)
+        >>> with Pool(2) as pool, pool.share(prices):
+        ...     pool.starmap(np.quantile, [(prices, 0.25), (prices, 0.75)])
+        ...     pool.apply(np.sum, (prices,))
+        [np.float64(249999.75), np.float64(749999.25)]
+        np.float64(499999500000.0)
+        """
+        self._check_running()
+        if isinstance(obj, type) or type(obj) in _NOT_SHARED:
+            raise TypeError(
+                f"a {type(obj).__name__} cannot be shared as such, since a call would not recognize it; "
+                "share the frames, tables and arrays in it"
+            )
+        share = Share(obj)
+        self._taskqueue.put(share)
+        if self._task_handler.over:
+            self._task_handler.refuse()
+        try:
+            share.placed.result()
+            yield obj
+        finally:
+            self._taskqueue.put(Unshare(share))
 
     def traffic(self) -> Traffic:
         """What this pool has moved so far.

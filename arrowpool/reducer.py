@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import heapq
 import io
 import pickle
 import sys
 import types
 from collections.abc import Callable, Iterable
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import cloudpickle
 import numpy as np
@@ -25,6 +26,7 @@ from arrowpool.codecs import ByteArray, Encode, encoder_for, library_of
 from arrowpool.functions import Reach, main_globals
 
 _dump = pickle.Pickler.dump
+_UNKNOWN = (None, None)
 _EMPTY: Any = np.empty(0, dtype=np.uint8)
 #: Type -> its codec, None for "plain pickle"; and whether its objects may be shared as a whole. Types that come and go must
 #: not be kept alive for ever: see `_find`.
@@ -32,11 +34,19 @@ _encoders: dict[type, tuple[Encode | None, bool]] = {}
 _ENCODERS_KEPT = 4096
 
 
+class Window(NamedTuple):
+    """A part of a shared object that is plain memory: where in it, and which of this message's private copies of it."""
+
+    offset: int
+    nbytes: int
+    copy: int
+
+
 class Unit:
     """One thing that leaves the stream: memory, with its size and how to write it into its place; or the number of an
-    object that is shared as a whole and was placed before."""
+    object that is shared as a whole and was placed before, or a window of that."""
 
-    __slots__ = ("_source", "_write", "nbytes", "shared_object")
+    __slots__ = ("_source", "_write", "nbytes", "shared_object", "window")
 
     def __init__(
         self,
@@ -44,9 +54,11 @@ class Unit:
         source: Any = None,
         write: Callable[[ByteArray], None] | None = None,
         shared_object: int | None = None,
+        window: Window | None = None,
     ):
         self.nbytes = nbytes
         self.shared_object = shared_object
+        self.window = window
         self._source = source
         self._write = write
 
@@ -107,9 +119,16 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         self.inline_limit = inline_limit
         self._reach = reach
         self._units: list[Unit] = []
-        self._placed: dict[int, Unit] = {}
-        #: Given an object that a codec knows: the number under which it is shared as a whole, or None. See `feeder`.
+        #: By id; with the token, since a codec may have thrown it away and must not get its unit mixed up with another's.
+        self._placed: dict[int, tuple[pickle.PickleBuffer, Unit]] = {}
+        #: Given an object that a codec knows, or one of these types: the number under which it is shared as a whole, or
+        #: None. See `encoder`.
         self.shared_number: Callable[[Any], int | None] | None = None
+        self.shared_types: set[type] = set()
+        #: Given an address and a size: the number of the shared object that this memory is part of, and where in it it begins.
+        self.find_window: Callable[[int, int], tuple[int, int] | None] | None = None
+        #: By number: up to where the writable windows of each copy reach, the first to end first. See `place_window`.
+        self._reach_of_copies: dict[int, list[tuple[int, int]]] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -138,6 +157,8 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
                 self._units = []
             if self._placed:
                 self._placed = {}
+            if self._reach_of_copies:
+                self._reach_of_copies = {}
             if self.globals_ref:
                 self.globals_ref = {}
 
@@ -147,13 +168,26 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
     def place_with(self, nbytes: int, write: Callable[[ByteArray], None]) -> pickle.PickleBuffer:
         return self._token(Unit(nbytes, write=write))
 
+    def place_window(self, address: int, nbytes: int, writable: bool = True) -> pickle.PickleBuffer | None:
+        found = self.find_window(address, nbytes) if self.find_window is not None else None
+        if found is None:
+            return None
+        number, offset = found
+        copy = 0
+        if writable:
+            # What the receiver writes to one must not show in another: those that overlap are of different copies.
+            ends = self._reach_of_copies.setdefault(number, [])
+            copy = heapq.heappop(ends)[1] if ends and ends[0][0] <= offset else len(ends) + 1
+            heapq.heappush(ends, (offset + nbytes, copy))
+        return self._token(Unit(0, shared_object=number, window=Window(offset, nbytes, copy)))
+
     def _token(self, unit: Unit) -> pickle.PickleBuffer:
         token = pickle.PickleBuffer(_EMPTY)
-        self._placed[id(token)] = unit
+        self._placed[id(token)] = (token, unit)
         return token
 
     def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
-        unit = self._placed.pop(id(buffer), None)
+        _, unit = self._placed.pop(id(buffer), _UNKNOWN)
         if unit is None:
             # Memory that some type offers by itself (PEP 574).
             raw = buffer.raw()
@@ -169,7 +203,11 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
             encode, whole = _encoders[cls]
         except KeyError:
             encode, whole = _find(cls)
-        if whole and self.shared_number is not None and (cls is not np.ndarray or obj.nbytes >= self.inline_limit):
+        if (
+            (whole or cls in self.shared_types)
+            and self.shared_number is not None
+            and (cls is not np.ndarray or obj.nbytes >= self.inline_limit)
+        ):
             number = self.shared_number(obj)
             if number is not None:
                 return _itself, (self._token(Unit(0, shared_object=number)),)

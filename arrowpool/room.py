@@ -43,17 +43,22 @@ class Room:
         self.budget = budget
         self._settle = settle
         self._in_flight = in_flight
+        #: Bytes that users have said shall stay: not in flight.
+        self.pinned = 0
         #: Whether what is being placed had better wait for what is in flight than for other processes' memory.
         self.may_wait = False
         sender.relieve = self._relieve
 
-    def make(self, nbytes: int) -> bool:
-        """Whether `nbytes` more fit the budget. What exceeds it alone may go when nothing else is in flight."""
+    def make(self, nbytes: int, lasting: bool = False) -> bool:
+        """Whether `nbytes` more fit the budget. What exceeds it alone may go when nothing else is in flight; what is
+        lasting, since other things will fly beside it, must leave half of it."""
+        if lasting and nbytes > self.budget // 2:
+            return False
         lifecycle = self._sender.lifecycle
         if lifecycle.bytes_live:
             self._settle()
             self.reap()
-        return lifecycle.bytes_live + nbytes <= self.budget or not self._in_flight()
+        return lifecycle.bytes_live - self.pinned + nbytes <= self.budget or not self._in_flight()
 
     def reap(self) -> None:
         """Free what workers have released."""

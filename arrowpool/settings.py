@@ -18,6 +18,9 @@ OWN_SEGMENT = 256 * KIB
 #: Smaller units of one message share segments up to this size: keeping one of them pins at most this much.
 SHARED_SEGMENT = 4 * MIB
 
+#: Memory behind overlapping windows of less than this is not worth a name.
+LEAST_WINDOW = KIB
+
 #: Copies of at least this much in all are shared among threads, in pieces of this size: one core alone cannot move as much
 #: as the memory can. A few threads are enough to reach that limit.
 PIECE = 4 * MIB

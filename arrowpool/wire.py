@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from arrowpool.codecs.outbox import ByteArray
 from arrowpool.errors import ArenaFullError
 from arrowpool.functions import Reach
 from arrowpool.lifecycle import LifecycleManager, Segment
@@ -26,9 +27,9 @@ from arrowpool.memory.mapping import Mapping
 from arrowpool.reducer import Reducer, Unit, loads
 from arrowpool.settings import ALIGNMENT, INLINE_LIMIT, OWN_SEGMENT, PIECE, RELIEF_SECONDS, SHARED_SEGMENT
 
-#: Where a unit lies: which of the parcel's segments, offset in it, bytes. Or ``(SHARED_OBJECT, number, 0)``.
-Room = tuple[int, int, int]
-SHARED_OBJECT = -1
+#: Where a unit lies: ``(segment, offset, bytes)`` with the number of one of the parcel's segments. Or, with ``~number``, a
+#: negative one, of a shared object: ``(~number,)`` for the object, ``(~number, offset, bytes, copy)`` for a window of it.
+Room = tuple[int, ...]
 #: The right to one segment, as it goes through the pipe: slot, offset in the arena, bytes.
 GrantWire = tuple[int, int, int]
 #: An encoded object without the rights to its segments: ``(stream, rooms)``, the stream None when it is the first room.
@@ -149,8 +150,9 @@ class Sender:
                 self.lifecycle.placed(segment)
                 segments.append(segment)
             copies: list[Callable[[], Any]] = []
-            for unit, (index, offset, nbytes) in zip(reduced.units, rooms, strict=True):
-                if index != SHARED_OBJECT:
+            for unit, (index, *place) in zip(reduced.units, rooms, strict=True):
+                if index >= 0:
+                    offset, nbytes = place
                     copies += unit.copies_to(arena.room(segments[index].offset + offset, nbytes), PIECE)
                     self.copies += 1
             self._copy(copies, reduced.nbytes)
@@ -247,7 +249,7 @@ def _lay_out(units: list[Unit]) -> tuple[list[int], list[Room]]:
     for unit in units:
         size = unit.nbytes
         if unit.shared_object is not None:
-            rooms.append((SHARED_OBJECT, unit.shared_object, 0))
+            rooms.append((~unit.shared_object, *(unit.window or ())))
             continue
         if size >= OWN_SEGMENT:
             rooms.append((len(sizes), 0, size))
@@ -324,9 +326,17 @@ class Receiver:
         if mapping is None and grants:
             mapping = self._mapping = Mapping(self._fd)
         leases = [mapping.lease(grant) for grant in grants] if mapping is not None else []
-        for index, offset, nbytes in rooms:
-            if index == SHARED_OBJECT:
-                assert shared is not None
-                yield shared(offset)
-            else:
+        copies: dict[tuple[int, int], ByteArray] = {}
+        for index, *place in rooms:
+            if index >= 0:
+                offset, nbytes = place
                 yield leases[index][offset : offset + nbytes]
+                continue
+            assert shared is not None
+            if not place:
+                yield shared(~index)
+                continue
+            offset, nbytes, copy = place
+            if (index, copy) not in copies:
+                copies[index, copy] = shared(~index)
+            yield copies[index, copy][offset : offset + nbytes]

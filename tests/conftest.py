@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import arrowpool
+import arrowpool.shelf
 
 METHODS = ("fork", "spawn", "forkserver")
 _PATIENCE_SECONDS = 3.0
@@ -124,3 +125,12 @@ def our_pool(ours):
     with ours.pool(2) as pool:
         yield pool
     pool.join()
+
+
+@pytest.fixture
+def own_shelf(tmp_path_factory, monkeypatch):
+    """Persistent objects lie in a directory of the test's; what this process owns is let go of at its end."""
+    directory = tmp_path_factory.mktemp("shelf")
+    monkeypatch.setenv("ARROWPOOL_SHELF_DIR", str(directory / "root"))
+    yield directory / "root"
+    arrowpool.shelf._close()

@@ -1,6 +1,7 @@
 """The registry: which function encodes which type.
 
-One module per library, each with ``encoder_for(cls)``: encode beside decode. A library's module is imported only when
+One module per library, each with ``encoder_for(cls)``: encode beside decode; and ``extents(obj)``, where slices of one
+object share its memory. A library's module is imported only when
 the library itself is already loaded, so nothing optional is ever imported from here.
 """
 
@@ -8,10 +9,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 
-from arrowpool.codecs.outbox import ByteArray, Encode, Outbox, Reduced
+from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
 
-__all__ = ["ByteArray", "Encode", "Outbox", "Reduced", "encoder_for", "library_of"]
+__all__ = ["ByteArray", "Encode", "Extent", "Outbox", "Reduced", "encoder_for", "extents", "library_of"]
 
 #: Top-level name of a library -> the module here that knows its types.
 _MODULES = {
@@ -38,3 +40,12 @@ def encoder_for(cls: type) -> Encode | None:
         return None
     encode: Encode | None = importlib.import_module(_MODULES[library]).encoder_for(cls)
     return encode
+
+
+def extents(obj: object) -> Iterator[Extent]:
+    """Where the large memory of an array, a frame or a table lies; nothing for what has none, or says nothing of it."""
+    library = library_of(type(obj))
+    if library is not None:
+        find = getattr(importlib.import_module(_MODULES[library]), "extents", None)
+        if find is not None:
+            yield from find(obj)

@@ -11,15 +11,16 @@ offset zero and over read-only memory. Types that IPC does not carry exactly go 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from arrowpool.codecs.outbox import ByteArray, Encode, Outbox, Reduced
+from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
+from arrowpool.settings import LEAST_WINDOW
 
-__all__ = ["encoder_for"]
+__all__ = ["encoder_for", "extents"]
 
 #: Longer arrays than 2**31 - 1 are fine: both ends are Arrow C++.
 _OPTIONS = pa.ipc.IpcWriteOptions(allow_64bit=True)
@@ -48,6 +49,9 @@ def encoder_for(cls: type) -> Encode | None:
 def _encode_table(table: pa.Table, out: Outbox) -> Reduced:
     if table.get_total_buffer_size() < out.inline_limit:
         return NotImplemented
+    windows = _windows(table.itercolumns(), out)
+    if windows is not None:
+        return _rebuild_windows, (table.schema, windows)
     if not survive_ipc(table.schema.types):
         return table.__reduce__()
     batches = table.to_batches()
@@ -70,6 +74,9 @@ def _rebuild_table(stream: ByteArray | bytes) -> pa.Table:
 def _encode_batch(batch: pa.RecordBatch, out: Outbox) -> Reduced:
     if batch.get_total_buffer_size() < out.inline_limit:
         return NotImplemented
+    windows = _windows(batch.columns, out)
+    if windows is not None:
+        return _rebuild_batch_of_windows, (batch.schema, windows)
     if batch.num_columns == 0 or not survive_ipc(batch.schema.types):
         return batch.__reduce__()
     return _as_stream(_rebuild_batch, batch, [batch], out)
@@ -85,6 +92,9 @@ def _rebuild_batch(stream: ByteArray | bytes) -> pa.RecordBatch:
 def _encode_chunked_array(array: pa.ChunkedArray, out: Outbox) -> Reduced:
     if array.num_chunks == 0 or array.get_total_buffer_size() < out.inline_limit:
         return NotImplemented
+    windows = _windows([array], out)
+    if windows is not None:
+        return _rebuild_chunked_windows, (array.type, windows[0])
     if not survive_ipc([array.type]):
         return array.__reduce__()
     return _as_stream(_rebuild_chunked_array, array, _as_batches(array.chunks), out)
@@ -100,6 +110,9 @@ def _encode_array(array: pa.Array, out: Outbox) -> Reduced:
     if isinstance(array.type, pa.BaseExtensionType):
         # The type goes by pickle; its storage comes back here.
         return _rebuild_extension_array, (array.type, array.storage)
+    windows = _windows([array], out)
+    if windows is not None:
+        return _rebuild_array_window, (array.type, windows[0][0])
     if not survive_ipc([array.type]):
         return _compacted(array).__reduce__()
     return _as_stream(_rebuild_array, array, _as_batches([array]), out)
@@ -133,6 +146,97 @@ def _rebuild_buffer(room: ByteArray, is_mutable: bool) -> pa.Buffer:
         room = room.view()
         room.flags.writeable = False
     return pa.py_buffer(room)
+
+
+# -------------------------------------------------------------------------------------------------------- windows
+
+
+def extents(obj: Any) -> Iterator[Extent]:
+    """Where the buffers of a table, batch or array lie, as a slice of it has them: whole, however little it shows."""
+    columns = obj.itercolumns() if isinstance(obj, (pa.Table, pa.RecordBatch)) else [obj]
+    for array in _chunks(columns):
+        buffers = _buffers(array)
+        total = sum(buffer.size for buffer in buffers)
+        if total < LEAST_WINDOW:
+            continue
+        shown = array.nbytes / total
+        for buffer in buffers:
+            yield Extent(buffer.address, buffer.address + buffer.size, int(buffer.size * shown), buffer)
+
+
+def _chunks(columns: Iterable[Any]) -> Iterator[pa.Array]:
+    for column in columns:
+        if isinstance(column, pa.ChunkedArray):
+            yield from column.chunks
+        elif isinstance(column, pa.Array):
+            yield column
+
+
+def _buffers(array: pa.Array) -> list[pa.Buffer]:
+    return [buffer for buffer in array.buffers() if buffer is not None and buffer.size and buffer.is_cpu]
+
+
+#: An array as buffers: length, offset, number of nulls, and a byte array or None for each buffer.
+_Window = tuple[int, int, int, list[Any]]
+
+
+def _windows(columns: Iterable[Any], out: Outbox) -> list[list[_Window]] | None:
+    """The chunks of each column over memory that was copied as a whole; None if they do not all lie in such."""
+    found = []
+    for column in columns:
+        windows = []
+        for array in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+            window = _window(array, out)
+            if window is None:
+                return None
+            windows.append(window)
+        found.append(windows)
+    return found or None
+
+
+def _window(array: pa.Array, out: Outbox) -> _Window | None:
+    type_ = array.type
+    if type_.num_fields or type_.id in (_DICTIONARY, _NULL) or isinstance(type_, pa.BaseExtensionType):
+        return None  # there is more to these than their buffers
+    places: list[Any] = []
+    for buffer in array.buffers():
+        if buffer is None:
+            places.append(None)
+        elif buffer.size < LEAST_WINDOW and buffer.is_cpu:
+            places.append(buffer.to_pybytes())
+        else:
+            token = out.place_window(buffer.address, buffer.size, writable=False) if buffer.is_cpu else None
+            if token is None:
+                return None
+            places.append(token)
+    return len(array), array.offset, array.null_count, places
+
+
+def _from_window(type_: pa.DataType, window: _Window) -> pa.Array:
+    length, offset, nulls, places = window
+    return pa.Array.from_buffers(type_, length, [_immutable(place) for place in places], nulls, offset)
+
+
+def _immutable(place: ByteArray | bytes | None) -> pa.Buffer | None:
+    return None if place is None else pa.py_buffer(place) if isinstance(place, bytes) else _rebuild_buffer(place, False)
+
+
+def _rebuild_windows(schema: pa.Schema, columns: list[list[_Window]]) -> pa.Table:
+    arrays = [_rebuild_chunked_windows(type_, windows) for type_, windows in zip(schema.types, columns, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _rebuild_batch_of_windows(schema: pa.Schema, columns: list[list[_Window]]) -> pa.RecordBatch:
+    arrays = [_from_window(type_, window) for type_, (window,) in zip(schema.types, columns, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _rebuild_chunked_windows(type_: pa.DataType, windows: list[_Window]) -> pa.ChunkedArray:
+    return pa.chunked_array([_from_window(type_, window) for window in windows], type_)
+
+
+def _rebuild_array_window(type_: pa.DataType, window: _Window) -> pa.Array:
+    return _from_window(type_, window)
 
 
 # ------------------------------------------------------------------------------------------------------ IPC streams
@@ -205,7 +309,7 @@ def survive_ipc(types: Iterable[pa.DataType]) -> bool:
     return True
 
 
-_DENSE_UNION, _DICTIONARY = pa.lib.Type_DENSE_UNION, pa.lib.Type_DICTIONARY
+_DENSE_UNION, _DICTIONARY, _NULL = pa.lib.Type_DENSE_UNION, pa.lib.Type_DICTIONARY, pa.lib.Type_NA
 
 
 def _map_columns(change: Callable[[pa.Array], pa.Array], batch: pa.RecordBatch) -> pa.RecordBatch:

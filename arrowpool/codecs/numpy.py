@@ -11,16 +11,18 @@ byte order, and so break functions that work with the standard library's pool.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from functools import partial
+from pickle import PickleBuffer
 from typing import Any
 
 import numpy as np
 
 from arrowpool.codecs import strings
-from arrowpool.codecs.outbox import ByteArray, Encode, Outbox, Reduced
-from arrowpool.settings import ALIGNMENT
+from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
+from arrowpool.settings import ALIGNMENT, INLINE_LIMIT
 
-__all__ = ["encoder_for", "pack", "unpack"]
+__all__ = ["bounds", "encoder_for", "extents", "pack", "unpack"]
 
 Array = np.ndarray[Any, Any]
 
@@ -69,8 +71,33 @@ def _encode(array: Array, out: Outbox) -> Reduced:
             )  # its data: a 0-d array would be taken for a length
         return array.__reduce__()
     source, dtype = _as_written(array)
-    token = out.place(source) if source.dtype == dtype else out.place_with(array.nbytes, partial(_write, source, dtype))
+    if source.dtype != dtype:
+        token = out.place_with(array.nbytes, partial(_write, source, dtype))
+    elif (window := _window(source, out)) is not None:
+        token = window
+    else:
+        token = out.place(source)
     return _rebuild, (token, *_recipe(array))
+
+
+def _window(source: Array, out: Outbox) -> PickleBuffer | None:
+    return out.place_window(source.ctypes.data, source.nbytes) if source.flags.c_contiguous else None
+
+
+def extents(array: Any) -> Iterator[Extent]:
+    """Where the elements of an array lie; of a small one, or one of objects, nowhere."""
+    if isinstance(array, np.ndarray) and array.nbytes >= INLINE_LIMIT and not array.dtype.hasobject:
+        start, stop = bounds(array)
+        yield Extent(start, stop, array.nbytes, array)
+
+
+def bounds(array: Array) -> tuple[int, int]:
+    """Addresses of the first byte of an array that is not empty, and past its last one."""
+    start = array.ctypes.data
+    if array.flags.forc:
+        return start, start + array.nbytes
+    spans = [stride * (length - 1) for stride, length in zip(array.strides, array.shape, strict=True)]
+    return start + sum(min(span, 0) for span in spans), start + sum(max(span, 0) for span in spans) + array.itemsize
 
 
 #: `numpy.ndarray(shape, dtype, buffer)`: writeable, as it is over a bytearray.

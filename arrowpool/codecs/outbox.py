@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pickle import PickleBuffer
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,15 @@ from numpy.typing import NDArray
 ByteArray = NDArray[np.uint8]
 #: What ``__reduce_ex__`` may return; ``NotImplemented`` leaves the object to plain pickle.
 Reduced = Any
+
+
+class Extent(NamedTuple):
+    """Memory ``[start, stop)``, by address, in which `visible` bytes belong to an object; `owner` keeps it alive."""
+
+    start: int
+    stop: int
+    visible: int
+    owner: Any
 
 
 class Outbox(Protocol):
@@ -36,6 +45,13 @@ class Outbox(Protocol):
 
     def place_with(self, nbytes: int, write: Callable[[ByteArray], None]) -> PickleBuffer:
         """Reserve `nbytes`; `write` is called once, after pickling, with the writable room of exactly that size."""
+
+    def place_window(self, address: int, nbytes: int, writable: bool = True) -> PickleBuffer | None:
+        """A token for this memory if it lies in a stretch that is copied as a whole for many messages; else None.
+
+        What the rebuild function receives for it may begin anywhere in a multiple of 64 bytes, as the memory does.
+        Without `writable` it may be the same as other windows of this message, so it must never be written to.
+        """
 
 
 Encode = Callable[[Any, Outbox], Reduced]

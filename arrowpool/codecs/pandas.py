@@ -7,6 +7,7 @@ never consolidated, which nobody else refers to. Left to do here:
 - a block that is not contiguous, as in a slice of rows: pandas 3 would copy it before pickling;
 - a frame of many small blocks (columns that were added one by one): packed into one room, not into the stream;
 - the manager of a series: pandas pickles the whole index once more, as the labels of its only block;
+- the same slice where many overlap: a window of the block they are cut from, which is copied once for all;
 - Arrow-backed columns: pandas would copy them into one chunk before pickling, also when they are one.
 
 Subclasses of frames and series keep their own pickling, as nothing here is about the frame itself.
@@ -15,18 +16,22 @@ Subclasses of frames and series keep their own pickling, as nothing here is abou
 from __future__ import annotations
 
 import copyreg
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from pandas._libs.internals import _unpickle_block  # type: ignore[import-not-found]  # no stubs
 from pandas.arrays import ArrowExtensionArray
 from pandas.core.internals.blocks import Block  # type: ignore[import-not-found]  # no stubs
 from pandas.core.internals.managers import BlockManager, SingleBlockManager  # type: ignore[import-not-found]  # no stubs
 
-from arrowpool.codecs.numpy import pack, unpack
-from arrowpool.codecs.outbox import ByteArray, Encode, Outbox, Reduced
+from arrowpool.codecs.arrow import extents as arrow_extents
+from arrowpool.codecs.numpy import bounds, pack, unpack
+from arrowpool.codecs.numpy import extents as numpy_extents
+from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
 
-__all__ = ["encoder_for"]
+__all__ = ["encoder_for", "extents"]
 
 
 def encoder_for(cls: type) -> Encode | None:
@@ -51,7 +56,30 @@ def _encode_block(block: Any, out: Outbox) -> Reduced:
     values = block.values
     if type(values) is not np.ndarray or values.flags.forc or values.nbytes < out.inline_limit:
         return NotImplemented
+    start, stop = bounds(values)
+    window = out.place_window(start, stop - start)
+    if window is not None and values.dtype.isnative:
+        return _rebuild_window, (
+            window,
+            values.ctypes.data - start,
+            values.dtype,
+            values.shape,
+            values.strides,
+            *_shape_of(block),
+        )
     return _unpickle_block, (values, *_shape_of(block))
+
+
+def _rebuild_window(
+    room: ByteArray,
+    offset: int,
+    dtype: Any,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    placement: Any,
+    ndim: int,
+) -> Any:
+    return _unpickle_block(np.ndarray(shape, dtype, room, offset, strides), placement, ndim)
 
 
 def _shape_of(block: Any) -> tuple[Any, int]:
@@ -97,3 +125,24 @@ def _encode_arrow_backed(array: Any, out: Outbox) -> Reduced:
     state = stub.__getstate__()
     state["_pa_array"] = chunked.chunk(0)
     return copyreg.__newobj__, (type(array),), state  # type: ignore[attr-defined]
+
+
+def extents(obj: Any) -> Iterator[Extent]:
+    """Where the values of a frame, a series or an index lie, its own index included."""
+    if isinstance(obj, (pd.DataFrame, pd.Series)):
+        for block in obj._mgr.blocks:
+            yield from _extents_of_values(block.values)
+        obj = obj.index
+    if isinstance(obj, pd.Index) and not isinstance(obj, (pd.RangeIndex, pd.MultiIndex)):
+        yield from _extents_of_values(obj.array)
+
+
+def _extents_of_values(values: Any) -> Iterator[Extent]:
+    """Of an array, or of the arrays that an extension array is made of."""
+    if isinstance(values, np.ndarray):
+        yield from numpy_extents(values)
+    elif isinstance(values, ArrowExtensionArray):
+        yield from arrow_extents(values._pa_array)  # type: ignore[attr-defined]
+    else:
+        for name in ("_ndarray", "_data", "_mask"):  # datetimes, categories and plain arrays; what has a mask
+            yield from numpy_extents(getattr(values, name, None))

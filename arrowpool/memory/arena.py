@@ -7,14 +7,12 @@ given back to the kernel; nothing is left when the last process is gone, however
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import os
 import shutil
 import tempfile
 import weakref
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +46,7 @@ class Arena:
             os.close(fd)
             raise
         self._address = address
-        whole: Any = (ctypes.c_ubyte * self.capacity).from_address(address)
-        self._bytes: NDArray[np.uint8] = np.frombuffer(whole, dtype=np.uint8)
+        self._bytes = system.bytes_at(address, self.capacity)
         self._allocator = Allocator(self.capacity)
         self._is_memfd = system.is_memfd(fd)
         #: Bytes that may be taken before asking again how much memory there is.

@@ -14,6 +14,10 @@ import fcntl
 import os
 import platform
 import tempfile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 PAGE = os.sysconf("SC_PAGESIZE")
 
@@ -196,6 +200,13 @@ def read_only(fd: int) -> int:
         return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return os.dup(fd)
+
+
+def bytes_at(address: int, nbytes: int) -> NDArray[np.uint8]:
+    """This process's memory as it lies there; the caller sees to it that it stays."""
+    memory: Any = (ctypes.c_ubyte * nbytes).from_address(address)
+    view: NDArray[np.uint8] = np.frombuffer(memory, dtype=np.uint8)
+    return view
 
 
 def map_shared(fd: int, size: int) -> int:

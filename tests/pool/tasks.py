@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -251,6 +252,64 @@ def spin(_=None):
 
 def pick(array, index):
     return float(array[index])
+
+
+def write_at(array, index):
+    array[index] += 1
+    return float(array.sum())
+
+
+def write_first_sum_second(first, second):
+    first += 1
+    return float(second.sum())
+
+
+def overwrite(frame):
+    """Write to two columns in place; their sum."""
+    frame.iloc[:, 0] = -2.0
+    for block in frame._mgr.blocks:
+        block.values[..., 1, :] = -2.0
+    return float(frame.iloc[:, :2].to_numpy().sum())
+
+
+def digest(obj):
+    """A few numbers that tell objects with other contents apart."""
+    import pandas as pd
+
+    if isinstance(obj, Scaled):
+        obj = obj.weights
+    module = type(obj).__module__
+    if module.startswith("polars"):
+        obj = obj["x"].to_numpy()
+    elif module.startswith("pyarrow"):
+        kind = type(obj).__name__
+        return (
+            kind,
+            str(getattr(obj, "schema", "")),
+            digest(obj.to_pandas(use_threads=False) if hasattr(obj, "columns") else obj.to_numpy(False)),
+        )
+    if isinstance(obj, np.ndarray):
+        return obj.shape, obj.dtype.str, obj.flags.writeable, zlib.crc32(np.ascontiguousarray(obj))
+    hashed = pd.util.hash_pandas_object(obj)
+    return str(getattr(obj, "dtypes", "")), len(obj), zlib.crc32(hashed.to_numpy())
+
+
+def digest_of(obj, i):
+    return digest(obj)
+
+
+def digest_of_both(one, two):
+    assert one["deep"][0] is not None
+    return digest(two[0])
+
+
+def meet(array, directory, count):
+    """Whether so many tasks come to run at the same time."""
+    open(os.path.join(directory, str(os.getpid())), "w").close()
+    deadline = time.monotonic() + 20
+    while len(os.listdir(directory)) < count and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return len(os.listdir(directory)) == count
 
 
 def note_pid_and_block(path):

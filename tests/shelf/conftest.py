@@ -9,16 +9,10 @@ import textwrap
 
 import pytest
 
-import arrowpool.shelf
-
 
 @pytest.fixture(autouse=True)
-def own_shelf(tmp_path_factory, monkeypatch):
-    """Persistent objects lie in a directory of the test's; what this process owns is let go of at its end."""
-    directory = tmp_path_factory.mktemp("shelf")
-    monkeypatch.setenv("ARROWPOOL_SHELF_DIR", str(directory / "root"))
-    yield directory / "root"
-    arrowpool.shelf._close()
+def _own_shelf(own_shelf):
+    """For every test here."""
 
 
 @pytest.fixture
