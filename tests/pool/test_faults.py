@@ -192,14 +192,17 @@ def test_a_broken_pool_cannot_be_made(ours, monkeypatch):
 
 
 SCRIPT = """
-import os, signal, sys
+import os, signal, sys, time
 import numpy as np
 import arrowpool
 from tests.pool import tasks
 
 if __name__ == "__main__":
     pool = arrowpool.get_context(sys.argv[1]).Pool(3)
-    if sys.argv[2] == "stopped":  # maybe before they have run any line of ours
+    if sys.argv[2] == "stopped":
+        if sys.argv[1] == "fork":  # else: before they have run any line of ours
+            while len(pool._task_handler._lanes) < 3:
+                time.sleep(0.01)
         for process in pool._pool:
             os.kill(process.pid, signal.SIGSTOP)
     else:

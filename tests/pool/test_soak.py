@@ -203,7 +203,9 @@ def _work_for_ever(seed):
     if rng.random() < 0.3:
         pool.map_async(tasks.spin, [None], 1)
     if rng.random() < 0.3:
-        os.kill(pool._pool[0].pid, signal.SIGSTOP)
+        # One that is up: what is stopped in the middle of its fork still has the parent's end of its lifeline.
+        pool.map(tasks.square, range(2))
+        os.kill(pool._task_handler._lanes[0].process.pid, signal.SIGSTOP)
     Caller(pool, rng.randrange(1 << 32)).run(time.monotonic() + 60)
 
 
