@@ -24,7 +24,7 @@ from arrowpool.errors import (
     WorkerLostError,
 )
 from arrowpool.pool import ArrowPool, Pool
-from arrowpool.stats import Traffic
+from arrowpool.stats import Stats
 
 if TYPE_CHECKING:
     from arrowpool.shelf import (
@@ -50,9 +50,9 @@ __all__ = [
     "PoolTerminatedError",
     "Shelf",
     "ShelfKeyError",
+    "Stats",
     "TaskExitError",
     "TaskTimeoutError",
-    "Traffic",
     "TransferError",
     "WorkerInitError",
     "WorkerLostError",

@@ -19,7 +19,20 @@ from typing import Any
 
 from arrowpool.channel import Message
 from arrowpool.errors import PoolTerminatedError, TaskTimeoutError, TransferError, WorkerInitError, WorkerLostError
-from arrowpool.lane import Broken, Cancelled, Failed, Lane, LaneExited, LaneJoined, Returned, Short, Stop, Task
+from arrowpool.lane import (
+    Broken,
+    Cancelled,
+    Failed,
+    Lane,
+    LaneExited,
+    LaneJoined,
+    Returned,
+    Short,
+    Stop,
+    Task,
+    describe,
+)
+from arrowpool.ledger import Ledger
 from arrowpool.memory.lease import settle_forks
 from arrowpool.reducer import loads
 from arrowpool.results import fail
@@ -49,6 +62,8 @@ class Collector(Service):
         How many times a task is run again after its worker was lost.
     task_timeout : float or None
         Seconds that the supervisor grants a task.
+    ledger : Ledger
+        Where it is noted down.
     """
 
     def __init__(
@@ -59,8 +74,10 @@ class Collector(Service):
         broke: Callable[[BaseException], None],
         retries: int,
         task_timeout: float | None,
+        ledger: Ledger,
     ):
         super().__init__("arrowpool-collector")
+        self._ledger = ledger
         self._feeder_inbox = feeder_inbox
         self._cache = cache
         self._told_names = told_names
@@ -79,7 +96,6 @@ class Collector(Service):
         self._woken = select.poll()
         self._woken.register(self._wake_reader, select.POLLIN)
         self._stop: Stop | None = None
-        self.tasks = self.piped_bytes = self.shared_bytes = self.copies = 0
 
     def tell(self, event: Any) -> None:
         """Give this thread an event; from any thread."""
@@ -173,21 +189,24 @@ class Collector(Service):
         return True
 
     def _deliver(self, lane: Lane, task: Task, message: Message) -> None:
-        kind, _, seconds, body, grants = message[:5]
-        self.tasks += 1
-        self.piped_bytes += body_bytes(body)
+        kind, _, (decode, run, encode), body, grants = message[:5]
+        ledger = self._ledger
+        ledger.answered(lane, task, decode, run, encode)
+        ledger.piped_bytes += body_bytes(body)
         nbytes = 0
         if len(body) == 2 and body[1]:
             nbytes = sum(room[2] for room in body[1])
-            self.shared_bytes += nbytes
-            self.copies += len(body[1])
-        task.call.took(seconds, nbytes)
+            ledger.shared_bytes += nbytes
+            ledger.copies += len(body[1])
+        task.call.took(decode + run, nbytes)
         try:
             if len(body) == 1:
                 value = body[0]
             else:
                 with forking:
                     value = lane.receiver.rebuild(body, lane.receiver.accept(grants) if grants else [])
+                if nbytes and body[0] is None:
+                    ledger.pickled(value, body[1][0][2])
         except BaseException as error:
             failure = TransferError(
                 f"the {'result' if kind == DONE else 'exception'} of {describe(task)} could not be rebuilt here: {error!r}"
@@ -208,6 +227,7 @@ class Collector(Service):
         """A worker is gone: read its last words, then fail the task it had begun and return those it had not."""
         while lane.channel.readable() and self._read(lane):
             pass
+        self._ledger.ended(lane)
         begun = lane.control.started
         lost: list[Task] = []
         returned: list[Task] = []
@@ -254,10 +274,3 @@ class Collector(Service):
         """End every call that still waits, with `error`: nobody shall wait for ever."""
         for result in list(self._cache.values()):
             fail(result, error)
-
-
-def describe(task: Task) -> str:
-    """A task in words: "task 3 of compute"."""
-    function = task.call.function
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return f"task {task.index} of {name}"

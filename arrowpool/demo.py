@@ -133,9 +133,9 @@ def run(rows: int, processes: int | None, method: str | None) -> None:
     print(f"{workers} workers             seconds   through the pipe   through shared memory   copies of a buffer")
     with arrowpool.get_context(method).Pool(processes) as pool:
         for job, (their_seconds, their_results) in zip(jobs, theirs, strict=True):
-            before = pool.traffic()
+            before = pool.stats()
             our_seconds, our_results = _timed(pool, job)
-            after = pool.traffic()
+            after = pool.stats()
             for expected, result in zip(their_results, our_results, strict=True):
                 pd.testing.assert_frame_equal(result, expected)
             piped = _piped_bytes(job.frames) + _piped_bytes(their_results)

@@ -16,6 +16,7 @@ from arrowpool.codecs import Extent, extents
 from arrowpool.errors import ArenaFullError, contained
 from arrowpool.functions import is_stateless
 from arrowpool.lane import Blob, Call, Failed, Task
+from arrowpool.ledger import Ledger
 from arrowpool.memory import system
 from arrowpool.room import Room
 from arrowpool.service import forking
@@ -48,10 +49,14 @@ class Encoder:
         Encodes into the parent's arena.
     room : Room
         Asked whether so many bytes more may be placed now.
+    ledger : Ledger
+        Where it is noted down.
     """
 
-    def __init__(self, sender: Sender, room: Room):
+    def __init__(self, sender: Sender, room: Room, ledger: Ledger):
         self._sender = sender
+        self._ledger = ledger
+        sender.pickled = ledger.pickled
         self._room = room
         self._numbers = itertools.count()
         self._known_functions: dict[bytes, Blob] = {}
@@ -82,6 +87,8 @@ class Encoder:
         try:
             if not call.blobs or call.function is not function:
                 self._encode_function(call, function)
+            if call.blobs[0].parcel.nbytes:
+                self._ledger.saved(call.blobs[0].parcel.nbytes)
             if is_plain(payload) if star is not Star.CALL else (not kwds and is_plain(args)):
                 return Task(call, index, star, Parcel((payload,), (), 0), call.blobs)
             self._current = (call, blobs := [*call.blobs])
@@ -137,6 +144,8 @@ class Encoder:
         self._room.make(reduced.nbytes)
         parcel = self._sender.place(reduced)
         self._room.pinned += parcel.nbytes
+        if parcel.nbytes:
+            self._ledger.placed_for_many(parcel.nbytes)
         return Blob(next(self._numbers), stateless, parcel, counted=False)
 
     # What tasks share
@@ -153,6 +162,7 @@ class Encoder:
         if blob is None:
             return None
         self._refer(call, blobs, blob)
+        self._ledger.saved(blob.parcel.nbytes)
         return blob.number
 
     def _refer(self, call: Call, blobs: list[Blob], blob: Blob) -> None:
@@ -191,6 +201,7 @@ class Encoder:
             return None  # each task with a copy of its own may have to wait, and can
         blob = Blob(next(self._numbers), False, parcel)
         call.held.add(blob)
+        self._ledger.placed_for_many(parcel.nbytes)
         return blob
 
     def _find_window(self, address: int, nbytes: int) -> tuple[int, int] | None:
@@ -211,6 +222,7 @@ class Encoder:
             if stretch.blob is None:
                 return None
         self._refer(call, blobs, stretch.blob)
+        self._ledger.saved(nbytes)
         return stretch.blob.number, address - stretch.start
 
     def pin(self, obj: Any) -> Blob:

@@ -37,6 +37,7 @@ from arrowpool.lane import (
     Task,
     Unshare,
 )
+from arrowpool.ledger import Ledger
 from arrowpool.memory.limits import is_tight
 from arrowpool.results import Imap
 from arrowpool.room import Room
@@ -75,6 +76,8 @@ class Feeder(Service):
         Whether no task is to wait in a worker behind another one.
     has_ended : callable
         Called with None at the end of this thread.
+    ledger : Ledger
+        Where it is noted down.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Feeder(Service):
         budget: int,
         one_by_one: bool,
         has_ended: Callable[[None], None],
+        ledger: Ledger,
     ):
         super().__init__("arrowpool-feeder")
         self._inbox = inbox
@@ -100,7 +104,7 @@ class Feeder(Service):
         self._closing = False
         self._lanes: list[Lane] = []
         self._room = Room(sender, self._lanes, budget, self._settle_answered, self._in_flight)
-        self._encoder = Encoder(sender, self._room)
+        self._encoder = Encoder(sender, self._room, ledger)
         self._recall = Recall(self._lanes, self._give_back)
         self._calls: deque[Call] = deque()
         #: Tasks that are encoded and not bound to a worker yet.
@@ -121,6 +125,11 @@ class Feeder(Service):
     @property
     def sender(self) -> Sender:
         return self._sender
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """The workers that are up."""
+        return list(self._lanes)
 
     def answered(self, tasks: list[Task]) -> None:
         """These tasks have their results; from the collector's thread. Wakes this one only if it has use for that."""

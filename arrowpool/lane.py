@@ -12,6 +12,7 @@ nothing else is shared between them but `Lane.outstanding`, a dict of which ever
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -101,6 +102,18 @@ class Task:
     losses: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class Spent:
+    """What a worker has answered, and the seconds it took it; the collector's."""
+
+    since: float = field(default_factory=time.monotonic)
+    until: float | None = None
+    tasks: int = 0
+    decode: float = 0.0
+    run: float = 0.0
+    encode: float = 0.0
+
+
 @dataclass(eq=False, repr=False)
 class Lane:
     """One worker process and the way to it.
@@ -131,6 +144,7 @@ class Lane:
     #: Set by the supervisor: about to be killed, so to be sent nothing; and that the reason was a task's time.
     doomed: bool = False
     overdue: bool = False
+    spent: Spent = field(default_factory=Spent)
 
     def __repr__(self) -> str:
         return f"<Lane pid={self.process.pid} outstanding={len(self.outstanding)} sent={self.sent}>"
@@ -246,3 +260,14 @@ class Stop:
     """To a thread: end. With `drain`, once every lane is gone; else at once."""
 
     drain: bool
+
+
+def describe(task: Task) -> str:
+    """A task in words: "task 3 of compute"."""
+    return f"task {task.index} of {name_of(task)}"
+
+
+def name_of(task: Task) -> str:
+    """The name of a task's function."""
+    function = task.call.function
+    return getattr(function, "__qualname__", None) or type(function).__qualname__

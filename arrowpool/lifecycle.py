@@ -46,6 +46,9 @@ class LifecycleManager:
         self._consumers: dict[Hashable, _Consumer] = {}
         self.live: set[Segment] = set()
         self.bytes_live = 0
+        #: The most there has been of either.
+        self.peak_segments = 0
+        self.peak_bytes = 0
 
     def __repr__(self) -> str:
         return f"<LifecycleManager segments: {len(self.live)} ({self.bytes_live:,} bytes) | leases: {self.leases()}>"
@@ -61,6 +64,8 @@ class LifecycleManager:
         segment.holds = 1
         self.live.add(segment)
         self.bytes_live += segment.size
+        self.peak_segments = max(self.peak_segments, len(self.live))
+        self.peak_bytes = max(self.peak_bytes, self.bytes_live)
 
     def pin(self, segment: Segment) -> None:
         """One more pin."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import html
 import logging
 import math
 import multiprocessing
@@ -24,13 +25,14 @@ from arrowpool.feeder import Feeder
 from arrowpool.functions import Reach
 from arrowpool.lane import Call, Cancelled, Releases, Share, Stop, Unshare
 from arrowpool.launch import Initializer, Launcher
+from arrowpool.ledger import Ledger
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
-from arrowpool.memory.lease import settle_forks
+from arrowpool.memory.lease import live_grants_of, settle_forks
 from arrowpool.memory.limits import limits
 from arrowpool.results import AsyncResult, ImapResults, MapResult, Unchunked, UnorderedImapResults
 from arrowpool.settings import COPY_THREADS
-from arrowpool.stats import Traffic
+from arrowpool.stats import Stats, show_bytes
 from arrowpool.supervisor import Notifier, Supervisor
 from arrowpool.wire import Sender
 
@@ -128,8 +130,9 @@ class ArrowPool(stdlib.Pool):
             arguments = _make_arena(limit.capacity, spilled)
             sender = Sender(arguments, reach, copy_threads=min(COPY_THREADS, _default_size()))
             undo.callback(sender.close)
+            self._ledger = Ledger()
             self._result_handler = Collector(
-                self._taskqueue, self._cache, reach.worker_has, broke, retries, task_timeout
+                self._taskqueue, self._cache, reach.worker_has, broke, retries, task_timeout, self._ledger
             )
             undo.callback(self._result_handler.close)
             self._task_handler = Feeder(
@@ -140,8 +143,10 @@ class ArrowPool(stdlib.Pool):
                 limit.budget,
                 task_timeout is not None,
                 self._change_notifier.put,
+                self._ledger,
             )
             self._result_handler.answered = self._task_handler.answered
+            self._releases = Releases(self._taskqueue)
             launcher = Launcher(
                 context=self._ctx,
                 process=self.Process,
@@ -150,7 +155,7 @@ class ArrowPool(stdlib.Pool):
                 arguments=arguments.fd if arguments is not None else -1,
                 capacity=arguments.capacity if arguments is not None else 0,
                 spill_dir=spilled,
-                released=Releases(self._taskqueue),
+                released=self._releases,
                 forks=forks,
             )
             self._worker_handler = Supervisor(
@@ -362,22 +367,56 @@ class ArrowPool(stdlib.Pool):
         finally:
             self._taskqueue.put(Unshare(share))
 
-    def traffic(self) -> Traffic:
-        """What this pool has moved so far.
+    def stats(self) -> Stats:
+        """What this pool has done so far: what moved, what did not have to, where the time went, and what took the slow path.
 
         Returns
         -------
-        Traffic
-            Counts of tasks and buffers, and bytes, of arguments and results together.
+        Stats
+            The figures as of now; shows itself as text, and as tables in a notebook.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from arrowpool import Pool
+        >>> with Pool(2) as pool:
+        ...     sums = pool.map(np.sum, [np.ones(100_000)] * 4, chunksize=1)
+        ...     stats = pool.stats()
+        >>> stats.tasks, stats.shared_bytes, stats.copies_saved
+        (4, 800000, 3)
         """
-        feeder, collector = self._task_handler, self._result_handler
-        sender = feeder.sender
-        return Traffic(
-            tasks=collector.tasks,
-            piped_bytes=feeder.piped_bytes + collector.piped_bytes,
-            shared_bytes=sender.shared_bytes + collector.shared_bytes,
-            copies=sender.copies + collector.copies,
+        feeder, ledger = self._task_handler, self._ledger
+        sender, lifecycle = feeder.sender, feeder.sender.lifecycle
+        live_results, live_result_bytes = live_grants_of(self._releases)
+        return Stats(
+            tasks=ledger.tasks,
+            piped_bytes=feeder.piped_bytes + ledger.piped_bytes,
+            shared_bytes=sender.shared_bytes + ledger.shared_bytes,
+            copies=sender.copies + ledger.copies,
+            copies_saved=ledger.copies_saved,
+            saved_bytes=ledger.saved_bytes,
+            live_segments=len(lifecycle.live),
+            live_bytes=lifecycle.bytes_live,
+            peak_segments=lifecycle.peak_segments,
+            peak_bytes=lifecycle.peak_bytes,
+            live_results=live_results,
+            live_result_bytes=live_result_bytes,
+            workers=ledger.workers(feeder.lanes),
+            slowest=ledger.slowest(),
+            pickled=ledger.reasons(),
         )
+
+    def __repr__(self) -> str:
+        if self._state == INIT:
+            return super().__repr__()
+        lifecycle = self._task_handler.sender.lifecycle
+        return (
+            f"<{type(self).__module__}.{type(self).__qualname__} state={self._state} pool_size={len(self._pool)} | "
+            f"segments: {len(lifecycle.live)} ({show_bytes(lifecycle.bytes_live)}) | leases: {lifecycle.leases()}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>" + ("" if self._state == INIT else self.stats()._repr_html_())
 
 
 def _check(

@@ -1,27 +1,185 @@
-"""Figures about a pool, as values."""
+"""What a pool has done so far, as values; and how people read them."""
 
 from __future__ import annotations
 
+import html
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
-    """What a pool has moved so far, arguments and results together.
+class WorkerStats:
+    """Where one worker's time went.
+
+    Attributes
+    ----------
+    pid : int
+        Its process.
+    tasks : int
+        Tasks it has answered.
+    seconds : float
+        Since it was started.
+    decode, run, encode : float
+        Seconds it spent on rebuilding arguments, on the tasks themselves, and on placing their results. It waited for the
+        rest.
+    alive : bool
+        Whether it was there when the figures were taken.
+    """
+
+    pid: int
+    tasks: int
+    seconds: float
+    decode: float
+    run: float
+    encode: float
+    alive: bool
+
+    @property
+    def wait(self) -> float:
+        """Seconds without work."""
+        return max(0.0, self.seconds - self.decode - self.run - self.encode)
+
+
+@dataclass(frozen=True, slots=True)
+class SlowTask:
+    """One of the slowest tasks: its function, its index in the call, the seconds that it ran."""
+
+    function: str
+    index: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pickled:
+    """Objects of 32 kB or more that were pickled, not shared, for the same reason.
+
+    Attributes
+    ----------
+    why : str
+        Such as ``column 'x': object dtype with int, str``.
+    count, nbytes : int
+        How many, and the bytes of their pickles.
+    """
+
+    why: str
+    count: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Stats:
+    """What a pool has done so far; arguments and results together where not said otherwise.
 
     Attributes
     ----------
     tasks : int
         Tasks answered; a chunk of `map` is one task.
     piped_bytes : int
-        Bytes that went through pickle streams and sockets.
+        Bytes that went through pickle streams and pipes.
     shared_bytes : int
         Bytes that were copied into shared memory, once, and read there.
     copies : int
         How many buffers that was.
+    copies_saved, saved_bytes : int
+        How often a task was referred to memory that lay there already, for another task or call, and the bytes of it.
+    live_segments, live_bytes : int
+        Segments of arguments that are in use, and their bytes.
+    peak_segments, peak_bytes : int
+        The most of these so far.
+    live_results, live_result_bytes : int
+        Segments of results that this process still refers to, and their bytes.
+    workers : tuple of WorkerStats
+        One for each worker, those that have ended last (no more than 100 of them).
+    slowest : tuple of SlowTask
+        The slowest tasks, slowest first.
+    pickled : tuple of Pickled
+        What took the slow path, and why; most bytes first.
     """
 
     tasks: int
     piped_bytes: int
     shared_bytes: int
     copies: int
+    copies_saved: int
+    saved_bytes: int
+    live_segments: int
+    live_bytes: int
+    peak_segments: int
+    peak_bytes: int
+    live_results: int
+    live_result_bytes: int
+    workers: tuple[WorkerStats, ...]
+    slowest: tuple[SlowTask, ...]
+    pickled: tuple[Pickled, ...]
+
+    def __repr__(self) -> str:
+        parts = []
+        for title, header, rows in self._tables():
+            lines = [header, *rows] if header else rows
+            widths = [max(len(row[column]) for row in lines) for column in range(len(lines[0]))]
+            text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in lines]
+            parts.append("\n".join([title, *(f"  {line.rstrip()}" for line in text)]))
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f"<p><b>{html.escape(title)}</b></p>{_table(header, rows)}" for title, header, rows in self._tables()
+        )
+
+    def _tables(self) -> list[tuple[str, Sequence[str], list[Sequence[str]]]]:
+        """Title, header (empty: none) and rows of what there is to say."""
+        saved = f"{self.copies_saved:,} ({show_bytes(self.saved_bytes)})"
+        now = f"{self.live_segments:,} segments ({show_bytes(self.live_bytes)})"
+        peak = f"{self.peak_segments:,} ({show_bytes(self.peak_bytes)})"
+        tables: list[tuple[str, Sequence[str], list[Sequence[str]]]] = [
+            (
+                f"{self.tasks:,} tasks",
+                (),
+                [
+                    ("copied once into shared memory", f"{show_bytes(self.shared_bytes)} in {self.copies:,} buffers"),
+                    ("copies saved, as it lay there already", saved),
+                    ("through the pipes", show_bytes(self.piped_bytes)),
+                    ("in use for arguments", f"{now}, at most {peak}"),
+                    ("in use for results", f"{self.live_results:,} segments ({show_bytes(self.live_result_bytes)})"),
+                ],
+            )
+        ]
+        if self.workers:
+            tables.append(("where the workers' time went", _WORKER_HEADER, [_worker_row(one) for one in self.workers]))
+        if self.slowest:
+            rows = [(one.function, f"{one.index:,}", _show_seconds(one.seconds)) for one in self.slowest]
+            tables.append(("slowest tasks", ("function", "task", "ran"), list(rows)))
+        if self.pickled:
+            told = [(one.why, f"{one.count:,}", show_bytes(one.nbytes)) for one in self.pickled]
+            tables.append(("pickled, not shared", ("because of", "objects", "bytes"), list(told)))
+        return tables
+
+
+_WORKER_HEADER = ("worker", "tasks", "run", "decode", "encode", "wait", "seconds")
+
+
+def _worker_row(worker: WorkerStats) -> tuple[str, ...]:
+    whole = worker.seconds or 1.0
+    shares = [f"{part / whole:.1%}" for part in (worker.run, worker.decode, worker.encode, worker.wait)]
+    return (f"{worker.pid}{'' if worker.alive else ' (ended)'}", f"{worker.tasks:,}", *shares, f"{worker.seconds:.1f}")
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    head = f"<thead>{line('th', header)}</thead>" if header else ""
+    return f"<table>{head}<tbody>{''.join(line('td', row) for row in rows)}</tbody></table>"
+
+
+def show_bytes(nbytes: float) -> str:
+    """Bytes as people read them: ``1.2 GB``."""
+    for unit in ("bytes", "kB", "MB"):
+        if nbytes < 1000:
+            return f"{nbytes:,.0f} {unit}" if unit == "bytes" or nbytes >= 100 else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:,.1f} GB"
+
+
+def _show_seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.1f} ms"

@@ -105,6 +105,8 @@ class Sender:
         self.reducer = Reducer(inline_limit=self._inline_limit, reach=reach)
         self.shared_bytes = 0
         self.copies = 0
+        #: Told of objects of which so many bytes could not be shared.
+        self.pickled: Callable[[Any, int], None] | None = None
         #: Asks all others for what they keep warm, when there is no memory; returns whether to wait for that.
         self.relieve: Callable[[], bool] = bool
 
@@ -125,7 +127,9 @@ class Sender:
     def _reduce_with(self, reducer: Reducer, obj: Any) -> Reduced:
         stream, units = reducer.reduce(obj)
         if len(stream) >= INLINE_LIMIT and self.arena is not None:
-            # Cheaper than through the socket, and the socket never blocks on it.
+            # Cheaper than through the pipe, and the pipe never blocks on it.
+            if self.pickled is not None:
+                self.pickled(obj, len(stream))
             units = [Unit(len(stream), np.frombuffer(stream, dtype=np.uint8)), *units]
             stream = b""
         return Reduced(stream, units)

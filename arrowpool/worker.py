@@ -16,10 +16,12 @@ Worker to parent:
 
     (HELLO, names)                                 ready for tasks; what a spawned worker has in its ``__main__``
     (BROKEN, stream, text)                          the initializer failed with this exception
-    (DONE, number, seconds, body, grants)          the task's value
-    (FAILED, number, seconds, body, grants, text)  the task's exception, and its traceback as text
+    (DONE, number, times, body, grants)            the task's value
+    (FAILED, number, times, body, grants, text)    the task's exception, and its traceback as text
     (SKIPPED, number)                              the task had been taken back by the parent
     (SHORT,)                                       there is no memory for a result; others may have some to give back
+
+`times` are seconds: for rebuilding the arguments, for the task itself, for encoding its result.
 
 A frame whose `first` is TRIM has no tasks: give back all memory that is kept warm.
 
@@ -228,7 +230,7 @@ class _Worker:
         blob_grants: dict[int, list[Grant]],
     ) -> Message:
         # All that refers to arguments is local to this function: it is gone when the reply is sent.
-        began = time.perf_counter()
+        began = ready = time.perf_counter()
         called: Any = None
         try:
             self._interrupts.running = number
@@ -241,6 +243,7 @@ class _Worker:
             else:
                 payload = self._receiver.rebuild(body, [])
             called = self._rebuild_blob(function, blob_grants)
+            ready = time.perf_counter()
             if star == Star.MAP:
                 value = mapstar((called, payload))
             elif star == Star.STARMAP:
@@ -249,16 +252,18 @@ class _Worker:
                 value = called(*payload[0], **payload[1])
             self._interrupts.running = -1
         except BaseException as error:
-            return self._failure(number, began, called, error)
+            return self._failure(number, (began, ready), called, error)
         try:
-            seconds = time.perf_counter() - began
+            ended = time.perf_counter()
+            decode, run = ready - began, ended - ready
             if is_plain(value if type(value) is list else (value,)):
-                return (DONE, number, seconds, (value,), ())
-            return (DONE, number, seconds, *self._encode(value))
+                return (DONE, number, (decode, run, 0.0), (value,), ())
+            encoded = self._encode(value)
+            return (DONE, number, (decode, run, time.perf_counter() - ended), *encoded)
         except ArenaFullError as error:
-            return self._failed(number, began, error, str(error))
+            return self._failed(number, (began, ready), error, str(error))
         except BaseException as error:
-            return self._failed(number, began, MaybeEncodingError(error, value), str(error))
+            return self._failed(number, (began, ready), MaybeEncodingError(error, value), str(error))
 
     def _rebuild_blob(self, number: int, grants: dict[int, list[Grant]]) -> Any:
         blob = self._blobs[number]
@@ -282,22 +287,24 @@ class _Worker:
         sender.unpin(parcel.segments)
         return parcel.body, grants
 
-    def _failure(self, number: int, began: float, called: Any, error: BaseException) -> Message:
+    def _failure(self, number: int, since: tuple[float, float], called: Any, error: BaseException) -> Message:
         self._interrupts.running = -1
         # A function of its own, so that no frame in the traceback holds the error: that cycle would keep the arguments.
         failure = contained(error)
         if called is _helper_reraises_exception:
             # An error of the user's iterable, which was not raised here: no traceback of ours.
-            return self._failed(number, began, failure, "")
+            return self._failed(number, since, failure, "")
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        return self._failed(number, began, ExceptionWithTraceback(failure, error.__traceback__), text)
+        return self._failed(number, since, ExceptionWithTraceback(failure, error.__traceback__), text)
 
-    def _failed(self, number: int, began: float, failure: Any, text: str) -> Message:
+    def _failed(self, number: int, since: tuple[float, float], failure: Any, text: str) -> Message:
+        began, ready = since
+        ended = time.perf_counter()
         try:
             encoded = self._encode(failure)
         except BaseException as error:
             encoded = self._encode(MaybeEncodingError(error, getattr(failure, "exc", failure)))
-        return (FAILED, number, time.perf_counter() - began, *encoded, text)
+        return (FAILED, number, (ready - began, ended - ready, time.perf_counter() - ended), *encoded, text)
 
 
 def _encode_broken(error: BaseException) -> tuple[bytes, str]:

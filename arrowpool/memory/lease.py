@@ -96,6 +96,12 @@ def live_grants() -> int:
     return len(_live)
 
 
+def live_grants_of(released: Callable[[int], None]) -> tuple[int, int]:
+    """How many of these end with that call, and how many bytes they are of."""
+    sizes = [state.size for state in list(_live) if state.released is released]
+    return len(sizes), sum(sizes)
+
+
 def settle_forks() -> None:
     """End the grants that only waited for a forked child which is gone by now.
 

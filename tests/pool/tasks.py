@@ -81,6 +81,14 @@ def is_writeable(array):
     return bool(array.flags.writeable)
 
 
+def length(x):
+    return len(x)
+
+
+def listed(count):
+    return list(range(count))
+
+
 def double(x):
     return x * 2
 

@@ -80,7 +80,7 @@ def test_few_descriptors_and_2000_frames_in_flight(ours, tmp_path):
             held = [pool.apply_async(tasks.double, (frame,)) for frame in frames]
             results = [result.get(60) for result in held]
             assert all(float(frame.iloc[7, 1]) == 2.0 * i for i, frame in enumerate(results))
-            said("shared", pool.traffic().shared_bytes)
+            said("shared", pool.stats().shared_bytes)
         pool.join()
         said("ok")
     """
@@ -137,7 +137,7 @@ WITHOUT_MEMFD = """
 USE = """
     with arrowpool.get_context(METHOD).Pool(2) as pool:
         check(pool)
-        said(pool.traffic().shared_bytes > 0)
+        said(pool.stats().shared_bytes > 0)
     pool.join()
     said("ok")
 """
@@ -202,7 +202,7 @@ def test_a_process_that_has_dropped_its_privileges(tmp_path, when):
                 drop()
             check(pool)
             assert pool.apply(os.getuid) == 65534
-            said(pool.traffic().shared_bytes > 0)
+            said(pool.stats().shared_bytes > 0)
         pool.join()
         said("ok")
     """

@@ -112,35 +112,35 @@ def test_one_copy_of_what_all_tasks_need(our_pool):
         lambda: our_pool.map(tasks.first, [big] * 20, 1),
         lambda: our_pool.starmap(tasks.first, [(big,)] * 20, 1),
     ):
-        before = our_pool.traffic()
+        before = our_pool.stats()
         call()
-        after = our_pool.traffic()
+        after = our_pool.stats()
         assert after.copies - before.copies == 1
         assert after.shared_bytes - before.shared_bytes == big.nbytes
 
 
 def test_what_a_function_captured_is_copied_once(our_pool):
     big = np.ones(FRAME)
-    before = our_pool.traffic()
+    before = our_pool.stats()
     assert our_pool.map(functools.partial(tasks.pick, big), range(20), 1) == [1.0] * 20
     assert our_pool.map(lambda i: float(big[i]), range(20), 1) == [1.0] * 20
-    after = our_pool.traffic()
+    after = our_pool.stats()
     assert after.copies - before.copies == 2
 
 
 def test_a_view_does_not_take_its_base_along(our_pool):
     base = np.ones((1000, 10_000))
-    before = our_pool.traffic()
+    before = our_pool.stats()
     our_pool.map(tasks.first, [base[:, i : i + 10] for i in range(5)])
-    after = our_pool.traffic()
+    after = our_pool.stats()
     assert after.shared_bytes - before.shared_bytes == 5 * 1000 * 10 * 8
 
 
 def test_frames_do_not_go_through_the_pipe(our_pool):
     frame = tasks.frame_of(1, rows=200_000)
-    before = our_pool.traffic()
+    before = our_pool.stats()
     our_pool.map(tasks.identity, [frame.iloc[i : i + 20_000] for i in range(0, 200_000, 20_000)], 1)
-    after = our_pool.traffic()
+    after = our_pool.stats()
     assert after.tasks - before.tasks == 10
     assert after.piped_bytes - before.piped_bytes < 10 * 4000
     # Each chunk once on its way there and once on its way back.
@@ -191,7 +191,7 @@ def test_without_shared_memory_everything_is_pickled(monkeypatch, caplog):
             array = np.arange(FRAME, dtype=float)
             for result in pool.map(tasks.double, [array] * 3):
                 assert np.array_equal(result, array * 2)
-            assert pool.traffic().shared_bytes == 0
+            assert pool.stats().shared_bytes == 0
         pool.join()
     assert caplog.text.count("no shared memory") == 1
     assert sys.getrefcount(array) < 10

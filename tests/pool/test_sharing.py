@@ -43,9 +43,9 @@ def mixed_frame(rows=SIZE):
 
 def moved(pool, call):
     """Bytes that a call copied into shared memory, and its value."""
-    before = pool.traffic().shared_bytes
+    before = pool.stats().shared_bytes
     value = call()
-    return pool.traffic().shared_bytes - before, value
+    return pool.stats().shared_bytes - before, value
 
 
 # ------------------------------------------------------------------------------------------------------------- share

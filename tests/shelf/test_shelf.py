@@ -164,9 +164,9 @@ def test_a_script_started_by_asyncio(tmp_path):
 
 def test_pool_workers_read_by_key(our_pool):
     key = arrowpool.put(frame())
-    before = our_pool.traffic().shared_bytes
+    before = our_pool.stats().shared_bytes
     assert our_pool.map(tasks.close_of, [key] * 10, 1) == [7.25] * 10
-    assert our_pool.traffic().shared_bytes == before
+    assert our_pool.stats().shared_bytes == before
 
 
 def test_a_worker_puts_and_the_parent_reads(our_pool, own_shelf):
