@@ -38,7 +38,7 @@ from arrowpool.reducer import loads
 from arrowpool.results import fail
 from arrowpool.service import Service, forking
 from arrowpool.wire import body_bytes
-from arrowpool.worker import BROKEN, DONE, FAILED, HELLO, SHORT, SKIPPED
+from arrowpool.worker import BROKEN, DONE, FAILED, HELLO, SHORT, SKIPPED, UNREADABLE
 
 #: With more tasks than this in one worker's hands, replies are gathered for so long before they are read.
 _MANY = 16
@@ -175,10 +175,16 @@ class Collector(Service):
                 task = lane.outstanding.pop(message[1], None)
                 if task is not None:
                     returned.append(task)
+            elif kind == UNREADABLE:
+                lane.may_borrow = False
+                task = lane.outstanding.pop(message[1], None)
+                if task is not None:
+                    returned.append(task)
             elif kind == SHORT:
                 self._feeder_inbox.put(Short(lane))
             elif kind == HELLO:
                 self._told_names(message[1])
+                lane.may_borrow = message[2]
                 self._feeder_inbox.put(LaneJoined(lane))
             elif kind == BROKEN:
                 self._initializer_failed(lane, *message[1:])

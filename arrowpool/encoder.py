@@ -146,7 +146,7 @@ class Encoder:
         self._room.pinned += parcel.nbytes
         if parcel.nbytes:
             self._ledger.placed_for_many(parcel.nbytes)
-        return Blob(next(self._numbers), stateless, parcel, counted=False)
+        return Blob(next(self._numbers), stateless, parcel, pinned=parcel.nbytes)
 
     # What tasks share
 
@@ -263,8 +263,7 @@ class Encoder:
             blob.holds -= 1
             if not blob.holds:
                 self._sender.unpin(blob.parcel.segments)
-                if not blob.counted:
-                    self._room.pinned -= blob.parcel.nbytes
+                self._room.pinned -= blob.pinned
                 ended.append(blob)
         return ended
 

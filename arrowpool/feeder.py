@@ -228,6 +228,7 @@ class Feeder(Service):
             self._cancel(event.job)
         elif isinstance(event, LaneJoined):
             event.lane.ready = True
+            self._sender.reducer.lends = event.lane.may_borrow and (self._sender.reducer.lends or not self._lanes)
             self._sender.lifecycle.consumer_joined(event.lane)
             self._lanes.append(event.lane)
         elif isinstance(event, LaneExited):
@@ -299,6 +300,12 @@ class Feeder(Service):
                 new.append((blob.number, blob.stateless, blob.parcel.body))
         first = lane.sent
         try:
+            if not lane.may_borrow:
+                self._sender.reducer.lends = False
+                for blob in blobs:
+                    blob.parcel = sender.bring_in(blob.parcel)
+                for task in tasks:
+                    task.parcel = sender.bring_in(task.parcel)
             blob_grants = tuple((b.number, sender.grant(b.parcel, lane)) for b in blobs if b.parcel.segments)
             items = tuple((task.parcel.body, sender.grant(task.parcel, lane)) for task in tasks)
         except ArenaFullError as error:

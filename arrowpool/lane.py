@@ -36,15 +36,15 @@ class Blob:
         Whether it is a function without data, which need not be new for each task.
     holds : int
         How many calls, and others, may refer to it yet.
-    counted : bool
-        Whether its memory is a part of what is in flight.
+    pinned : int
+        Bytes of its memory that are not a part of what is in flight.
     """
 
     number: int
     stateless: bool
     parcel: Parcel
     holds: int = 1
-    counted: bool = True
+    pinned: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -144,6 +144,8 @@ class Lane:
     #: Set by the supervisor: about to be killed, so to be sent nothing; and that the reason was a task's time.
     doomed: bool = False
     overdue: bool = False
+    #: Whether it can read what the parent lends, which lies in other processes' memory.
+    may_borrow: bool = False
     spent: Spent = field(default_factory=Spent)
 
     def __repr__(self) -> str:

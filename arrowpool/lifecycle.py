@@ -17,6 +17,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from arrowpool.settings import LEASE_SLOTS
 
@@ -28,6 +29,22 @@ class Segment:
     offset: int
     size: int
     holds: int = 0
+
+    @property
+    def owned(self) -> int:
+        """Bytes that it takes of its owner's memory."""
+        return self.size
+
+
+@dataclass(slots=True, eq=False)
+class Borrowed(Segment):
+    """A segment of somebody else's arena that this process has a lease of, and lends on for as long as it has it."""
+
+    lease: Any = None
+
+    @property
+    def owned(self) -> int:
+        return 0
 
 
 @dataclass(slots=True)
@@ -63,7 +80,7 @@ class LifecycleManager:
             raise ValueError(f"{segment} is live already")
         segment.holds = 1
         self.live.add(segment)
-        self.bytes_live += segment.size
+        self.bytes_live += segment.owned
         self.peak_segments = max(self.peak_segments, len(self.live))
         self.peak_bytes = max(self.peak_bytes, self.bytes_live)
 
@@ -131,7 +148,7 @@ class LifecycleManager:
         if segment.holds:
             return []
         self.live.discard(segment)
-        self.bytes_live -= segment.size
+        self.bytes_live -= segment.owned
         return [segment]
 
     def _check_live(self, segment: Segment) -> None:

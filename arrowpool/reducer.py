@@ -24,6 +24,8 @@ from cloudpickle import cloudpickle as by_value
 
 from arrowpool.codecs import ByteArray, Encode, encoder_for, library_of
 from arrowpool.functions import Reach, main_globals
+from arrowpool.memory.mapping import Lease, lease_under
+from arrowpool.settings import OWN_SEGMENT
 
 _dump = pickle.Pickler.dump
 _UNKNOWN = (None, None)
@@ -44,9 +46,9 @@ class Window(NamedTuple):
 
 class Unit:
     """One thing that leaves the stream: memory, with its size and how to write it into its place; or the number of an
-    object that is shared as a whole and was placed before, or a window of that."""
+    object that is shared as a whole and was placed before, or a window of that. The memory may lie in a `lease` of ours."""
 
-    __slots__ = ("_source", "_write", "nbytes", "shared_object", "window")
+    __slots__ = ("_source", "_write", "lease", "nbytes", "shared_object", "window")
 
     def __init__(
         self,
@@ -55,12 +57,21 @@ class Unit:
         write: Callable[[ByteArray], None] | None = None,
         shared_object: int | None = None,
         window: Window | None = None,
+        lease: Lease | None = None,
     ):
         self.nbytes = nbytes
+        self.lease = lease
         self.shared_object = shared_object
         self.window = window
         self._source = source
         self._write = write
+
+    @property
+    def offset(self) -> int:
+        """Where in the lease it begins."""
+        assert self.lease is not None
+        offset: int = self._source.ctypes.data - self.lease.address
+        return offset
 
     def copy_to(self, room: ByteArray) -> None:
         """Write this unit into `room`, a writable uint8 array of exactly `nbytes`."""
@@ -127,6 +138,8 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         self.shared_types: set[type] = set()
         #: Given an address and a size: the number of the shared object that this memory is part of, and where in it it begins.
         self.find_window: Callable[[int, int], tuple[int, int] | None] | None = None
+        #: Whether what lies in somebody else's memory may be left there.
+        self.lends = False
         #: By number: up to where the writable windows of each copy reach, the first to end first. See `place_window`.
         self._reach_of_copies: dict[int, list[tuple[int, int]]] = {}
         self.refresh()
@@ -163,7 +176,8 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
                 self.globals_ref = {}
 
     def place(self, array: np.ndarray[Any, Any]) -> pickle.PickleBuffer:
-        return self._token(Unit(array.nbytes, array))
+        lease = lease_under(array) if self.lends and array.nbytes >= OWN_SEGMENT and array.flags.c_contiguous else None
+        return self._token(Unit(array.nbytes, array, lease=lease))
 
     def place_with(self, nbytes: int, write: Callable[[ByteArray], None]) -> pickle.PickleBuffer:
         return self._token(Unit(nbytes, write=write))

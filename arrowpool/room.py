@@ -55,7 +55,7 @@ class Room:
         if lasting and nbytes > self.budget // 2:
             return False
         lifecycle = self._sender.lifecycle
-        if lifecycle.bytes_live:
+        if lifecycle.live:
             self._settle()
             self.reap()
         return lifecycle.bytes_live - self.pinned + nbytes <= self.budget or not self._in_flight()

@@ -19,19 +19,21 @@ import numpy as np
 from arrowpool.codecs.outbox import ByteArray
 from arrowpool.errors import ArenaFullError
 from arrowpool.functions import Reach
-from arrowpool.lifecycle import LifecycleManager, Segment
+from arrowpool.lifecycle import Borrowed, LifecycleManager, Segment
+from arrowpool.memory import system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import Flags
 from arrowpool.memory.lease import Grant
-from arrowpool.memory.mapping import Mapping
+from arrowpool.memory.mapping import Lease, Mapping
 from arrowpool.reducer import Reducer, Unit, loads
 from arrowpool.settings import ALIGNMENT, INLINE_LIMIT, OWN_SEGMENT, PIECE, RELIEF_SECONDS, SHARED_SEGMENT
 
 #: Where a unit lies: ``(segment, offset, bytes)`` with the number of one of the parcel's segments. Or, with ``~number``, a
 #: negative one, of a shared object: ``(~number,)`` for the object, ``(~number, offset, bytes, copy)`` for a window of it.
 Room = tuple[int, ...]
-#: The right to one segment, as it goes through the pipe: slot, offset in the arena, bytes.
-GrantWire = tuple[int, int, int]
+#: The right to one segment, as it goes through the pipe: slot, offset in the arena, bytes; and whose arena it is, if not the
+#: sender's: see `Mapping.source`.
+GrantWire = tuple[Any, ...]
 #: An encoded object without the rights to its segments: ``(stream, rooms)``, the stream None when it is the first room.
 #: Or ``(object,)`` when that is a few plain values, which the channel carries as they are.
 Body = tuple[Any, ...]
@@ -40,6 +42,8 @@ _PLAIN = frozenset((type(None), bool, int, float))
 _PLAIN_ITEMS = 4
 _PLAIN_LENGTH = 1000
 _RELIEF_STEP_SECONDS = 0.01
+#: Mappings of lent arenas that are kept for the next time: their pages stay warm, but so does a dead process's memory stay.
+_BORROWED_KEPT = 64
 
 
 class Reduced(NamedTuple):
@@ -51,7 +55,7 @@ class Reduced(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes that will need room in segments."""
-        return sum(unit.nbytes for unit in self.units)
+        return sum(unit.nbytes for unit in self.units if unit.lease is None)
 
 
 def is_plain(items: Any) -> bool:
@@ -105,6 +109,9 @@ class Sender:
         self.reducer = Reducer(inline_limit=self._inline_limit, reach=reach)
         self.shared_bytes = 0
         self.copies = 0
+        #: Buffers that were left where they lay, in memory that another process owns, and their bytes.
+        self.lent = 0
+        self.lent_bytes = 0
         #: Told of objects of which so many bytes could not be shared.
         self.pickled: Callable[[Any, int], None] | None = None
         #: Asks all others for what they keep warm, when there is no memory; returns whether to wait for that.
@@ -146,16 +153,20 @@ class Sender:
             return Parcel((reduced.stream, ()), (), 0)
         arena = self.arena
         assert arena is not None
-        sizes, rooms = _lay_out(reduced.units)
+        leases, sizes, rooms = _lay_out(reduced.units)
         segments: list[Segment] = []
         try:
+            for lease in leases:
+                borrowed = Borrowed(lease.grant.offset, lease.grant.size, lease=lease)
+                self.lifecycle.placed(borrowed)
+                segments.append(borrowed)
             for size in sizes:
                 segment = Segment(*self._allocate(arena, size))
                 self.lifecycle.placed(segment)
                 segments.append(segment)
             copies: list[Callable[[], Any]] = []
             for unit, (index, *place) in zip(reduced.units, rooms, strict=True):
-                if index >= 0:
+                if index >= len(leases):
                     offset, nbytes = place
                     copies += unit.copies_to(arena.room(segments[index].offset + offset, nbytes), PIECE)
                     self.copies += 1
@@ -164,7 +175,39 @@ class Sender:
             self.unpin(segments)
             raise
         self.shared_bytes += reduced.nbytes
-        return Parcel((reduced.stream or None, tuple(rooms)), tuple(segments), sum(s.size for s in segments))
+        for unit in reduced.units:
+            if unit.lease is not None:
+                self.lent += 1
+                self.lent_bytes += unit.nbytes
+        return Parcel((reduced.stream or None, tuple(rooms)), tuple(segments), sum(s.owned for s in segments))
+
+    def bring_in(self, parcel: Parcel) -> Parcel:
+        """The same with what is borrowed copied to memory of our own; the parcel's holds pass to what is returned.
+
+        Raises
+        ------
+        ArenaFullError
+            When there is no room. The parcel is then what it was.
+        """
+        arena = self.arena
+        if arena is None or not any(isinstance(segment, Borrowed) for segment in parcel.segments):
+            return parcel
+        segments: list[Segment] = []
+        try:
+            for segment in parcel.segments:
+                own = segment
+                if isinstance(segment, Borrowed):
+                    own = Segment(*self._allocate(arena, segment.size))
+                    self.lifecycle.placed(own)
+                    np.copyto(arena.room(own.offset, segment.size), segment.lease.fresh())
+                else:
+                    self.lifecycle.pin(segment)
+                segments.append(own)
+        except BaseException:
+            self.unpin(segments)
+            raise
+        self.unpin(parcel.segments)
+        return Parcel(parcel.body, tuple(segments), sum(s.owned for s in segments))
 
     def _allocate(self, arena: Arena, size: int) -> tuple[int, int]:
         try:
@@ -212,7 +255,8 @@ class Sender:
             slot = self.lifecycle.grant(segment, consumer)
             if slot is None:
                 raise ArenaFullError("a process holds too many shared objects at a time; release some of them")
-            grants.append((slot, segment.offset, segment.size))
+            source = (segment.lease.mapping.source,) if isinstance(segment, Borrowed) else ()
+            grants.append((slot, segment.offset, segment.size, *source))
         return tuple(grants)
 
     def unpin(self, segments: Iterable[Segment]) -> None:
@@ -237,16 +281,20 @@ class Sender:
         self._free(self.lifecycle.consumer_lost(consumer))
 
     def _free(self, segments: list[Segment]) -> None:
-        if self.arena is not None:
-            for segment in segments:
+        for segment in segments:
+            if isinstance(segment, Borrowed):
+                segment.lease = None  # and with it ours, maybe
+            elif self.arena is not None:
                 self.arena.free(segment.offset, segment.size)
 
 
-def _lay_out(units: list[Unit]) -> tuple[list[int], list[Room]]:
-    """Sizes of the segments to make, and the room of each unit in them.
+def _lay_out(units: list[Unit]) -> tuple[list[Lease], list[int], list[Room]]:
+    """What is borrowed, sizes of the segments to make beside that, and the room of each unit, in the one or the other.
 
     A large unit gets a segment of its own, so that keeping it alive keeps nothing else; small ones share.
     """
+    borrowed = _Leases(units)
+    first = len(borrowed.leases)
     sizes: list[int] = []
     rooms: list[Room] = []
     shared = -1
@@ -254,18 +302,50 @@ def _lay_out(units: list[Unit]) -> tuple[list[int], list[Room]]:
         size = unit.nbytes
         if unit.shared_object is not None:
             rooms.append((~unit.shared_object, *(unit.window or ())))
-            continue
-        if size >= OWN_SEGMENT:
-            rooms.append((len(sizes), 0, size))
+        elif unit.lease is not None:
+            rooms.append((borrowed.of_unit[id(unit)], unit.offset, size))
+        elif size >= OWN_SEGMENT:
+            rooms.append((first + len(sizes), 0, size))
             sizes.append(size)
-            continue
-        padded = -(-size // ALIGNMENT) * ALIGNMENT
-        if shared < 0 or sizes[shared] + padded > SHARED_SEGMENT:
-            shared = len(sizes)
-            sizes.append(0)
-        rooms.append((shared, sizes[shared], size))
-        sizes[shared] += padded
-    return sizes, rooms
+        else:
+            padded = -(-size // ALIGNMENT) * ALIGNMENT
+            if shared < 0 or sizes[shared] + padded > SHARED_SEGMENT:
+                shared = len(sizes)
+                sizes.append(0)
+            rooms.append((first + shared, sizes[shared], size))
+            sizes[shared] += padded
+    return borrowed.leases, sizes, rooms
+
+
+class _Leases:
+    """The leases that units lie in; one several times where units overlap, since what is written to one must not show in the
+    other."""
+
+    def __init__(self, units: list[Unit]):
+        self.leases: list[Lease] = []
+        #: By the unit's id: which of them.
+        self.of_unit: dict[int, int] = {}
+        reach: list[int] = []
+        for unit in sorted((unit for unit in units if unit.lease is not None), key=_by_offset):
+            assert unit.lease is not None
+            offset = unit.offset
+            for index, lease in enumerate(self.leases):
+                if lease is unit.lease and reach[index] <= offset:
+                    break
+            else:
+                index = len(self.leases)
+                self.leases.append(unit.lease)
+                reach.append(0)
+            reach[index] = offset + unit.nbytes
+            self.of_unit[id(unit)] = index
+
+
+def _by_offset(unit: Unit) -> int:
+    return unit.offset
+
+
+class NotReadableError(Exception):
+    """What was lent to this process lies where it may not read."""
 
 
 class Receiver:
@@ -279,10 +359,15 @@ class Receiver:
         Where this process says which of its leases are over.
     released : callable, optional
         Called with the bytes of each lease that is over, maybe in a finalizer.
+    lender : int
+        The process whose descriptors say what it lends.
     """
 
-    def __init__(self, fd: int, flags: Flags, released: Callable[[int], None] | None = None):
+    def __init__(self, fd: int, flags: Flags, released: Callable[[int], None] | None = None, lender: int = -1):
         self._fd = fd
+        self._lender = lender
+        #: Mappings of what is lent, the one used last at the end.
+        self._borrowed: dict[tuple[int, int], Mapping] = {}
         self._flags = flags
         self._released = released
         self._mapping: Mapping | None = None
@@ -290,13 +375,22 @@ class Receiver:
     def accept(self, grants: tuple[GrantWire, ...]) -> list[Grant]:
         """Take the rights to some segments; they end when the returned objects and all built on them are gone."""
         flags = self._flags
-        return [Grant(flags, *grant, self._released) for grant in grants]
+        released = self._released
+        return [
+            Grant(flags, slot, offset, size, source[0] if source else None, released)
+            for slot, offset, size, *source in grants
+        ]
+
+    def trim(self) -> None:
+        """Keep no mappings of what is lent, but for those that something is read through."""
+        self._borrowed.clear()
 
     def close(self) -> None:
         """Accept no more; what was rebuilt stays valid."""
         if self._mapping is None and self._fd >= 0:
             os.close(self._fd)
         self._mapping, self._fd = None, -1
+        self.trim()
 
     def rebuild(self, body: Body, grants: list[Grant], shared: Callable[[int], Any] | None = None) -> Any:
         """The object, new and private to the caller.
@@ -326,10 +420,7 @@ class Receiver:
     def _rooms(
         self, rooms: tuple[Room, ...], grants: list[Grant], shared: Callable[[int], Any] | None
     ) -> Iterator[Any]:
-        mapping = self._mapping
-        if mapping is None and grants:
-            mapping = self._mapping = Mapping(self._fd)
-        leases = [mapping.lease(grant) for grant in grants] if mapping is not None else []
+        leases = [self._mapping_of(grant).lease(grant) for grant in grants]
         copies: dict[tuple[int, int], ByteArray] = {}
         for index, *place in rooms:
             if index >= 0:
@@ -344,3 +435,20 @@ class Receiver:
             if (index, copy) not in copies:
                 copies[index, copy] = shared(~index)
             yield copies[index, copy][offset : offset + nbytes]
+
+    def _mapping_of(self, grant: Grant) -> Mapping:
+        source = grant.source
+        if source is None:
+            if self._mapping is None:
+                self._mapping = Mapping(self._fd)
+            return self._mapping
+        mapping = self._borrowed.pop(source, None)
+        if mapping is None:
+            try:
+                mapping = Mapping(system.open_of(self._lender, *source))
+            except OSError as error:
+                raise NotReadableError(str(error)) from error
+            if len(self._borrowed) >= _BORROWED_KEPT:
+                del self._borrowed[next(iter(self._borrowed))]
+        self._borrowed[source] = mapping
+        return mapping

@@ -14,11 +14,13 @@ Protocol, parent to worker; one tuple a frame:
 
 Worker to parent:
 
-    (HELLO, names)                                 ready for tasks; what a spawned worker has in its ``__main__``
+    (HELLO, names, may_borrow)                     ready for tasks; what a spawned worker has in its ``__main__``; whether it
+                                                   can read what the parent only lends
     (BROKEN, stream, text)                          the initializer failed with this exception
     (DONE, number, times, body, grants)            the task's value
     (FAILED, number, times, body, grants, text)    the task's exception, and its traceback as text
     (SKIPPED, number)                              the task had been taken back by the parent
+    (UNREADABLE, number)                           what the parent lent for this task cannot be read
     (SHORT,)                                       there is no memory for a result; others may have some to give back
 
 `times` are seconds: for rebuilding the arguments, for the task itself, for encoding its result.
@@ -34,6 +36,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import gc
+import multiprocessing
 import os
 import sys
 import time
@@ -53,15 +56,16 @@ from typing import Any
 from arrowpool.channel import Channel, Message
 from arrowpool.errors import ArenaFullError, contained
 from arrowpool.functions import fingerprint
+from arrowpool.memory import system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import ControlPage
 from arrowpool.memory.lease import Grant, live_grants, settle_forks
 from arrowpool.reducer import dumps
 from arrowpool.settings import IDLE_SECONDS
 from arrowpool.signals import Interrupts, die_with_parent
-from arrowpool.wire import Body, GrantWire, Receiver, Sender, is_plain
+from arrowpool.wire import Body, GrantWire, NotReadableError, Receiver, Sender, is_plain
 
-HELLO, BROKEN, DONE, FAILED, SKIPPED, SHORT = range(6)
+HELLO, BROKEN, DONE, FAILED, SKIPPED, UNREADABLE, SHORT = range(7)
 TRIM = -1
 _PARENT = "parent"
 
@@ -133,8 +137,10 @@ def main(
     names: dict[str, str | None] = {}
     if tell_names:
         names = {name: fingerprint(value) for name, value in vars(sys.modules["__main__"]).items()}
-    channel.send((HELLO, names))
-    worker = _Worker(channel, control, interrupts, endpoints)
+    parent = multiprocessing.parent_process()
+    lender = parent.pid if parent is not None and parent.pid is not None else -1
+    channel.send((HELLO, names, system.may_open_of(lender)))
+    worker = _Worker(channel, control, interrupts, endpoints, lender)
     with contextlib.suppress(OSError):  # the parent is gone, or terminates: nobody waits for this worker's words
         worker.run(maxtasks)
     util.debug("worker exiting after %d tasks", worker.completed)
@@ -143,11 +149,13 @@ def main(
 class _Worker:
     """The loop and its state: the blobs it was sent, and how many tasks it has begun and completed."""
 
-    def __init__(self, channel: Channel, control: ControlPage, interrupts: Interrupts, endpoints: Endpoints):
+    def __init__(
+        self, channel: Channel, control: ControlPage, interrupts: Interrupts, endpoints: Endpoints, lender: int
+    ):
         self._channel = channel
         self._control = control
         self._interrupts = interrupts
-        self._receiver = Receiver(endpoints.arguments, self._control.worker_leases)
+        self._receiver = Receiver(endpoints.arguments, self._control.worker_leases, lender=lender)
         self._sender = Sender(Arena(endpoints.results) if endpoints.results >= 0 else None)
         self._sender.lifecycle.consumer_joined(_PARENT)
         self._sender.relieve = self._relieve
@@ -182,6 +190,7 @@ class _Worker:
     def _trim(self) -> None:
         settle_forks()
         self._reap()
+        self._receiver.trim()
         if self._sender.arena is not None:
             self._sender.arena.trim()
 
@@ -251,6 +260,8 @@ class _Worker:
             else:
                 value = called(*payload[0], **payload[1])
             self._interrupts.running = -1
+        except NotReadableError:
+            return (UNREADABLE, number)
         except BaseException as error:
             return self._failure(number, (began, ready), called, error)
         try:

@@ -199,6 +199,7 @@ def _window(array: pa.Array, out: Outbox) -> _Window | None:
     if type_.num_fields or type_.id in (_DICTIONARY, _NULL) or isinstance(type_, pa.BaseExtensionType):
         return None  # there is more to these than their buffers
     places: list[Any] = []
+    found = False
     for buffer in array.buffers():
         if buffer is None:
             places.append(None)
@@ -209,7 +210,8 @@ def _window(array: pa.Array, out: Outbox) -> _Window | None:
             if token is None:
                 return None
             places.append(token)
-    return len(array), array.offset, array.null_count, places
+            found = True
+    return (len(array), array.offset, array.null_count, places) if found else None
 
 
 def _from_window(type_: pa.DataType, window: _Window) -> pa.Array:

@@ -62,14 +62,24 @@ class _GrantState:
 class Grant:
     """The right to read one segment, until the last reference to this object is gone.
 
-    `released`, if given, is then called with the bytes, maybe in a finalizer: it may take no lock.
+    `released`, if given, is then called with the bytes, maybe in a finalizer: it may take no lock. `source` says whose arena
+    it lies in, if not in the granter's own: see `Mapping.source`.
     """
 
-    __slots__ = ("__weakref__", "offset", "size")
+    __slots__ = ("__weakref__", "offset", "size", "source")
 
-    def __init__(self, flags: Flags, slot: int, offset: int, size: int, released: Callable[[int], None] | None = None):
+    def __init__(
+        self,
+        flags: Flags,
+        slot: int,
+        offset: int,
+        size: int,
+        source: tuple[int, int] | None = None,
+        released: Callable[[int], None] | None = None,
+    ):
         self.offset = offset
         self.size = size
+        self.source = source
         watch_forks()
         state = _GrantState(flags, slot, size, released)
         with _gate:

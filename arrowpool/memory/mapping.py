@@ -17,18 +17,45 @@ from arrowpool.memory import system
 from arrowpool.memory.lease import Grant
 
 
-class _Lease:
-    """The base object of every array over a leased segment; NumPy reads the attribute and keeps the object alive."""
+class Lease:
+    """The base object of every array over a leased segment; NumPy reads the attribute and keeps the object alive.
 
-    __slots__ = ("__array_interface__", "__weakref__")
+    Attributes
+    ----------
+    mapping : Mapping
+        Through which it is seen.
+    grant : Grant
+        The right to it.
+    address : int
+        Where it begins in this process.
+    """
 
-    def __init__(self, address: int, size: int):
+    __slots__ = ("__array_interface__", "__weakref__", "address", "grant", "mapping")
+
+    def __init__(self, mapping: Mapping, grant: Grant, address: int):
+        self.mapping = mapping
+        self.grant = grant
+        self.address = address
         self.__array_interface__: dict[str, Any] = {
             "data": (address, False),
-            "shape": (size,),
+            "shape": (grant.size,),
             "typestr": "|u1",
             "version": 3,
         }
+
+    def fresh(self) -> ByteArray:
+        """The segment as its owner wrote it, whatever was written here since."""
+        return self.mapping.lease(self.grant)
+
+
+def lease_under(array: np.ndarray[Any, Any]) -> Lease | None:
+    """The lease that the elements of a contiguous array lie in, if nobody here has written to them; else None."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if type(base) is not Lease or not base.mapping.is_clean(array.ctypes.data, array.nbytes):
+        return None
+    return base
 
 
 class Mapping:
@@ -43,7 +70,8 @@ class Mapping:
     def __init__(self, fd: int):
         self._fd = fd
         self._pid = os.getpid()
-        self._capacity = os.fstat(fd).st_size
+        status = os.fstat(fd)
+        self._capacity, self._inode = status.st_size, status.st_ino
         self._dropper = system.PageDropper()
         #: Offsets of the segments that are leased through the map of the whole arena.
         self._leased: set[int] = set()
@@ -54,6 +82,15 @@ class Mapping:
             self._address = 0
         weakref.finalize(self, _close, fd, self._address, self._capacity, self._dropper, self._pid).atexit = False
 
+    @property
+    def source(self) -> tuple[int, int]:
+        """By what other processes find the arena's file: this process's descriptor, and the inode."""
+        return self._fd, self._inode
+
+    def is_clean(self, address: int, nbytes: int) -> bool:
+        """Whether this process, which made the mapping, has written nothing there."""
+        return os.getpid() == self._pid and self._dropper.is_clean(address, nbytes)
+
     def lease(self, grant: Grant) -> ByteArray:
         """The bytes of a granted segment: writable, private to this lease."""
         offset, size = grant.offset, grant.size
@@ -62,7 +99,7 @@ class Mapping:
         # Whoever still holds an earlier lease of the same segment may have written to it; those writes are its own.
         shared_map = self._address and offset not in self._leased
         address = self._address + offset if shared_map else system.map_private(self._fd, offset, size)
-        holder = _Lease(address, size)
+        holder = Lease(self, grant, address)
         if shared_map:
             self._leased.add(offset)
             weakref.finalize(holder, _end, self, grant).atexit = False

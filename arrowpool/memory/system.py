@@ -14,6 +14,7 @@ import fcntl
 import os
 import platform
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -202,6 +203,30 @@ def read_only(fd: int) -> int:
         return os.dup(fd)
 
 
+def open_of(pid: int, fd: int, inode: int) -> int:
+    """The file that is open in another process of this user under that number, for reading.
+
+    Raises
+    ------
+    OSError
+        When this process may not do that, or it is another file than that of the inode.
+    """
+    opened = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    if os.fstat(opened).st_ino != inode:
+        os.close(opened)
+        raise FileNotFoundError(errno.ENOENT, f"descriptor {fd} of process {pid} is another file by now")
+    return opened
+
+
+def may_open_of(pid: int) -> bool:
+    """Whether this process may open what is open in that one."""
+    try:
+        os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    return True
+
+
 def bytes_at(address: int, nbytes: int) -> NDArray[np.uint8]:
     """This process's memory as it lies there; the caller sees to it that it stays."""
     memory: Any = (ctypes.c_ubyte * nbytes).from_address(address)
@@ -263,8 +288,12 @@ def punch(fd: int, offset: int, size: int) -> bool:
     return result == 0
 
 
+def _nothing(_start: int, _end: int) -> None:
+    pass
+
+
 class PageDropper:
-    """Drops the pages that this process has written in a private map, so that the file's own bytes show again.
+    """Finds the pages that this process has written in a private map; drops them, so that the file's own bytes show again.
 
     Safe in finalizers: takes no lock, and is only system calls. One per process: the page map it reads is its own.
     """
@@ -281,9 +310,22 @@ class PageDropper:
             return
         _advise(address, size, _MADV_DONTNEED)
 
+    def is_clean(self, address: int, size: int) -> bool:
+        """Whether this process has written to no page of ``[address, address + size)``; False also when nobody can tell."""
+        start = address - address % PAGE
+        return self._pagemap >= 0 and self._scan(start, page_ceil(address + size - start), _nothing) is False
+
     def _drop_dirty(self, address: int, size: int) -> bool:
+        def drop(start: int, end: int) -> None:
+            _advise(start, end - start, _MADV_DONTNEED)
+
+        return self._scan(address, size, drop) is not None
+
+    def _scan(self, address: int, size: int, found: Callable[[int, int], None]) -> bool | None:
+        """Call `found` for each dirty range; whether there was any, None when the kernel cannot tell."""
         regions = (ctypes.c_uint64 * (3 * _SCAN_REGIONS))()
         end = address + size
+        any_found = False
         while address < end:
             # A page of a private file map that is not the file's any more is this process's own copy.
             argument = _ScanArgument(
@@ -300,15 +342,16 @@ class PageDropper:
                 _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED,
                 _PAGE_IS_PRESENT,
             )
-            found = _libc.ioctl(self._pagemap, ctypes.c_ulong(_PAGEMAP_SCAN), ctypes.byref(argument))
-            if found < 0:
-                return False
-            for index in range(found):
-                _advise(regions[3 * index], regions[3 * index + 1] - regions[3 * index], _MADV_DONTNEED)
+            count = _libc.ioctl(self._pagemap, ctypes.c_ulong(_PAGEMAP_SCAN), ctypes.byref(argument))
+            if count < 0:
+                return None
+            for index in range(count):
+                any_found = True
+                found(regions[3 * index], regions[3 * index + 1])
             if argument.walk_end <= address:
-                return False
+                return None
             address = argument.walk_end
-        return True
+        return any_found
 
     def close(self) -> None:
         if self._pagemap >= 0:

@@ -262,6 +262,19 @@ def pick(array, index):
     return float(array[index])
 
 
+def total_of_array(array):
+    return float(array.sum())
+
+
+def add_one(array):
+    return array + 1
+
+
+def first_after(seconds, array):
+    time.sleep(seconds)
+    return float(array.flat[0])
+
+
 def write_at(array, index):
     array[index] += 1
     return float(array.sum())

@@ -223,6 +223,11 @@ def test_windows_that_overlap_are_copied_once(our_pool, kind):
     assert all(same(back, as_the_stdlib_does(window)) for back, window in zip(came, windows[:6] * 2, strict=True))
 
 
+def test_tables_of_small_buffers_are_no_windows(our_pool):
+    tables = [pa.table({f"c{i}": np.arange(100) + shift for i in range(200)}) for shift in range(4)]
+    assert all(a.equals(b) for a, b in zip(our_pool.map(tasks.identity, tables, 2), tables, strict=True))
+
+
 def test_nobody_sees_what_is_written_to_a_window(our_pool):
     array = np.zeros(SIZE)
     frame = frame_of_columns()
