@@ -18,6 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--rows", type=int, default=1_000_000, help="flights; 336,776 are real (default: %(default)s)")
     demo.add_argument("--processes", type=int, help="workers of each pool (default: one per core)")
     demo.add_argument("--start-method", choices=multiprocessing.get_all_start_methods(), help="how workers start")
+    top = commands.add_parser("top", help="what the pools of this user hold just now")
+    top.add_argument("--interval", type=float, metavar="SECONDS", help="again and again, until Ctrl-C")
     commands.add_parser("ls", help="what is on the shelf")
     info = commands.add_parser("info", help="what is known of one object on the shelf")
     info.add_argument("key", metavar="KEY")
@@ -29,6 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.rows < 1:
             demo.error("--rows must be at least 1")
         return _demo(chosen)
+    if chosen.command == "top":
+        if chosen.interval is not None and chosen.interval <= 0:
+            top.error("--interval must be positive")
+        from arrowpool.top import run
+
+        return run(chosen.interval)
     from arrowpool.shelf import commands as shelf
 
     if chosen.command == "info":

@@ -196,7 +196,7 @@ class Feeder(Service):
         if self._recall.is_pending():
             return RECALL_SECONDS
         arena = self._sender.arena
-        return IDLE_SECONDS if arena is not None and arena.resident else None
+        return IDLE_SECONDS if self._sender.lifecycle.live or (arena is not None and arena.resident) else None
 
     def _look_again(self) -> None:
         self._room.reap()
@@ -313,6 +313,8 @@ class Feeder(Service):
                 self._tell_collector(Failed(task.call.job, task.index, error))
                 self._settle(task)
             return
+        if blob_grants or tasks[0].parcel.segments:
+            lane.control.arguments = sender.use(lane)
         for task in tasks:
             lane.outstanding[lane.sent] = task
             lane.sent += 1

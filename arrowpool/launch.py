@@ -180,6 +180,7 @@ class Launcher:
             assert process.pid is not None
             with contextlib.suppress(OSError):  # it has ended already; or it waits for that itself
                 tie(process.pid, lifeline)
+            shared.pids = (os.getpid(), process.pid)
             ours.pop_all()
         return Lane(process, channel, shared, receiver, _watch(process), quota=self.maxtasks)
 

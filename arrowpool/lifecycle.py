@@ -72,7 +72,12 @@ class LifecycleManager:
 
     def leases(self) -> int:
         """How many leases are running."""
-        return sum(len(consumer.leases) for consumer in self._consumers.values())
+        return sum(len(consumer.leases) for consumer in list(self._consumers.values()))
+
+    def leases_of(self, consumer: Hashable) -> int:
+        """How many of them are this consumer's."""
+        books = self._consumers.get(consumer)
+        return len(books.leases) if books is not None else 0
 
     def placed(self, segment: Segment) -> None:
         """A new segment, with one pin on it: that of whoever placed it."""

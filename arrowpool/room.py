@@ -63,7 +63,8 @@ class Room:
     def reap(self) -> None:
         """Free what workers have released."""
         for lane in self._lanes:
-            self._sender.reap(lane, lane.control.worker_leases)
+            if self._sender.reap(lane, lane.control.worker_leases):
+                lane.control.arguments = self._sender.use(lane)
 
     def trim(self) -> None:
         """Give the pages of what is free back to the kernel."""

@@ -22,7 +22,7 @@ from arrowpool.functions import Reach
 from arrowpool.lifecycle import Borrowed, LifecycleManager, Segment
 from arrowpool.memory import system
 from arrowpool.memory.arena import Arena
-from arrowpool.memory.control import Flags
+from arrowpool.memory.control import Flags, Use
 from arrowpool.memory.lease import Grant
 from arrowpool.memory.mapping import Lease, Mapping
 from arrowpool.reducer import Reducer, Unit, loads
@@ -275,6 +275,11 @@ class Sender:
         flags[ended] = 0
         self._free(self.lifecycle.released(consumer, ended))
         return True
+
+    def use(self, consumer: Hashable) -> Use:
+        """What the arena is used for, with this consumer's leases."""
+        lifecycle = self.lifecycle
+        return Use(len(lifecycle.live), lifecycle.bytes_live, lifecycle.leases_of(consumer))
 
     def consumer_lost(self, consumer: Hashable) -> None:
         """Free what only `consumer` held."""

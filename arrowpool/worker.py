@@ -200,7 +200,8 @@ class _Worker:
         return True
 
     def _reap(self) -> None:
-        self._sender.reap(_PARENT, self._control.parent_leases)
+        if self._sender.reap(_PARENT, self._control.parent_leases):
+            self._control.results = self._sender.use(_PARENT)
 
     def _run_frame(self, frame: Message) -> None:
         new_blobs, forgotten, function, star, blob_grants, first, tasks = frame
@@ -296,6 +297,7 @@ class _Worker:
         parcel = sender.place(reduced)
         grants = sender.grant(parcel, _PARENT)
         sender.unpin(parcel.segments)
+        self._control.results = sender.use(_PARENT)
         return parcel.body, grants
 
     def _failure(self, number: int, since: tuple[float, float], called: Any, error: BaseException) -> Message:

@@ -10,6 +10,9 @@ started            worker        parent        how many tasks this worker has be
 began              worker        parent        when the running task was begun, by the monotonic clock; 0 while none runs
 recalled           parent        worker        tasks in ``[first, end)`` are not to be begun any more
 interrupted        parent        worker        one more than the number of the task that the next SIGINT is meant for
+pids               both          others        parent and worker
+arguments          parent        others        segments and bytes of the parent's arena in use, and leases of this worker
+results            worker        others        segments and bytes of this worker's arena in use, and leases of the parent
 flags, to worker   worker        parent        1: the worker's lease in this slot of the parent's arena is over
 flags, to parent   parent        worker        1: the parent's lease in this slot of the worker's arena is over
 =================  ============  ============  =====================================================================
@@ -19,7 +22,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 import tempfile
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +34,9 @@ from arrowpool.settings import LEASE_SLOTS
 
 _WORDS = system.PAGE
 SIZE = _WORDS + 2 * LEASE_SLOTS
-_STARTED, _RECALLED_FIRST, _RECALLED_END, _INTERRUPTED, _BEGAN = range(5)
+_STARTED, _RECALLED_FIRST, _RECALLED_END, _INTERRUPTED, _BEGAN, _PARENT, _WORKER = range(7)
+_ARGUMENTS, _RESULTS = slice(8, 11), slice(11, 14)
+_USE = struct.Struct("QQQ")
 
 Flags = NDArray[np.uint8]
 
@@ -48,11 +55,19 @@ def create() -> int:
         return fd
 
 
-class ControlPage:
-    """One side's view of the control page behind `fd`; the descriptor stays the caller's."""
+class Use(NamedTuple):
+    """What an arena is used for: segments, their bytes, and the leases of one consumer."""
 
-    def __init__(self, fd: int):
-        shared = mmap.mmap(fd, SIZE)
+    segments: int
+    nbytes: int
+    leases: int
+
+
+class ControlPage:
+    """One side's view of the control page behind `fd`; the descriptor stays the caller's. Others may only read."""
+
+    def __init__(self, fd: int, for_reading: bool = False):
+        shared = mmap.mmap(fd, SIZE, access=mmap.ACCESS_READ if for_reading else mmap.ACCESS_DEFAULT)
         self._words = memoryview(shared)[:_WORDS].cast("Q")
         self._times = memoryview(shared)[:_WORDS].cast("d")
         flags = np.frombuffer(shared, dtype=np.uint8, offset=_WORDS)
@@ -75,6 +90,33 @@ class ControlPage:
     @began.setter
     def began(self, moment: float) -> None:
         self._times[_BEGAN] = moment
+
+    @property
+    def pids(self) -> tuple[int, int]:
+        """Parent and worker."""
+        return self._words[_PARENT], self._words[_WORKER]
+
+    @pids.setter
+    def pids(self, pids: tuple[int, int]) -> None:
+        self._words[_PARENT], self._words[_WORKER] = pids
+
+    @property
+    def arguments(self) -> Use:
+        """Of the parent's arena, with the worker's leases. For people who look: nobody relies on it."""
+        return Use(*self._words[_ARGUMENTS])
+
+    @arguments.setter
+    def arguments(self, use: Use) -> None:
+        self._words[_ARGUMENTS] = memoryview(_USE.pack(*use)).cast("Q")
+
+    @property
+    def results(self) -> Use:
+        """Of the worker's arena, with the parent's leases."""
+        return Use(*self._words[_RESULTS])
+
+    @results.setter
+    def results(self, use: Use) -> None:
+        self._words[_RESULTS] = memoryview(_USE.pack(*use)).cast("Q")
 
     def interrupt(self, number: int) -> None:
         """Have the next SIGINT interrupt the task `number`, if it is the one that runs then."""

@@ -275,6 +275,12 @@ def first_after(seconds, array):
     return float(array.flat[0])
 
 
+def wait_for_file(array, path):
+    while not os.path.exists(path):
+        time.sleep(0.005)
+    return float(array[0])
+
+
 def write_at(array, index):
     array[index] += 1
     return float(array.sum())

@@ -146,6 +146,19 @@ def test_generations_of_results(our_pool):
         time.sleep(0.01)
 
 
+def test_what_was_lent_goes_back_while_the_pool_idles(monkeypatch):
+    monkeypatch.setattr("arrowpool.feeder.IDLE_SECONDS", 0.05)
+    with arrowpool.get_context("fork").Pool(1) as pool:
+        array = pool.apply(tasks.double, (np.ones(SIZE),))
+        assert pool.apply(tasks.first, (array,)) == 2
+        del array
+        deadline = time.monotonic() + LIMIT
+        while pool.stats().live_segments or pool.stats().live_results:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    pool.join()
+
+
 def test_results_of_one_pool_in_another(ours):
     with ours.pool(1) as one, ours.pool(1) as other:
         array = one.apply(tasks.double, (np.ones(SIZE),))
