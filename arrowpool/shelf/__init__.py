@@ -375,7 +375,7 @@ def _describe(key: str) -> tuple[dict[str, Any], list[int]]:
     if _owner is not None and _owner.pid == os.getpid():
         stored = _owner.get(key)
         if stored is not None:
-            return stored.describe(), [system.read_only(fd) for fd, _ in stored.files.values()]
+            return stored.describe(), [system.read_only(file.fd) for file in stored.files.values()]
     about, fds = owner.ask(key, "get")
     if about is None:
         raise ShelfKeyError(f"no key {key!r}: it was deleted")

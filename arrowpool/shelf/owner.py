@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import ctypes
 import json
 import os
 import secrets
@@ -23,8 +22,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from arrowpool.errors import ArenaFullError, ShelfKeyError
 from arrowpool.memory import limits, system
@@ -40,17 +37,71 @@ _TIMEOUT_SECONDS = 10.0
 _SPARE_SHARE = 8
 
 
+class MemoryFile:
+    """A file in memory, mapped for writing for as long as it is ours: the next object that it takes finds its pages there.
+
+    Parameters
+    ----------
+    fd : int
+        Its descriptor, this object's own from here on.
+    size : int
+        Its bytes.
+    """
+
+    def __init__(self, fd: int, size: int):
+        self.fd = fd
+        self.size = size
+        self._mapped = system.page_ceil(size)
+        try:
+            self._address = system.map_shared(fd, self._mapped) if size else 0
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def fill(self, write: Callable[[Memory], None]) -> None:
+        """Have it written.
+
+        Raises
+        ------
+        MemoryError
+            When the kernel has no memory for it.
+        """
+        if self.size:
+            if not system.is_in_memory(self.fd):
+                system.reserve(self.fd, 0, self.size)
+            system.populate(self._address, system.page_ceil(self.size))
+            write(system.bytes_at(self._address, self.size))
+
+    def take_for(self, size: int) -> bool:
+        """Make it a file of fewer bytes, for another object, if nobody else sees it any more; whether that was so."""
+        if not size <= self.size <= 2 * size + system.PAGE or not system.is_exclusive(self.fd):
+            return False
+        os.ftruncate(self.fd, size)
+        self.size = size
+        return True
+
+    def close(self) -> None:
+        """Let go of it. Who has it open goes on reading."""
+        self.forget()
+        if self._address:
+            system.unmap(self._address, self._mapped)
+
+    def forget(self) -> None:
+        """In a forked child, which has the descriptor but not the map."""
+        os.close(self.fd)
+
+
 @dataclass(slots=True)
 class Stored:
-    """One object: descriptors and sizes of its files by name, and what is known of it."""
+    """One object: its files by name, and what is known of it."""
 
     kind: str
     created: float
-    files: dict[str, tuple[int, int]] = field(default_factory=dict)
+    files: dict[str, MemoryFile] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
-        return sum(size for _, size in self.files.values())
+        return sum(file.size for file in self.files.values())
 
     def describe(self) -> dict[str, Any]:
         """What others may know of it."""
@@ -58,8 +109,8 @@ class Stored:
             "kind": self.kind,
             "created": self.created,
             "nbytes": self.nbytes,
-            "files": {name: size for name, (_, size) in self.files.items()},
-            "paths": {name: f"/proc/{os.getpid()}/fd/{fd}" for name, (fd, _) in self.files.items()},
+            "files": {name: file.size for name, file in self.files.items()},
+            "paths": {name: f"/proc/{os.getpid()}/fd/{file.fd}" for name, file in self.files.items()},
         }
 
 
@@ -72,7 +123,7 @@ class Owner(Service):
         self._users = {os.geteuid()}
         self._lock = threading.Lock()
         self._objects: dict[str, Stored] = {}
-        self._spare: list[tuple[int, int]] = []
+        self._spare: list[MemoryFile] = []
         self._count = 0
         self._token = secrets.token_hex(4)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -91,13 +142,12 @@ class Owner(Service):
         """
         stored = Stored(plan.kind, time.time())
         try:
-            for file in plan.files:
-                fd = self._file(file.size)
-                stored.files[file.name] = (fd, file.size)
-                fill(fd, file.size, file.write)
+            for planned in plan.files:
+                file = stored.files[planned.name] = self._file(planned.size)
+                file.fill(planned.write)
         except BaseException:
-            for fd, _ in stored.files.values():
-                os.close(fd)
+            for file in stored.files.values():
+                file.close()
             raise
         with self._lock:
             self._count += 1
@@ -105,20 +155,19 @@ class Owner(Service):
             self._objects[key] = stored
         return key
 
-    def _file(self, size: int) -> int:
+    def _file(self, size: int) -> MemoryFile:
         """A memory file of that size: one that nobody sees any more, warm, or a new one."""
         with self._lock:
-            for number, (fd, had) in enumerate(self._spare):
-                if size <= had <= 2 * size + system.PAGE and system.is_exclusive(fd):
+            for number, spare in enumerate(self._spare):
+                if spare.take_for(size):
                     del self._spare[number]
-                    os.ftruncate(fd, size)
-                    return fd
+                    return spare
         fd = system.create_resizable("arrowpool-shelf", size)
         available = limits.headroom(fd)
         if size > available:
             os.close(fd)
             raise ArenaFullError(f"{size:,} bytes are wanted for the shelf and {max(0, available):,} available")
-        return fd
+        return MemoryFile(fd, size)
 
     def get(self, key: str) -> Stored | None:
         """The object under a key of this process's."""
@@ -136,13 +185,13 @@ class Owner(Service):
             if stored is None:
                 return False
             total, available = limits.memory()
-            kept = sum(size for _, size in self._spare)
-            for fd, size in stored.files.values():
-                if kept + size <= available // _SPARE_SHARE and available > total // 4:
-                    kept += size
-                    self._spare.append((fd, size))
+            kept = sum(spare.size for spare in self._spare)
+            for file in stored.files.values():
+                if kept + file.size <= available // _SPARE_SHARE and available > total // 4:
+                    kept += file.size
+                    self._spare.append(file)
                 else:
-                    os.close(fd)
+                    file.close()
             return True
 
     def close(self) -> None:
@@ -152,21 +201,19 @@ class Owner(Service):
         self._socket.close()
         self.join()
         with self._lock:
-            for stored in self._objects.values():
-                for fd, _ in stored.files.values():
-                    os.close(fd)
+            for file in self._files():
+                file.close()
             self._objects.clear()
-            for fd, _ in self._spare:
-                os.close(fd)
             self._spare.clear()
 
     def forget(self) -> None:
         """In a forked child: this is the parent's, who alone answers for it."""
         self._socket.close()
-        for fd in [fd for stored in self._objects.values() for fd, _ in stored.files.values()] + [
-            fd for fd, _ in self._spare
-        ]:
-            os.close(fd)
+        for file in self._files():
+            file.forget()
+
+    def _files(self) -> list[MemoryFile]:
+        return [file for stored in self._objects.values() for file in stored.files.values()] + self._spare
 
     # For others
 
@@ -193,28 +240,12 @@ class Owner(Service):
         elif what == "get":
             with self._lock:
                 stored = self._objects.get(key)
-                fds = [system.read_only(fd) for fd, _ in stored.files.values()] if stored is not None else []
+                fds = [system.read_only(file.fd) for file in stored.files.values()] if stored is not None else []
             try:
                 _send(connection, stored.describe() if stored is not None else None, fds)
             finally:
                 for fd in fds:
                     os.close(fd)
-
-
-def fill(fd: int, size: int, write: Callable[[Memory], None]) -> None:
-    """Write a file of that size through a map of it."""
-    if size == 0:
-        return
-    if not system.is_in_memory(fd):
-        system.reserve(fd, 0, size)
-    mapped = system.page_ceil(size)
-    address = system.map_shared(fd, mapped)
-    try:
-        system.populate(address, mapped)
-        whole: Any = (ctypes.c_ubyte * size).from_address(address)
-        write(np.frombuffer(whole, dtype=np.uint8))
-    finally:
-        system.unmap(address, mapped)
 
 
 def _address(user: int, pid: int, token: str) -> str:

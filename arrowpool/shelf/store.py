@@ -18,16 +18,15 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from arrowpool.errors import ArenaFullError, ShelfKeyError
-from arrowpool.memory import limits
-from arrowpool.shelf.layout import Plan
-from arrowpool.shelf.owner import fill
+from arrowpool.memory import limits, system
+from arrowpool.shelf.layout import Memory, Plan
 
 _ABOUT = "about.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -135,7 +134,7 @@ class Store:
                 fd = os.open(building / file.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 try:
                     os.ftruncate(fd, file.size)
-                    fill(fd, file.size, file.write)
+                    _fill(fd, file.size, file.write)
                 finally:
                     os.close(fd)
             (building / _ABOUT).write_text(json.dumps(about))
@@ -237,3 +236,18 @@ def _is_abandoned(name: str) -> bool:
         return True
     except psutil.AccessDenied:
         return False
+
+
+def _fill(fd: int, size: int, write: Callable[[Memory], None]) -> None:
+    """Write a file of that size through a map of it."""
+    if size == 0:
+        return
+    if not system.is_in_memory(fd):
+        system.reserve(fd, 0, size)
+    mapped = system.page_ceil(size)
+    address = system.map_shared(fd, mapped)
+    try:
+        system.populate(address, mapped)
+        write(system.bytes_at(address, size))
+    finally:
+        system.unmap(address, mapped)
