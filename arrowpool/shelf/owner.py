@@ -52,6 +52,8 @@ class MemoryFile:
         self.fd = fd
         self.size = size
         self._mapped = system.page_ceil(size)
+        #: Whether all its pages exist, and are mapped.
+        self._is_warm = False
         try:
             self._address = system.map_shared(fd, self._mapped) if size else 0
         except BaseException:
@@ -69,7 +71,9 @@ class MemoryFile:
         if self.size:
             if not system.is_in_memory(self.fd):
                 system.reserve(self.fd, 0, self.size)
-            system.populate(self._address, system.page_ceil(self.size))
+            if not self._is_warm:
+                system.populate(self._address, system.page_ceil(self.size))
+                self._is_warm = True
             write(system.bytes_at(self._address, self.size))
 
     def take_for(self, size: int) -> bool:

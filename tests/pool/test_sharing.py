@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 
@@ -14,9 +15,10 @@ import pytest
 from arrowpool import PoolTerminatedError, WorkerLostError
 from tests.codecs.harness import as_the_stdlib_does
 from tests.codecs.sameness import facts
+from tests.conftest import across_methods
 from tests.pool import tasks
 
-SIZE = 200_000
+SIZE = 100_000
 LIMIT = 60
 
 
@@ -62,8 +64,22 @@ SHARED = {
 }
 
 
-@pytest.mark.parametrize("kind", SHARED)
-def test_what_is_shared_is_copied_once_for_all_calls(our_pool, kind):
+@pytest.fixture
+def pool_of():
+    """A pool of two under the implementation that is asked for."""
+    with contextlib.ExitStack() as pools:
+
+        def make(implementation):
+            pool = implementation.pool(2)
+            pools.callback(pool.join)
+            return pools.enter_context(pool)
+
+        yield make
+
+
+@across_methods(("ours", "kind"), SHARED, few=2)
+def test_what_is_shared_is_copied_once_for_all_calls(pool_of, ours, kind):
+    our_pool = pool_of(ours)
     obj = SHARED[kind]()
     expected = tasks.digest(as_the_stdlib_does(obj))
     once, _ = moved(our_pool, lambda: our_pool.apply(tasks.digest, (obj,)))
@@ -210,15 +226,17 @@ def same(one, other):
     return facts(one) == facts(other)
 
 
-@pytest.mark.parametrize("kind", WINDOWED)
-def test_windows_that_overlap_are_copied_once(our_pool, kind):
+@across_methods(("ours", "kind"), WINDOWED, few=3)
+def test_windows_that_overlap_are_copied_once(pool_of, ours, kind):
+    our_pool = pool_of(ours)
     obj = WINDOWED[kind]()
-    windows = rolling(obj, SIZE // 4, SIZE // 50)
+    windows = rolling(obj, SIZE // 4, SIZE // 16)
+    expected = [tasks.digest(as_the_stdlib_does(window)) for window in windows]
     one, _ = moved(our_pool, lambda: our_pool.apply(tasks.digest, (windows[0],)))
-    for chunksize in (1, 7):
+    for chunksize in (1, 5):
         count, digests = moved(our_pool, lambda size=chunksize: our_pool.map(tasks.digest, windows, size))
-        assert digests == [tasks.digest(as_the_stdlib_does(window)) for window in windows]
-        assert count < 6 * one  # there are 38, which cover four times one
+        assert digests == expected
+        assert count < 6 * one  # there are 12, which cover four times one
     came = our_pool.map(tasks.identity, windows[:6] * 2, 3)
     assert all(same(back, as_the_stdlib_does(window)) for back, window in zip(came, windows[:6] * 2, strict=True))
 
