@@ -31,13 +31,17 @@ def _standard_helpers():
     gc.freeze()
 
 
+#: This user's persistent shelf, which other programs may use meanwhile; tests have one of their own.
+_SHELVES = {f"arrowpool-{os.geteuid()}"}
+
+
 def _leavings() -> dict[str, set[str]]:
     maps = Path("/proc/self/maps").read_text().splitlines()
     return {
         "children": {str(child.pid) for child in psutil.Process().children()},
         "descriptors": {f"{fd} {_target(fd)}" for fd in os.listdir("/proc/self/fd")},
         "threads": {thread.name for thread in threading.enumerate()},
-        "shared memory": {name for name in os.listdir("/dev/shm") if name.startswith("arrowpool")},
+        "shared memory": {name for name in os.listdir("/dev/shm") if name.startswith("arrowpool")} - _SHELVES,
         "arenas": {line.split()[0] for line in maps if "memfd:arrowpool" in line},
     }
 

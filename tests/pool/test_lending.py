@@ -134,7 +134,7 @@ def test_generations_of_results(our_pool):
         if generation == 10:
             before = len(os.listdir("/proc/self/fd"))
     assert all((array == 40).all() for array in arrays)
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert len(os.listdir("/proc/self/fd")) <= before + 6  # one worker's first result may have come after that
     stats = our_pool.stats()
     assert stats.live_results <= 24  # the last ones, and what has been released since somebody looked
     assert stats.shared_bytes == 40 * 6 * SIZE * 8 - 5 * SIZE * 8  # the first argument once, each result once
