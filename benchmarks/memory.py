@@ -1,7 +1,7 @@
 """Peak memory of a contender at work: `python -m benchmarks.memory [--scenario NAME ...] [--contenders A,B]`.
 
 Each contender runs in a new process tree, which is watched from outside. Columns, in MB, above what stood there when
-the inputs were made and the pool was open and had answered a tiny task:
+the inputs were made and the pool was open:
 
 parent, workers   peak resident memory (RSS) of the first process, and of all others together. A shared page counts in
                   both.
@@ -14,22 +14,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from benchmarks import record
-from benchmarks.compare import aligned, markdown, save
-from benchmarks.contenders import ROOT, Memcpy, choose
-from benchmarks.scenarios import by_name, scaled, titled
+from benchmarks.compare import aligned, markdown
+from benchmarks.contenders import ROOT, choose
+from benchmarks.scenarios import by_name
 
 SCENARIOS = (
     "frame_in",
@@ -110,13 +109,13 @@ def _files_in_shm() -> Iterator[tuple[tuple[int, int], int]]:
 
 
 class Watch(threading.Thread):
-    """Samples a process tree until stopped. Its one state is the highest sample so far, which is `base` at first."""
+    """Samples a process tree until stopped. Its one state is the highest sample so far."""
 
-    def __init__(self, pid: int, ignored: frozenset[tuple[int, int]], base: Sample):
+    def __init__(self, pid: int, ignored: frozenset[tuple[int, int]]):
         super().__init__(daemon=True)
         self.root = psutil.Process(pid)
         self.ignored = ignored
-        self.peak = base
+        self.peak = Sample()
         self.stopped = threading.Event()
 
     def run(self) -> None:
@@ -130,35 +129,27 @@ class Watch(threading.Thread):
         return self.peak
 
 
-def peak_of(scenario: str, contender: str, *, rounds: int, scale: float = 1.0) -> Sample:
+def peak_of(scenario: str, contender: str, *, rounds: int) -> Sample:
     """The peak of one contender in one scenario, in a process tree of its own."""
     ignored = frozenset(key for key, _ in _files_in_shm())
-    options = ["--rounds", str(rounds), "--scale", str(scale), "--wait"]
-    command = [sys.executable, "-m", "benchmarks.fresh", scenario, contender, *options]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
+    command = [sys.executable, "-m", "benchmarks.fresh", scenario, contender, "--rounds", str(rounds)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        _read_until("ready", process.stdout)
-        # It waits now: nothing of the work is in the base, and nothing of the work is missed.
+        for line in process.stdout:
+            if line.startswith("{") and json.loads(line).get("ready"):
+                break
+        else:
+            raise RuntimeError(f"{contender} did not become ready")
+        time.sleep(0.2)
         base = sample(psutil.Process(process.pid), ignored)
-        watch = Watch(process.pid, ignored, base)
+        watch = Watch(process.pid, ignored)
         watch.start()
-        try:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            _read_until("seconds", process.stdout)
-        finally:
-            peak = watch.stop()
-    if process.returncode:
-        raise RuntimeError(f"{contender} failed after {scenario}: exit code {process.returncode}")
+        process.stdin and process.stdin.close()
+        for line in process.stdout:
+            if line.startswith("{") and "seconds" in json.loads(line):
+                break
+        peak = watch.stop()
     return peak.above(base)
-
-
-def _read_until(word: str, lines: Iterable[str]) -> None:
-    for line in lines:
-        if line.startswith("{") and word in json.loads(line):
-            return
-    raise RuntimeError(f"the process that is measured ended before it was {word}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -167,38 +158,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--contenders", default="stdlib,arrowpool", metavar="A,B")
     parser.add_argument("--rounds", type=int, default=3, help="calls in a row (default 3)")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    parser.add_argument("--json", metavar="FILE", help="write the measurements, for `python -m benchmarks.report`")
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the inputs; 1 is what the titles say")
     arguments = parser.parse_args(argv)
     try:
-        scenarios = [by_name(name) for name in arguments.scenario]
-        kinds = [kind for kind in choose(arguments.contenders) if kind is not Memcpy]
+        names = [by_name(name).name for name in arguments.scenario]
+        contenders = [kind.name for kind in choose(arguments.contenders)]
     except LookupError as error:
         parser.error(str(error.args[0]))
     rows = [["scenario", "contender", "parent", "workers", "shared", "total"]]
-    points = []
-    for scenario in scenarios:
-        for kind in kinds:
-            if not kind().takes(scenario):
-                continue
-            peak = peak_of(scenario.name, kind.name, rounds=arguments.rounds, scale=arguments.scale)
+    for scenario in names:
+        for contender in contenders:
+            peak = peak_of(scenario, contender, rounds=arguments.rounds)
             figures = (peak.parent, peak.workers, peak.shared, peak.total)
-            rows.append([scenario.name, kind.name, *(f"{figure / 1e6:.0f}" for figure in figures)])
-            points.append(
-                record.Point(
-                    scenario=scenario.name,
-                    title=titled(scaled(scenario, arguments.scale)),
-                    contender=kind.name,
-                    peak=dataclasses.asdict(peak),
-                )
-            )
+            rows.append([scenario, contender, *(f"{figure / 1e6:.0f}" for figure in figures)])
     print(markdown(rows) if arguments.markdown else aligned(rows))
     print(
         "\nPeak MB above the open pool and its inputs. Parent and workers: RSS, so a shared page counts in each; "
         "total: private memory of all, and shared bytes once."
     )
-    if arguments.json:
-        save(arguments.json, "memory", argv, kinds, points)
 
 
 if __name__ == "__main__":
