@@ -236,7 +236,10 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
     def reduce_class(self, cls: type) -> Any:
         """By reference, or as cloudpickle does; a class that came by value goes back as the class it was."""
         if self._reach is None:
-            return by_value._class_reduce(cls) if cls in by_value._DYNAMIC_CLASS_TRACKER_BY_CLASS else NotImplemented
+            if cls not in by_value._DYNAMIC_CLASS_TRACKER_BY_CLASS:
+                return NotImplemented
+            # By another pickler: its methods go by value too, and this one sends no function so.
+            return pickle.loads, (cloudpickle.dumps(cls),)
         if cls.__module__ == "builtins":
             return by_value._class_reduce(cls)
         if self._reach.resolves(cls):

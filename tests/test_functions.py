@@ -179,10 +179,11 @@ def test_without_a_reach_nothing_goes_by_value():
 
 def test_classes_that_came_by_value_go_back(main):
     reach = Reach(forks=True)
-    define(main, "class Late:\n  pass")
-    there = loads(reduced(main.Late(), reach))
-    back = loads(Reducer(inline_limit=1 << 20).reduce(there)[0])
-    assert type(back) is main.Late
+    for body in ("pass", "def method(self): return 5"):
+        define(main, f"class Late:\n  {body}")
+        there = loads(reduced(main.Late(), reach))
+        back = loads(Reducer(inline_limit=1 << 20).reduce(there)[0])
+        assert type(back) is main.Late
 
 
 @pytest.mark.parametrize(

@@ -63,3 +63,17 @@ def test_results_that_are_changed_change_nothing_else(ours, library):
         expected = [facts(as_the_stdlib_does(as_the_stdlib_does(obj))) for obj in objects]
         assert [facts(obj) for obj in came] == expected
     pool.join()
+
+
+def test_instances_of_a_class_that_only_the_caller_has(our_pool):
+    class Later:
+        def __init__(self, x):
+            self.x = x
+
+        def doubled(self):
+            return Later(2 * self.x)
+
+    assert our_pool.apply(lambda one: one.doubled().x, (Later(1),)) == 2
+    came = our_pool.map(lambda x: Later(x).doubled(), range(3))
+    assert [type(one) for one in came] == [Later] * 3
+    assert [one.doubled().x for one in came] == [0, 4, 8]
