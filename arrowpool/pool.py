@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from arrowpool.collector import Collector
 from arrowpool.feeder import Feeder
 from arrowpool.functions import Reach
-from arrowpool.lane import Call, Cancelled, Releases, Share, Stop, Unshare
+from arrowpool.lane import Broken, Call, Cancelled, Releases, Share, Stop, Unshare
 from arrowpool.launch import Initializer, Launcher
 from arrowpool.ledger import Ledger
 from arrowpool.memory import arena
@@ -109,7 +109,7 @@ class ArrowPool(stdlib.Pool):
         self._pool: list[BaseProcess] = []
         self._state = INIT
         self._ctx = context or multiprocessing.get_context()
-        self._processes = _default_size() if processes is None else processes
+        self._processes = default_size() if processes is None else processes
         _check(self._processes, initializer, maxtasksperchild, max_bytes, retries, task_timeout)
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
@@ -128,7 +128,7 @@ class ArrowPool(stdlib.Pool):
             undo.callback(self._change_notifier.close)
             self._cache = stdlib._PoolCache(notifier=self._change_notifier)  # type: ignore[attr-defined]
             arguments = _make_arena(limit.capacity, spilled)
-            sender = Sender(arguments, reach, copy_threads=min(COPY_THREADS, _default_size()))
+            sender = Sender(arguments, reach, copy_threads=min(COPY_THREADS, default_size()))
             undo.callback(sender.close)
             self._ledger = Ledger()
             self._result_handler = Collector(
@@ -231,7 +231,7 @@ class ArrowPool(stdlib.Pool):
         """
         self._check_running()
         result: Any = AsyncResult(self, _guarded(callback), _guarded(error_callback))
-        self._taskqueue.put(Call(iter([(result._job, 0, func, args, kwds)]), None, job=result._job, length=1))
+        self._submit(Call(iter([(result._job, 0, func, args, kwds)]), None, job=result._job, length=1))
         return result
 
     def _map_async(
@@ -258,7 +258,7 @@ class ArrowPool(stdlib.Pool):
         )
         tasks = self._guarded_task_generation(result._job, mapper, batches)  # type: ignore[attr-defined]
         items = iterable if type(iterable) in (list, tuple) else None
-        self._taskqueue.put(Call(tasks, None, items, job=result._job, length=result._number_left))
+        self._submit(Call(tasks, None, items, job=result._job, length=result._number_left))
         return result
 
     def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Any:
@@ -282,8 +282,13 @@ class ArrowPool(stdlib.Pool):
         tasks = self._guarded_task_generation(  # type: ignore[attr-defined]
             result._job, func if chunksize == 1 else mapstar, batches
         )
-        self._taskqueue.put(Call(tasks, result._set_length, job=result._job))
+        self._submit(Call(tasks, result._set_length, job=result._job))
         return result if chunksize == 1 else Unchunked(result)
+
+    def _submit(self, call: Call) -> None:
+        self._taskqueue.put(call)
+        if self._broken:  # since it was checked; who ended all calls for that may not have known of this one
+            self._result_handler.tell(Broken(self._broken[0]))
 
     def _wait_for(self, result: Any) -> Any:
         """The value of a call that is waited for; an interrupt (or any other signal handler's exception) cancels it."""
@@ -442,7 +447,8 @@ def _check(
         raise ValueError("task_timeout must be a positive number (seconds) or None")
 
 
-def _default_size() -> int:
+def default_size() -> int:
+    """How many workers a pool has that is not told."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         return os.process_cpu_count() or 1
     return os.cpu_count() or 1

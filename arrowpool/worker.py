@@ -244,23 +244,26 @@ class _Worker:
         called: Any = None
         try:
             self._interrupts.running = number
-            if len(body) == 1:
-                payload = body[0]
-            elif body[1]:
-                payload = self._receiver.rebuild(
-                    body, self._receiver.accept(task_grants), lambda blob: self._rebuild_blob(blob, blob_grants)
-                )
-            else:
-                payload = self._receiver.rebuild(body, [])
-            called = self._rebuild_blob(function, blob_grants)
-            ready = time.perf_counter()
-            if star == Star.MAP:
-                value = mapstar((called, payload))
-            elif star == Star.STARMAP:
-                value = starmapstar((called, payload))
-            else:
-                value = called(*payload[0], **payload[1])
-            self._interrupts.running = -1
+            try:
+                if len(body) == 1:
+                    payload = body[0]
+                elif body[1]:
+                    payload = self._receiver.rebuild(
+                        body, self._receiver.accept(task_grants), lambda blob: self._rebuild_blob(blob, blob_grants)
+                    )
+                else:
+                    payload = self._receiver.rebuild(body, [])
+                called = self._rebuild_blob(function, blob_grants)
+                ready = time.perf_counter()
+                if star == Star.MAP:
+                    value = mapstar((called, payload))
+                elif star == Star.STARMAP:
+                    value = starmapstar((called, payload))
+                else:
+                    value = called(*payload[0], **payload[1])
+            finally:
+                # An interrupt that comes later than this is none; one that comes earlier is caught below, like any error.
+                self._interrupts.running = -1
         except NotReadableError:
             return (UNREADABLE, number)
         except BaseException as error:
@@ -301,7 +304,6 @@ class _Worker:
         return parcel.body, grants
 
     def _failure(self, number: int, since: tuple[float, float], called: Any, error: BaseException) -> Message:
-        self._interrupts.running = -1
         # A function of its own, so that no frame in the traceback holds the error: that cycle would keep the arguments.
         failure = contained(error)
         if called is _helper_reraises_exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from multiprocessing import forkserver, resource_tracker
@@ -23,6 +24,8 @@ _PATIENCE_SECONDS = 3.0
 @pytest.fixture(scope="session", autouse=True)
 def _standard_helpers():
     """The standard library's own helper processes stay for good: start them before anything is counted."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell starts what runs in its background like that
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     resource_tracker.ensure_running()
     multiprocessing.set_forkserver_preload(["tests.pool.tasks"])
     forkserver.ensure_running()

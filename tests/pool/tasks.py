@@ -253,6 +253,26 @@ def signal_and_block(path):
     threading.Event().wait()
 
 
+def fail_and_be_interrupted_at_once(path):
+    """Raise; the parent is told when that is being handled, and its signal comes before anything else is done."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def hook(frame, event, _):
+        if event == "call" and frame.f_code.co_name == "_failure":
+            sys.setprofile(None)
+            with open(path, "w") as fifo:
+                fifo.write("now\n")
+            os.read(reading, 1)
+            signal.set_wakeup_fd(-1)
+            os.close(reading)
+            os.close(writing)
+
+    signal.set_wakeup_fd(writing)
+    sys.setprofile(hook)
+    raise ValueError("first")
+
+
 def spin(_=None):
     """Compute for ever, in one call that never lets go of the interpreter."""
     sum(iter(int, 1))

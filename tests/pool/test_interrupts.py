@@ -8,11 +8,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import CancelledError
 
 import psutil
 import pytest
 
 from tests.conftest import across_methods
+from tests.pool import tasks
 
 LIMIT = 30
 
@@ -164,8 +166,6 @@ def test_workers_are_quiet_while_they_start(tmp_path):
 
 
 def test_a_cancelled_iterator_says_so(our_pool, tmp_path):
-    from concurrent.futures import CancelledError
-
     results = our_pool.imap(lambda _: __import__("time").sleep(60), range(100))
     our_pool._cancel(results._job)
     with pytest.raises(CancelledError):
@@ -173,6 +173,20 @@ def test_a_cancelled_iterator_says_so(our_pool, tmp_path):
     with pytest.raises(StopIteration):
         results.next(LIMIT)
     assert our_pool.map_async(abs, range(-5, 0), 1).get(LIMIT) == [5, 4, 3, 2, 1]
+
+
+def test_an_interrupt_that_comes_too_late_for_its_task(ours, tmp_path):
+    path = tmp_path / "now"
+    os.mkfifo(path)
+    with ours.pool(1) as pool:
+        worker = pool.apply(os.getpid)
+        result = pool.apply_async(tasks.fail_and_be_interrupted_at_once, (str(path),))
+        path.read_text()
+        pool._cancel(result._job)
+        with pytest.raises(CancelledError):
+            result.get(LIMIT)
+        assert pool.apply(os.getpid) == worker
+    pool.join()
 
 
 def test_an_initializer_may_decide_about_the_signal(ours):

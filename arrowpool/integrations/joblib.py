@@ -1,0 +1,233 @@
+"""joblib's backend "arrowpool", for joblib itself and for whatever uses it, such as scikit-learn.
+
+    import arrowpool.integrations.joblib
+    arrowpool.integrations.joblib.register()
+    with joblib.parallel_config(backend="arrowpool", n_jobs=4):
+        GridSearchCV(model, grid).fit(X, y)
+
+Workers are started as joblib's own backend starts its: programs of their own, which neither import the main module nor
+inherit threads, with as many threads for OpenMP and BLAS as they have cores. They are kept for the next call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import joblib
+from joblib._parallel_backends import AutoBatchingMixin, FallbackToBackend, ParallelBackendBase, SequentialBackend
+from joblib.externals.loky.backend.context import LokyContext
+from joblib.externals.loky.backend.process import LokyProcess
+from joblib.parallel import register_parallel_backend
+
+from arrowpool.executor import ProcessPoolExecutor
+
+
+def register() -> None:
+    """Make the backend known to joblib as "arrowpool". Can be called again.
+
+    Examples
+    --------
+    >>> import joblib
+    >>> from arrowpool.integrations.joblib import register
+    >>> register()
+    >>> with joblib.parallel_config(backend="arrowpool", n_jobs=2):
+    ...     joblib.Parallel()(joblib.delayed(abs)(-i) for i in range(3))
+    [0, 1, 2]
+    """
+    register_parallel_backend("arrowpool", ArrowpoolBackend)
+
+
+class ArrowpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+    """joblib's interface to an `arrowpool.ProcessPoolExecutor`.
+
+    Nested calls get what they get with joblib's own: threads at the first level, nothing below. Arguments are private,
+    writeable copies; `temp_folder`, `max_nbytes` and `mmap_mode`, by which joblib maps files instead, do not matter.
+
+    Parameters
+    ----------
+    nesting_level, inner_max_num_threads
+        As for every backend of joblib.
+    share : iterable
+        Frames, tables and arrays that many tasks are given: copied once for a call, in the state they then have, instead
+        of once for each task. Shared as `ArrowPool.share` does it.
+    **extras
+        Keyword arguments of `ProcessPoolExecutor`: `max_bytes`, `spill_dir`, `retries`, `task_timeout`.
+    """
+
+    supports_retrieve_callback = True
+    supports_inner_max_num_threads = True
+
+    def __init__(
+        self,
+        nesting_level: int | None = None,
+        inner_max_num_threads: int | None = None,
+        share: Iterable[Any] = (),
+        **extras: Any,
+    ):
+        super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
+        self._share = tuple(share)
+        self._extras = extras
+        #: Between `configure` and `terminate`: the workers, what is shared with them, and what was asked of them.
+        self._workers: _Workers | None = None
+        self._shared = contextlib.ExitStack()
+        self._futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """How many workers there would be: one inside of a worker, or in a thread of a nested call."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if n_jobs is None or n_jobs == 1:
+            return 1
+        why = None
+        if joblib.parallel.mp is None:
+            return 1
+        if joblib.parallel.mp.current_process().daemon:
+            why = "in a daemonic process, such as a worker of a pool"
+        elif not (self.in_main_thread() or self.nesting_level == 0):
+            why = "below threads"
+        if why is not None:
+            warnings.warn(f"arrowpool-backed parallel loops cannot be nested {why}, setting n_jobs=1", stacklevel=3)
+            return 1
+        return n_jobs if n_jobs > 0 else max(joblib.cpu_count() + 1 + n_jobs, 1)
+
+    def configure(
+        self,
+        n_jobs: int = 1,
+        parallel: Any = None,
+        prefer: str | None = None,
+        require: str | None = None,
+        **_: Any,
+    ) -> int:
+        """Have workers for a call of `parallel`; return how many."""
+        n_jobs = self.effective_n_jobs(n_jobs)
+        if n_jobs == 1:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        self.parallel = parallel
+        self._workers = _take(n_jobs, self._prepare_worker_env(n_jobs=n_jobs), self._extras)
+        try:
+            for obj in self._share:
+                self._shared.enter_context(self._workers.executor.share(obj))
+        except BaseException:
+            self.terminate()
+            raise
+        return n_jobs
+
+    def submit(self, func: Callable[[], Any], callback: Callable[[Future[Any]], Any] | None = None) -> Future[Any]:
+        """Run a batch of tasks."""
+        assert self._workers is not None
+        # As an argument: the function itself would not be counted as being in flight.
+        future = self._workers.executor.submit(_run, func)
+        self._futures.add(future)
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
+
+    apply_async = submit  # before joblib 1.5
+
+    def retrieve_result_callback(self, out: Future[Any]) -> Any:
+        """The values of a batch, or its error."""
+        return out.result()
+
+    def terminate(self) -> None:
+        """The call is over; the workers stay for the next one."""
+        workers, self._workers = self._workers, None
+        self._shared.close()
+        if workers is not None:
+            _give_back(workers)
+        self.reset_batch_stats()
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Drop what waits; end the workers, and so what runs, unless they work for another call as well."""
+        for future in list(self._futures):
+            future.cancel()
+        if self._workers is not None and self._workers.users == 1:
+            _end(self._workers)
+        self.terminate()
+        if ensure_ready:
+            self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)
+
+
+def _run(batch: Callable[[], Any]) -> Any:
+    return batch()
+
+
+class _Process(LokyProcess):  # type: ignore[misc]
+    def kill(self) -> None:
+        # loky's `Popen` cannot.
+        if self.pid is not None and self.exitcode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+class _Context(LokyContext):  # type: ignore[misc]
+    """Starts programs with these variables in their environment, which libraries read when they are imported."""
+
+    def __init__(self, environment: dict[str, str]):
+        self._environment = environment
+
+    def Process(self, *args: Any, **kwargs: Any) -> _Process:
+        return _Process(*args, env=self._environment, **kwargs)
+
+
+@dataclass(slots=True, eq=False)
+class _Workers:
+    """An executor, what it was made with, and how many calls use it now."""
+
+    key: tuple[Any, ...]
+    executor: ProcessPoolExecutor
+    users: int = 0
+
+
+#: Guards what is below: the workers that are kept, of each process by its id, since children inherit it by forks.
+_changing = threading.Lock()
+_kept: dict[int, _Workers] = {}
+
+
+def _take(n_jobs: int, environment: dict[str, str], extras: dict[str, Any]) -> _Workers:
+    """Workers for a call: those that are kept, when they are as they should be."""
+    key = (n_jobs, environment, extras)
+    with _changing:
+        kept = _kept.get(os.getpid())
+        if kept is not None and kept.key == key and not kept.executor._broken:
+            kept.users += 1
+            return kept
+        workers = _Workers(key, ProcessPoolExecutor(n_jobs, _Context(environment), **extras), 1)
+        if kept is None or not kept.users:
+            _kept[os.getpid()] = workers
+    if kept is not None and not kept.users:
+        kept.executor.shutdown()
+    return workers
+
+
+def _give_back(workers: _Workers) -> None:
+    with _changing:
+        workers.users -= 1
+        unused = not workers.users and _kept.get(os.getpid()) is not workers
+    if unused:
+        workers.executor.shutdown()
+
+
+def _end(workers: _Workers) -> None:
+    with _changing:
+        if _kept.get(os.getpid()) is workers:
+            del _kept[os.getpid()]
+    workers.executor.kill_workers()
+
+
+def shutdown() -> None:
+    """End the workers that are kept for the next call, if no call uses them. Python's exit does that as well."""
+    with _changing:
+        kept = _kept.get(os.getpid())
+        if kept is None or kept.users:
+            return
+        del _kept[os.getpid()]
+    kept.executor.shutdown()

@@ -1,0 +1,197 @@
+"""Programs that say `multiprocessing.Pool` get arrowpool: `install`, `uninstall`, and ``python -m arrowpool run``.
+
+One name is replaced, `multiprocessing.pool.Pool`: there every way to a pool looks it up when it is called, be it
+`multiprocessing.Pool` or a context's, whenever that was imported. Only who has imported the class itself before keeps it.
+New processes of the other start methods than fork are told to install too, in what multiprocessing sends them first.
+
+`run` executes a program as Python itself would: the same `__main__`, `sys.argv`, `sys.path`, tracebacks and exit codes.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import pkgutil
+import runpy
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+from multiprocessing import pool as stdlib
+from multiprocessing import spawn
+from types import CodeType, ModuleType, TracebackType
+from typing import Any
+
+from arrowpool.pool import ArrowPool
+
+_USAGE = "usage: python -m arrowpool run SCRIPT [ARGUMENT...]\n       python -m arrowpool run -m MODULE [ARGUMENT...]\n"
+
+#: What is replaced, as it was; and whether it is replaced now.
+_Pool = stdlib.Pool
+_prepare: Callable[..., dict[str, Any]] = spawn.get_preparation_data
+_installed = False
+_changing = threading.Lock()
+
+#: What ``python -m`` calls.
+_as_main: Callable[..., Any] = runpy._run_module_as_main  # type: ignore[attr-defined]
+
+
+class _Standing(type):
+    """Of the class that stands for `multiprocessing.pool.Pool`: each pool is an instance of it, as it is of that one."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, _Pool) if cls is Pool else super().__instancecheck__(instance)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, _Pool) if cls is Pool else super().__subclasscheck__(subclass)
+
+
+class Pool(ArrowPool, metaclass=_Standing):
+    """`ArrowPool`, in the place of `multiprocessing.pool.Pool`."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        # `ThreadPool` calls this one by name, and so do subclasses that were made before.
+        initialize = ArrowPool.__init__ if ArrowPool in type(self).__mro__ else _Pool.__init__
+        initialize(self, *args, **kwargs)
+
+
+def install() -> None:
+    """Have `multiprocessing.Pool`, and every context's, give an `ArrowPool`, here and in processes started from now on.
+
+    Thread pools, and pools that exist, stay what they are. Can be called again; `uninstall` undoes it.
+
+    Examples
+    --------
+    >>> import multiprocessing
+    >>> import arrowpool
+    >>> arrowpool.install()
+    >>> with multiprocessing.Pool(2) as pool:
+    ...     isinstance(pool, arrowpool.ArrowPool)
+    True
+    >>> arrowpool.uninstall()
+    """
+    global _installed, _prepare
+    with _changing:
+        if not _installed:
+            _prepare = spawn.get_preparation_data
+            stdlib.Pool = Pool  # type: ignore[misc]
+            spawn.get_preparation_data = _prepare_and_install
+            _installed = True
+
+
+def uninstall() -> None:
+    """Have `multiprocessing` give its own pool again, also where its `Pool` was imported in the meantime."""
+    global _installed
+    with _changing:
+        if _installed:
+            stdlib.Pool = _Pool  # type: ignore[misc]
+            spawn.get_preparation_data = _prepare
+            _installed = False
+
+
+class _Install:
+    """Installs where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return install, ()
+
+
+def _prepare_and_install(name: str) -> dict[str, Any]:
+    # First, so that it is done before the main module is imported there; who does not know the key ignores it.
+    return {"arrowpool": _Install(), **_prepare(name)}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a program that says `multiprocessing.Pool` with arrowpool; for the command line, after which Python exits.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        ``[script, argument, ...]`` or ``["-m", module, argument, ...]``. A script is whatever Python runs: a file, or a
+        directory or zip file with a ``__main__.py``.
+
+    Returns
+    -------
+    int
+        The exit code, when the program has come to its end.
+
+    Raises
+    ------
+    BaseException
+        Whatever the program raises, SystemExit too. It is then shown without the frames of this function, as Python
+        would show it.
+    """
+    if not argv or argv == ["-m"] or argv[0] in ("-h", "--help"):
+        asked = argv[:1] not in ([], ["-m"])
+        (sys.stdout if asked else sys.stderr).write(_USAGE)
+        return 0 if asked else 2
+    install()
+    main = ModuleType("__main__")
+    vars(main)["__builtins__"] = builtins
+    if sys.version_info < (3, 14):
+        vars(main)["__annotations__"] = {}
+    if argv[0] == "-m":
+        sys.argv = list(argv[1:])
+        _set_first_path(os.getcwd())
+        return _execute(main, lambda: _as_main(argv[1]))
+    sys.argv = list(argv)
+    path = os.path.abspath(argv[0])
+    if pkgutil.get_importer(path) is not None:
+        _set_first_path(path, always=True)
+        return _execute(main, lambda: _as_main("__main__", alter_argv=False))
+    try:
+        with io.open_code(path) as file:
+            content = file.read()
+    except OSError as error:
+        print(f"{sys.orig_argv[0]}: can't open file {path!r}: [Errno {error.errno}] {error.strerror}", file=sys.stderr)
+        return 2
+    _set_first_path(os.path.dirname(os.path.realpath(path)))
+    loader = (SourcelessFileLoader if path.endswith(".pyc") else SourceFileLoader)("__main__", path)
+    vars(main).update(__file__=path, __cached__=None, __loader__=loader)
+    return _execute(main, lambda: exec(_compiled(loader, content, path), vars(main)))
+
+
+def _compiled(loader: SourceFileLoader | SourcelessFileLoader, content: bytes, path: str) -> CodeType:
+    if isinstance(loader, SourcelessFileLoader):
+        code = loader.get_code("__main__")
+        assert code is not None
+        return code
+    return compile(content, path, "exec", dont_inherit=True)
+
+
+def _set_first_path(path: str, *, always: bool = False) -> None:
+    """Where Python would look for modules first, in place of the directory that ``-m`` has put there."""
+    safe = sys.flags.isolated or getattr(sys.flags, "safe_path", False)  # the latter since Python 3.11
+    if not safe:
+        sys.path[0] = path
+    elif always:
+        sys.path.insert(0, path)
+
+
+def _execute(main: ModuleType, program: Callable[[], None]) -> int:
+    """Run what there is to run in this ``__main__``, for good."""
+    # By the second name, spawned workers call what they send back; multiprocessing sets both to the same.
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
+    try:
+        program()
+    except BaseException as error:
+        sys.excepthook = _without_our_frames(sys.excepthook, error)
+        raise
+    return 0
+
+
+def _without_our_frames(
+    hook: Callable[[type[BaseException], BaseException, TracebackType | None], Any], error: BaseException
+) -> Callable[[type[BaseException], BaseException, TracebackType | None], Any]:
+    # Python itself shows the error, by the program's own hook, and chooses the exit code: a signal's, after Ctrl-C.
+    theirs = error.__traceback__
+    while theirs is not None and theirs.tb_frame.f_code.co_filename == run.__code__.co_filename:
+        theirs = theirs.tb_next
+
+    def show(kind: type[BaseException], value: BaseException, traceback: TracebackType | None) -> Any:
+        if value is error:
+            return hook(kind, value.with_traceback(theirs), theirs)
+        return hook(kind, value, traceback)
+
+    return show
