@@ -23,6 +23,8 @@ from arrowpool.errors import (
     WorkerInitError,
     WorkerLostError,
 )
+from arrowpool.executor import ProcessPoolExecutor
+from arrowpool.patching import install, uninstall
 from arrowpool.pool import ArrowPool, Pool
 from arrowpool.stats import Stats
 
@@ -48,6 +50,7 @@ __all__ = [
     "ArrowPool",
     "Pool",
     "PoolTerminatedError",
+    "ProcessPoolExecutor",
     "Shelf",
     "ShelfKeyError",
     "Stats",
@@ -65,10 +68,12 @@ __all__ = [
     "get_many",
     "get_numpy",
     "info",
+    "install",
     "list_keys",
     "memory_usage",
     "put",
     "put_many",
+    "uninstall",
 ]
 
 

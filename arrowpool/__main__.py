@@ -1,53 +1,97 @@
-"""The command line: ``python -m arrowpool demo``, and the shelf's ``ls``, ``info``, ``rm`` and ``clean``."""
+"""The command line: ``python -m arrowpool``, or ``arrowpool``; what the commands do is in `commands`."""
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m arrowpool", description="multiprocessing.Pool for data frames")
-    commands = parser.add_subparsers(dest="command", required=True)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["run"]:  # all that follows is the program's own
+        from arrowpool.patching import run
+
+        return run(words[1:])
+    parser, commands = _parser()
+    chosen = parser.parse_args(words)
+    return commands[chosen.command](chosen)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Namespace], int]]]:
+    """The parser, and what runs each command. Each imports pandas only if it needs it."""
+    name = os.path.basename(sys.argv[0])
+    parser = argparse.ArgumentParser(
+        prog=name if name == "arrowpool" else "python -m arrowpool", description="multiprocessing.Pool for data frames"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    methods = multiprocessing.get_all_start_methods()
+
     demo = commands.add_parser(
         "demo", help="a pandas job on real data, with multiprocessing.Pool and with arrowpool.Pool"
     )
-    demo.add_argument("--rows", type=int, default=1_000_000, help="flights; 336,776 are real (default: %(default)s)")
-    demo.add_argument("--processes", type=int, help="workers of each pool (default: one per core)")
-    demo.add_argument("--start-method", choices=multiprocessing.get_all_start_methods(), help="how workers start")
+    demo.add_argument("--rows", type=_positive, default=1_000_000, help="flights; 336,776 are real (default: 1000000)")
+    demo.add_argument("--processes", type=_positive, help="workers of each pool (default: one per core)")
+    demo.add_argument("--start-method", choices=methods, help="how workers start")
+
+    bench = commands.add_parser("bench", help="measure both pools on this machine, also with your own data")
+    file = bench.add_mutually_exclusive_group()
+    file.add_argument("--csv", metavar="FILE", help="measure with this file")
+    file.add_argument("--parquet", metavar="FILE", help="measure with this file")
+    bench.add_argument("--megabytes", type=_positive, default=160, help="size of generated frames (default: 160)")
+    bench.add_argument("--seconds", type=_positive, default=120, help="about how long to measure (default: 120)")
+    bench.add_argument("--processes", type=_positive, help="workers of each pool (default: one per core)")
+    bench.add_argument("--start-method", choices=methods, help="how workers start")
+
+    commands.add_parser("doctor", help="what this machine lacks, what that costs, and how to mend it")
+
     top = commands.add_parser("top", help="what the pools of this user hold just now")
-    top.add_argument("--interval", type=float, metavar="SECONDS", help="again and again, until Ctrl-C")
+    top.add_argument("--interval", type=_seconds, metavar="SECONDS", help="again and again, until Ctrl-C")
+
+    # Only for the help: `main` does not come here with it.
+    run = commands.add_parser(
+        "run", help="run a program in which multiprocessing.Pool is arrowpool.Pool", add_help=False
+    )
+    run.add_argument("program", nargs=argparse.REMAINDER, metavar="SCRIPT | -m MODULE [ARGUMENT...]")
+
     commands.add_parser("ls", help="what is on the shelf")
     info = commands.add_parser("info", help="what is known of one object on the shelf")
     info.add_argument("key", metavar="KEY")
     rm = commands.add_parser("rm", help="delete objects from the shelf")
     rm.add_argument("keys", metavar="KEY", nargs="+")
     commands.add_parser("clean", help="remove what killed processes have left half-written on the shelf")
-    chosen = parser.parse_args(arguments)
-    if chosen.command == "demo":
-        if chosen.rows < 1:
-            demo.error("--rows must be at least 1")
-        return _demo(chosen)
-    if chosen.command == "top":
-        if chosen.interval is not None and chosen.interval <= 0:
-            top.error("--interval must be positive")
-        from arrowpool.top import run
+    return parser, {
+        "demo": _demo,
+        "bench": _bench,
+        "doctor": _doctor,
+        "top": _top,
+        "ls": _ls,
+        "info": _info,
+        "rm": _rm,
+        "clean": _clean,
+    }
 
-        return run(chosen.interval)
-    from arrowpool.shelf import commands as shelf
 
-    if chosen.command == "info":
-        return shelf.info(chosen.key)
-    if chosen.command == "rm":
-        return shelf.rm(chosen.keys)
-    return shelf.ls() if chosen.command == "ls" else shelf.clean()
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError("must be positive")
+    return number
 
 
 def _demo(chosen: argparse.Namespace) -> int:
-    from arrowpool.demo import run  # pandas is imported only when it is needed
+    from arrowpool.commands.demo import run
 
     try:
         run(chosen.rows, chosen.processes, chosen.start_method)
@@ -55,6 +99,59 @@ def _demo(chosen: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _bench(chosen: argparse.Namespace) -> int:
+    from arrowpool.commands.bench import run
+
+    try:
+        return run(
+            csv=chosen.csv,
+            parquet=chosen.parquet,
+            megabytes=chosen.megabytes,
+            seconds=chosen.seconds,
+            processes=chosen.processes,
+            method=chosen.start_method,
+        )
+    except (OSError, ValueError) as error:  # also pandas' and pyarrow's own
+        print(f"{chosen.csv or chosen.parquet} cannot be measured with: {error}", file=sys.stderr)
+        return 1
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from arrowpool.commands.doctor import run
+
+    return run()
+
+
+def _top(chosen: argparse.Namespace) -> int:
+    from arrowpool.commands.top import run
+
+    return run(chosen.interval)
+
+
+def _ls(_: argparse.Namespace) -> int:
+    from arrowpool.commands import shelf
+
+    return shelf.ls()
+
+
+def _info(chosen: argparse.Namespace) -> int:
+    from arrowpool.commands import shelf
+
+    return shelf.info(chosen.key)
+
+
+def _rm(chosen: argparse.Namespace) -> int:
+    from arrowpool.commands import shelf
+
+    return shelf.rm(chosen.keys)
+
+
+def _clean(_: argparse.Namespace) -> int:
+    from arrowpool.commands import shelf
+
+    return shelf.clean()
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ import logging
 import math
 import os
 import platform
+import sys
 from collections.abc import Iterable, Sequence
 
-from benchmarks.contenders import PEERS, PROCESSES, Contender, choose, quiet_peers
+from benchmarks import record
+from benchmarks.contenders import PEERS, PROCESSES, WITHOUT_VERSION, Contender, choose, quiet_peers
 from benchmarks.measure import SLOW, Measurement, measure
-from benchmarks.scenarios import SCENARIOS, Goal, Scenario, by_name
+from benchmarks.scenarios import SCENARIOS, Goal, Scenario, by_name, scaled, titled
 
 OURS = "arrowpool"
 
@@ -29,8 +31,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--contenders", metavar="A,B", help="default: all that are installed")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds after one warm-up (default 5)")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    parser.add_argument("--json", metavar="FILE", help="write the measurements, for `python -m benchmarks.report`")
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the inputs; 1 is what the titles say")
     parser.add_argument("--verbose", action="store_true", help="log each round as it ends")
     arguments = parser.parse_args(argv)
+    load, _, _ = os.getloadavg()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("benchmarks").setLevel(logging.INFO if arguments.verbose else logging.WARNING)
     try:
@@ -38,13 +43,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         kinds = choose(arguments.contenders)
     except LookupError as error:
         parser.error(str(error.args[0]))
+    scenarios = [scaled(scenario, arguments.scale) for scenario in scenarios]
 
     print(describe_machine(kinds))
     header = ["scenario", *(kind.name for kind in kinds), "x stdlib", "x best peer", "of memcpy", "goal", ""]
-    rows, notes = [header], []
+    rows, notes, points = [header], [], []
     for scenario, measurements in zip(scenarios, measure(scenarios, kinds, rounds=arguments.rounds), strict=True):
         rows.append(row(scenario, kinds, measurements))
         notes += remarks(scenario, kinds, measurements)
+        points += points_of(scenario, measurements)
         print(f"{scenario.name}: " + ", ".join(f"{m.contender} {cell(m)}" for m in measurements), flush=True)
     print()
     print(markdown(rows) if arguments.markdown else aligned(rows))
@@ -55,10 +62,46 @@ def main(argv: Sequence[str] | None = None) -> None:
         "divided by arrowpool's time."
     )
     print("\n".join(notes))
+    if arguments.json:
+        save(arguments.json, "compare", argv, kinds, points, load)
+
+
+def points_of(scenario: Scenario, measurements: Iterable[Measurement]) -> list[record.Point]:
+    """The measurements of a scenario as they are written to a file."""
+    return [
+        record.Point(
+            scenario=scenario.name,
+            title=titled(scenario),
+            contender=m.contender,
+            nbytes=m.nbytes,
+            seconds=m.seconds,
+            peak={},
+            warmed=m.warmed,
+            failure=m.failure,
+        )
+        for m in measurements
+    ]
+
+
+def save(
+    path: str,
+    kind: str,
+    argv: Sequence[str] | None,
+    kinds: Iterable[type[Contender]],
+    points: Iterable[record.Point],
+    load: float,
+) -> None:
+    """Write a run to a file, with the command that made it (but for the name of the file)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--json" in words:
+        at = words.index("--json")
+        del words[at : at + 2]
+    command = " ".join(["python -m", f"benchmarks.{kind}", *words])
+    record.write(path, record.Record(kind, describe_machine(kinds), command, PROCESSES, round(load, 2), tuple(points)))
 
 
 def describe_machine(kinds: Iterable[type[Contender]]) -> str:
-    packages = ["pandas", "pyarrow", "numpy", *(kind.module for kind in kinds if kind.name in PEERS - {"futures"})]
+    packages = ["pandas", "pyarrow", "numpy", *(kind.module for kind in kinds if kind.name not in WITHOUT_VERSION)]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     return (
         f"{datetime.date.today()}, Linux {platform.release()}, {os.cpu_count()} cores, "

@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from benchmarks.by_hand import Blocks
+from benchmarks.inputs import row_chunks
 from benchmarks.scenarios import Scenario, Timing
 
 PROCESSES = 2
@@ -209,6 +211,29 @@ class Futures(Contender):
         return list(self.executor.map(fn, items, chunksize=chunksize or 1))
 
 
+class ByHand(StdlibPool):
+    """The stdlib's pool over a hand-written block of `SharedMemory`; for row chunks of one float frame only."""
+
+    name = "by_hand"
+    module = "multiprocessing.shared_memory"
+
+    def open(self) -> None:
+        self.blocks = Blocks()
+        super().open()
+
+    def close(self) -> None:
+        super().close()
+        self.blocks.close()
+
+    def takes(self, scenario: Scenario) -> bool:
+        return scenario.rows_task is not None
+
+    def prepare(self, scenario: Scenario, made: Any) -> Callable[[], Any]:
+        assert scenario.rows_task is not None
+        bounds = [(chunk.index[0], chunk.index[-1] + 1) for chunk in row_chunks(made)]
+        return partial(self.blocks.map, self.pool, scenario.rows_task, made, bounds)
+
+
 class Memcpy(Contender):
     """The limit: `np.copyto` of as many bytes as the scenario has to move, into memory that is already warm."""
 
@@ -247,9 +272,12 @@ CONTENDERS: tuple[type[Contender], ...] = (
     RayPool,
     Dask,
     Futures,
+    ByHand,
     Memcpy,
 )
 PEERS = frozenset({"joblib", "mpire", "ray", "dask", "futures"})
+#: Contenders that are part of Python or of what arrowpool stands on: they have no version of their own.
+WITHOUT_VERSION = frozenset({"stdlib", "arrowpool", "futures", "by_hand", "memcpy"})
 
 
 def choose(names: str | None) -> list[type[Contender]]:

@@ -21,38 +21,44 @@ def whole_floats(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 1_000, shape).astype(np.float64)
 
 
-def float_frame() -> pd.DataFrame:
-    """4 M rows of 10 floats in one block: 320 MB."""
-    values = whole_floats(COLUMNS, ROWS)
+def scaled(count: int, scale: float) -> int:
+    """`count` times `scale`, but never too few for a row in each chunk."""
+    return max(CHUNKS, round(count * scale))
+
+
+def float_frame(scale: float = 1.0) -> pd.DataFrame:
+    """4 M rows of 10 floats in one block: 320 MB, times `scale`."""
+    values = whole_floats(COLUMNS, scaled(ROWS, scale))
     return pd.DataFrame(values.T, columns=[f"c{i}" for i in range(COLUMNS)], copy=False)
 
 
-def mixed_frame() -> pd.DataFrame:
-    """1.5 M rows of Arrow strings, a categorical, datetimes with a time zone, nullable integers and floats."""
+def mixed_frame(scale: float = 1.0) -> pd.DataFrame:
+    """1.5 M rows, times `scale`, of Arrow strings, a categorical, datetimes with a time zone, nullable integers and floats."""
+    rows = scaled(MIXED_ROWS, scale)
     rng = np.random.default_rng(0)
     words = pa.array([f"ticker-{i:04d}" for i in range(5_000)], pa.large_string())
-    names = words.take(pa.array(rng.integers(0, len(words), MIXED_ROWS)))
+    names = words.take(pa.array(rng.integers(0, len(words), rows)))
     return pd.DataFrame(
         {
             "name": pd.Series(names.to_pandas(), dtype="string[pyarrow]"),
-            "venue": pd.Categorical.from_codes(rng.integers(0, 12, MIXED_ROWS), [f"venue-{i}" for i in range(12)]),
-            "time": pd.date_range("2024-01-01", periods=MIXED_ROWS, freq="s", tz="America/New_York"),
-            "volume": pd.array(rng.integers(0, 1_000, MIXED_ROWS), dtype="Int64"),
-            "price": rng.integers(0, 1_000, MIXED_ROWS).astype(np.float64),
-            "spread": rng.random(MIXED_ROWS),
+            "venue": pd.Categorical.from_codes(rng.integers(0, 12, rows), [f"venue-{i}" for i in range(12)]),
+            "time": pd.date_range("2024-01-01", periods=rows, freq="s", tz="America/New_York"),
+            "volume": pd.array(rng.integers(0, 1_000, rows), dtype="Int64"),
+            "price": rng.integers(0, 1_000, rows).astype(np.float64),
+            "spread": rng.random(rows),
         }
     )
 
 
-def float_table() -> pa.Table:
-    """The bytes of `float_frame` as one Arrow table of one chunk a column: 320 MB."""
-    values = whole_floats(COLUMNS, ROWS)
+def float_table(scale: float = 1.0) -> pa.Table:
+    """The bytes of `float_frame` as one Arrow table of one chunk a column: 320 MB, times `scale`."""
+    values = whole_floats(COLUMNS, scaled(ROWS, scale))
     return pa.table({f"c{i}": pa.array(column) for i, column in enumerate(values)})
 
 
-def float_arrays() -> list[np.ndarray]:
-    """40 arrays of 8 MB."""
-    return list(whole_floats(CHUNKS, 1_000_000))
+def float_arrays(scale: float = 1.0) -> list[np.ndarray]:
+    """40 arrays of 8 MB, times `scale`."""
+    return list(whole_floats(CHUNKS, scaled(1_000_000, scale)))
 
 
 def row_chunks(frame: pd.DataFrame) -> list[pd.DataFrame]:

@@ -28,13 +28,17 @@ SLOW = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Seconds of each timed round of one contender in one scenario; `warmed` is False for a slow one, run once."""
+    """Seconds of each timed round of one contender in one scenario; `warmed` is False for a slow one, run once.
+
+    `nbytes` is what the call has to move; 0 where that is next to nothing, or where it was measured in other processes.
+    """
 
     scenario: str
     contender: str
     seconds: tuple[float, ...]
     warmed: bool = True
     failure: str = ""
+    nbytes: int = 0
 
     @property
     def median(self) -> float:
@@ -44,13 +48,18 @@ class Measurement:
 def call_once(contender: Contender, scenario: Scenario, made: object) -> float:
     """Seconds of one call on an open pool over a fresh copy of the inputs; the result is checked afterwards."""
     own = scenario.fresh(made)
+    seconds, result = timed(contender, scenario, own)
+    contender.check(scenario, own, result)
+    return seconds
+
+
+def timed(contender: Contender, scenario: Scenario, own: object) -> tuple[float, object]:
+    """Seconds and result of one call on an open pool over these very inputs."""
     call = contender.prepare(scenario, own)
     gc.collect()
     start = time.perf_counter()
     result = call()
-    seconds = time.perf_counter() - start
-    contender.check(scenario, own, result)
-    return seconds
+    return time.perf_counter() - start, result
 
 
 def open_once(kind: type[Contender], scenario: Scenario) -> float:
@@ -69,7 +78,7 @@ def open_once(kind: type[Contender], scenario: Scenario) -> float:
 
 def first_call(kind: type[Contender], scenario: Scenario) -> float:
     """Seconds of the first large call of a new pool, in this process, which must be a new one."""
-    made = scenario.make()
+    made = scenario.inputs()
     with opened(kind()) as contender:
         contender.map(abs, range(-8, 0))
         return call_once(contender, scenario, made)
@@ -77,7 +86,7 @@ def first_call(kind: type[Contender], scenario: Scenario) -> float:
 
 def first_call_elsewhere(kind: type[Contender], scenario: Scenario) -> float:
     """`first_call` in a new interpreter."""
-    command = [sys.executable, "-m", "benchmarks.fresh", scenario.name, kind.name]
+    command = [sys.executable, "-m", "benchmarks.fresh", scenario.name, kind.name, "--scale", str(scenario.scale)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no output")
@@ -101,8 +110,9 @@ def measure(
 
 
 def _warm(scenario: Scenario, contenders: Sequence[Contender], rounds: int) -> list[Measurement]:
-    made = scenario.make()
+    made = scenario.inputs()
     seconds: dict[str, list[float]] = {}
+    nbytes = scenario.copied_bytes(made) if scenario.copied_bytes else 0
     slow: set[str] = set()
     failures: dict[str, str] = {}
     taking_part = [contender for contender in contenders if contender.takes(scenario)]
@@ -131,6 +141,7 @@ def _warm(scenario: Scenario, contenders: Sequence[Contender], rounds: int) -> l
             tuple(seconds.get(contender.name, ())),
             warmed=contender.name not in slow,
             failure=failures.get(contender.name, ""),
+            nbytes=nbytes,
         )
         for contender in taking_part
     ]

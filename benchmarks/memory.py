@@ -1,7 +1,7 @@
 """Peak memory of a contender at work: `python -m benchmarks.memory [--scenario NAME ...] [--contenders A,B]`.
 
 Each contender runs in a new process tree, which is watched from outside. Columns, in MB, above what stood there when
-the inputs were made and the pool was open:
+the inputs were made and the pool was open and had answered a tiny task:
 
 parent, workers   peak resident memory (RSS) of the first process, and of all others together. A shared page counts in
                   both.
@@ -14,21 +14,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from benchmarks.compare import aligned, markdown
-from benchmarks.contenders import ROOT, choose
-from benchmarks.scenarios import by_name
+from benchmarks import record
+from benchmarks.compare import aligned, markdown, save
+from benchmarks.contenders import ROOT, Memcpy, choose
+from benchmarks.scenarios import by_name, scaled, titled
 
 SCENARIOS = (
     "frame_in",
@@ -109,13 +110,13 @@ def _files_in_shm() -> Iterator[tuple[tuple[int, int], int]]:
 
 
 class Watch(threading.Thread):
-    """Samples a process tree until stopped. Its one state is the highest sample so far."""
+    """Samples a process tree until stopped. Its one state is the highest sample so far, which is `base` at first."""
 
-    def __init__(self, pid: int, ignored: frozenset[tuple[int, int]]):
+    def __init__(self, pid: int, ignored: frozenset[tuple[int, int]], base: Sample):
         super().__init__(daemon=True)
         self.root = psutil.Process(pid)
         self.ignored = ignored
-        self.peak = Sample()
+        self.peak = base
         self.stopped = threading.Event()
 
     def run(self) -> None:
@@ -129,27 +130,35 @@ class Watch(threading.Thread):
         return self.peak
 
 
-def peak_of(scenario: str, contender: str, *, rounds: int) -> Sample:
+def peak_of(scenario: str, contender: str, *, rounds: int, scale: float = 1.0) -> Sample:
     """The peak of one contender in one scenario, in a process tree of its own."""
     ignored = frozenset(key for key, _ in _files_in_shm())
-    command = [sys.executable, "-m", "benchmarks.fresh", scenario, contender, "--rounds", str(rounds)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    options = ["--rounds", str(rounds), "--scale", str(scale), "--wait"]
+    command = [sys.executable, "-m", "benchmarks.fresh", scenario, contender, *options]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{") and json.loads(line).get("ready"):
-                break
-        else:
-            raise RuntimeError(f"{contender} did not become ready")
-        time.sleep(0.2)
+        _read_until("ready", process.stdout)
+        # It waits now: nothing of the work is in the base, and nothing of the work is missed.
         base = sample(psutil.Process(process.pid), ignored)
-        watch = Watch(process.pid, ignored)
+        watch = Watch(process.pid, ignored, base)
         watch.start()
-        process.stdin and process.stdin.close()
-        for line in process.stdout:
-            if line.startswith("{") and "seconds" in json.loads(line):
-                break
-        peak = watch.stop()
+        try:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            _read_until("seconds", process.stdout)
+        finally:
+            peak = watch.stop()
+    if process.returncode:
+        raise RuntimeError(f"{contender} failed after {scenario}: exit code {process.returncode}")
     return peak.above(base)
+
+
+def _read_until(word: str, lines: Iterable[str]) -> None:
+    for line in lines:
+        if line.startswith("{") and word in json.loads(line):
+            return
+    raise RuntimeError(f"the process that is measured ended before it was {word}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -158,23 +167,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--contenders", default="stdlib,arrowpool", metavar="A,B")
     parser.add_argument("--rounds", type=int, default=3, help="calls in a row (default 3)")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    parser.add_argument("--json", metavar="FILE", help="write the measurements, for `python -m benchmarks.report`")
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the inputs; 1 is what the titles say")
     arguments = parser.parse_args(argv)
+    load, _, _ = os.getloadavg()
     try:
-        names = [by_name(name).name for name in arguments.scenario]
-        contenders = [kind.name for kind in choose(arguments.contenders)]
+        scenarios = [by_name(name) for name in arguments.scenario]
+        kinds = [kind for kind in choose(arguments.contenders) if kind is not Memcpy]
     except LookupError as error:
         parser.error(str(error.args[0]))
     rows = [["scenario", "contender", "parent", "workers", "shared", "total"]]
-    for scenario in names:
-        for contender in contenders:
-            peak = peak_of(scenario, contender, rounds=arguments.rounds)
+    points = []
+    for scenario in scenarios:
+        for kind in kinds:
+            if not kind().takes(scenario):
+                continue
+            peak = peak_of(scenario.name, kind.name, rounds=arguments.rounds, scale=arguments.scale)
             figures = (peak.parent, peak.workers, peak.shared, peak.total)
-            rows.append([scenario, contender, *(f"{figure / 1e6:.0f}" for figure in figures)])
+            rows.append([scenario.name, kind.name, *(f"{figure / 1e6:.0f}" for figure in figures)])
+            points.append(
+                record.Point(
+                    scenario=scenario.name,
+                    title=titled(scaled(scenario, arguments.scale)),
+                    contender=kind.name,
+                    peak=dataclasses.asdict(peak),
+                )
+            )
     print(markdown(rows) if arguments.markdown else aligned(rows))
     print(
         "\nPeak MB above the open pool and its inputs. Parent and workers: RSS, so a shared page counts in each; "
         "total: private memory of all, and shared bytes once."
     )
+    if arguments.json:
+        save(arguments.json, "memory", argv, kinds, points, load)
 
 
 if __name__ == "__main__":

@@ -51,12 +51,16 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One row of the table. `fresh` gives each round its own copy of the inputs; it is not timed, nor is `check`."""
+    """One row of the table. `fresh` gives each round its own copy of the inputs; it is not timed, nor is `check`.
+
+    `make` takes the size of the inputs, 1 for what the title says. `rows_task` is the task of a scenario that is nothing but
+    that task over row chunks of one float frame, which is what one can write by hand with `SharedMemory`.
+    """
 
     name: str
     title: str
     tasks: int
-    make: Callable[[], Any]
+    make: Callable[[float], Any]
     run: Callable[[MapPool, Any], Any]
     check: Callable[[Any, Any], None]
     fresh: Callable[[Any], Any] = lambda made: made
@@ -64,6 +68,12 @@ class Scenario:
     goal: Goal = Goal()
     timing: Timing = Timing.WARM_CALL
     left_out: dict[str, str] = field(default_factory=dict)
+    rows_task: Callable[[pd.DataFrame], Any] | None = None
+    scale: float = 1.0
+
+    def inputs(self) -> Any:
+        """The inputs, made anew."""
+        return self.make(self.scale)
 
 
 # -- tasks ------------------------------------------------------------------------------------------------------------
@@ -153,6 +163,7 @@ frame_in = Scenario(
     run=lambda pool, frame: pool.map(sum_column, inputs.row_chunks(frame), 1),
     check=lambda frame, result: check_sums(inputs.row_chunks(frame), result, sum_column),
     copied_bytes=inputs.frame_bytes,
+    rows_task=sum_column,
     goal=Goal(stdlib=10, ray=3, memcpy=0.65),
 )
 
@@ -179,6 +190,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         run=lambda pool, frame: pool.map(double, inputs.row_chunks(frame), 1),
         check=lambda frame, result: check_doubled(inputs.row_chunks(frame), result),
         copied_bytes=lambda frame: 2 * inputs.frame_bytes(frame),
+        rows_task=double,
         goal=Goal(stdlib=12, ray=2.5),
     ),
     Scenario(
@@ -241,7 +253,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         name="tiny_single",
         title="20,000 tiny tasks, chunksize 1",
         tasks=20_000,
-        make=lambda: range(20_000),
+        make=lambda scale: range(inputs.scaled(20_000, scale)),
         run=lambda pool, numbers: pool.map(negative, numbers, 1),
         check=check_negatives,
         goal=Goal(stdlib=3),
@@ -250,7 +262,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         name="tiny_default",
         title="200,000 tiny tasks, default chunksize",
         tasks=200_000,
-        make=lambda: range(200_000),
+        make=lambda scale: range(inputs.scaled(200_000, scale)),
         run=lambda pool, numbers: pool.map(negative, numbers),
         check=check_negatives,
         goal=Goal(stdlib=1),
@@ -260,7 +272,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         name="array_rows",
         title="4,000 rows of one array, default chunksize",
         tasks=4_000,
-        make=lambda: inputs.whole_floats(4_000, 100),
+        make=lambda scale: inputs.whole_floats(inputs.scaled(4_000, scale), 100),
         fresh=np.copy,
         run=lambda pool, array: pool.map(first_and_last, list(array)),
         check=lambda array, result: check_sums(list(array), result, first_and_last),
@@ -277,7 +289,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         name="new_pool",
         title="making a pool of 2 processes",
         tasks=0,
-        make=lambda: None,
+        make=lambda scale: None,
         run=lambda pool, _: pool,
         check=check_usable,
         timing=Timing.OPEN,
@@ -289,6 +301,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         name="frame_in_batched",
         title="the same map with the default chunksize, 5 chunks a message",
         run=lambda pool, frame: pool.map(sum_column, inputs.row_chunks(frame)),
+        rows_task=None,
         goal=Goal(),
     ),
     replace(
@@ -314,3 +327,13 @@ def by_name(name: str) -> Scenario:
         if scenario.name == name:
             return scenario
     raise LookupError(f"no scenario {name!r}; there are: {', '.join(s.name for s in SCENARIOS)}")
+
+
+def scaled(scenario: Scenario, scale: float) -> Scenario:
+    """The scenario with inputs of another size; 1 is what its title says."""
+    return replace(scenario, scale=scale)
+
+
+def titled(scenario: Scenario) -> str:
+    """Its title, with the scale unless that is 1."""
+    return scenario.title if scenario.scale == 1 else f"{scenario.title} (inputs times {scenario.scale:g})"

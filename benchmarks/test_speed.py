@@ -29,7 +29,7 @@ def test_speed(benchmark: Any, request: pytest.FixtureRequest, scenario: Scenari
     if scenario.timing is Timing.OPEN:
         _bench_open(benchmark, scenario, kind, rounds)
         return
-    made = scenario.make()
+    made = scenario.inputs()
     with opened(kind()) as contender:
         start = time.perf_counter()
         call_once(contender, scenario, made)

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from arrowpool import shelf
 from arrowpool.errors import ShelfKeyError
 from arrowpool.shelf import store
+from arrowpool.stats import show_bytes
 
 
 def ls() -> int:
     """One line for every object of this user."""
     rows = [
-        (one.key, one.kind, _size(one.nbytes), f"{one.created:%Y-%m-%d %H:%M:%S}", _life(one))
+        (one.key, one.kind, show_bytes(one.nbytes), f"{one.created:%Y-%m-%d %H:%M:%S}", _life(one))
         for one in sorted(shelf.list_infos(), key=lambda one: one.created)
     ]
     _print_table(("KEY", "KIND", "SIZE", "PUT (UTC)", "LIVES"), rows)
@@ -30,7 +31,7 @@ def info(key: str) -> int:
     facts = [
         ("key", one.key),
         ("kind", one.kind),
-        ("size", f"{_size(one.nbytes)} ({one.nbytes:,} bytes)"),
+        ("size", f"{show_bytes(one.nbytes)} ({one.nbytes:,} bytes)"),
         ("put", f"{one.created:%Y-%m-%d %H:%M:%S} UTC"),
         ("lives", _life(one)),
         ("Arrow file", one.path or "none: not a table"),
@@ -64,14 +65,6 @@ def clean() -> int:
 
 def _life(one: shelf.Info) -> str:
     return "until it is deleted" if one.persistent else f"with process {one.owner}"
-
-
-def _size(nbytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if nbytes < 1000:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.1f} GB"
 
 
 def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from arrowpool import demo
+from arrowpool.commands import demo
 
 
 def run(*arguments):
@@ -51,4 +51,4 @@ def test_without_the_data_it_says_what_to_install(monkeypatch):
 def test_wrong_arguments():
     done = run("demo", "--rows", "0")
     assert done.returncode == 2
-    assert "--rows must be at least 1" in done.stderr
+    assert "--rows: must be at least 1" in done.stderr

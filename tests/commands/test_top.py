@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from arrowpool import top
 from arrowpool.__main__ import main
+from arrowpool.commands import top
 from tests.pool import tasks
 
 LIMIT = 30

@@ -1,0 +1,184 @@
+"""What ``python -m arrowpool bench`` runs: the jobs, on generated frames or on the user's own file.
+
+Called by `bench`, and by the workers of its pools, which find the tasks here under every start method.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow.parquet import ParquetFile
+
+from arrowpool.memory.limits import memory
+
+_CHUNKS = 40
+_CAPTURING_TASKS = 8
+_TINY_TASKS = 100_000
+#: Of the memory that is available, a frame may take this part: there are copies on both sides, and results.
+_SHARE = 10
+_SAMPLE_ROWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One line of the table: a call of ``pool.map``, and how many bytes it has to move at least, 0 if next to none."""
+
+    title: str
+    function: Callable[[Any], Any]
+    items: Sequence[Any]
+    chunksize: int | None = 1
+    nbytes: int = 0
+
+
+# -- tasks: at module level, so that every start method finds them -----------------------------------------------------
+
+
+def sum_first(chunk: pd.DataFrame) -> float:
+    return float(chunk.iloc[:, 0].sum())
+
+
+def double(chunk: pd.DataFrame) -> pd.DataFrame:
+    return chunk * 2
+
+
+def raise_price(chunk: pd.DataFrame) -> pd.DataFrame:
+    return chunk.assign(price=chunk["price"] * 2)
+
+
+def row_of(frame: pd.DataFrame, index: int) -> pd.DataFrame:
+    return frame.iloc[[index]]
+
+
+def negative(number: int) -> int:
+    return -number
+
+
+def summary(chunk: pd.DataFrame) -> pd.DataFrame:
+    """Of each column: how many values there are, and of numbers the least, mean and greatest."""
+    numbers = _numbers(chunk)
+    return pd.DataFrame(
+        {"count": chunk.count(), "min": numbers.min(), "mean": numbers.mean(), "max": numbers.max()},
+        index=pd.Index(chunk.columns),
+    )
+
+
+def standardised(chunk: pd.DataFrame) -> pd.DataFrame:
+    """The chunk with its columns of numbers at mean 0 and deviation 1."""
+    numbers = _numbers(chunk).astype("float64")
+    changed = chunk.copy()
+    changed[numbers.columns] = (numbers - numbers.mean()) / numbers.std()
+    return changed
+
+
+def ordered(column: Any, chunk: pd.DataFrame) -> pd.DataFrame:
+    """The chunk sorted by a column."""
+    return chunk.sort_values(column, kind="stable")
+
+
+def _numbers(chunk: pd.DataFrame) -> pd.DataFrame:
+    return chunk.select_dtypes("number", exclude="timedelta")
+
+
+def _sortable(frame: pd.DataFrame) -> Iterator[Any]:
+    """The columns that can be sorted by: not those of lists, or of numbers and words."""
+    for column in frame.columns:
+        with contextlib.suppress(Exception):  # whatever comparing the user's objects raises
+            frame.sort_values(column)
+            yield column
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+def generated_jobs(megabytes: float) -> list[Job]:
+    """The jobs on generated frames of about that size."""
+    rng = np.random.default_rng(0)
+    rows = max(_CHUNKS, int(megabytes * 1e6) // 80)
+    # Whole numbers as floats: their sums are exact in any order.
+    floats = pd.DataFrame(rng.integers(0, 1_000, (10, rows)).astype("float64").T, columns=list("abcdefghij"))
+    venues = np.array([f"venue-{i}" for i in range(12)])
+    words = np.array([f"word-{i:04d}" for i in range(5_000)])
+    mixed = pd.DataFrame(
+        {
+            "name": pd.array(words[rng.integers(0, len(words), rows)], dtype="string[pyarrow]"),
+            "venue": pd.Categorical(venues[rng.integers(0, len(venues), rows)]),
+            "time": pd.date_range("2024-01-01", periods=rows, freq="s", tz="America/New_York"),
+            "volume": pd.array(rng.integers(0, 1_000, rows), dtype="Int64"),
+            "price": rng.random(rows),
+        }
+    )
+    return [
+        Job("sum of a column, row chunks", sum_first, _row_chunks(floats), nbytes=frame_bytes(floats)),
+        Job("x * 2, a frame back for each", double, _row_chunks(floats), nbytes=2 * frame_bytes(floats)),
+        Job("mixed dtypes, there and back", raise_price, _row_chunks(mixed), nbytes=2 * frame_bytes(mixed)),
+        _capturing(floats),
+        Job(f"{_TINY_TASKS:,} tiny tasks", negative, range(_TINY_TASKS), chunksize=None),
+    ]
+
+
+def jobs_on(frame: pd.DataFrame) -> list[Job]:
+    """The jobs on a frame of whatever columns."""
+    chunks, nbytes = _row_chunks(frame), frame_bytes(frame)
+    jobs = [Job("summary of each column", summary, chunks, nbytes=nbytes)]
+    if len(_numbers(frame).columns):
+        jobs.append(Job("numbers standardised", standardised, chunks, nbytes=2 * nbytes))
+    for column in itertools.islice(_sortable(frame), 1):
+        jobs.append(Job("sorted by a column", partial(ordered, column), chunks, nbytes=2 * nbytes))
+    jobs.append(_capturing(frame))
+    return jobs
+
+
+def _capturing(frame: pd.DataFrame) -> Job:
+    title = f"frame captured by {_CAPTURING_TASKS} tasks"
+    return Job(title, partial(row_of, frame), range(min(_CAPTURING_TASKS, len(frame))), nbytes=frame_bytes(frame))
+
+
+def _row_chunks(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    step = max(1, -(-len(frame) // _CHUNKS))
+    return [frame.iloc[at : at + step] for at in range(0, len(frame), step)]
+
+
+def frame_bytes(frame: pd.DataFrame) -> int:
+    return int(frame.memory_usage(deep=True, index=False).sum())
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def read_csv(path: str) -> tuple[pd.DataFrame, bool]:
+    """The file as a frame, and whether that is all of it: what would not fit into memory several times is left out."""
+    first = pd.read_csv(path, nrows=_SAMPLE_ROWS)
+    if len(first) < _SAMPLE_ROWS:
+        return first, True
+    most = _most_rows(first)
+    frame = pd.read_csv(path, nrows=most + 1, low_memory=False)
+    return frame.iloc[:most], len(frame) <= most
+
+
+def read_parquet(path: str) -> tuple[pd.DataFrame, bool]:
+    """The same for Parquet."""
+    with ParquetFile(path) as file:
+        first = next(file.iter_batches(_SAMPLE_ROWS), None)
+        total: int = file.metadata.num_rows
+        if first is None or total <= (most := _most_rows(first.to_pandas())):
+            return file.read().to_pandas(), True
+        batches, rows = [], 0
+        for batch in file.iter_batches():
+            batches.append(batch)
+            rows += batch.num_rows
+            if rows >= most:
+                break
+        return pa.Table.from_batches(batches).slice(0, most).to_pandas(), False
+
+
+def _most_rows(sample: pd.DataFrame) -> int:
+    _, available = memory()
+    return max(_SAMPLE_ROWS, int(available / _SHARE / max(1, frame_bytes(sample)) * len(sample)))

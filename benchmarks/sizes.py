@@ -1,0 +1,80 @@
+"""How cost grows with size: one float frame in 40 row chunks, from 1 MB to 4 GB: `python -m benchmarks.sizes`.
+
+Prints GB/s of each contender, a sum of a column (in) and a frame back for each chunk (there and back), interleaved as in
+`compare`. A size for which there is not enough memory is left out, and said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from arrowpool.memory.limits import memory
+from benchmarks.compare import aligned, describe_machine, markdown, points_of, save
+from benchmarks.contenders import choose, quiet_peers
+from benchmarks.inputs import COLUMNS, ROWS
+from benchmarks.measure import measure
+from benchmarks.record import by_scenario
+from benchmarks.scenarios import Scenario, by_name, scaled
+
+SIZES = (1, 4, 16, 64, 256, 1024, 4096)
+SCENARIOS = ("frame_in", "frame_there_and_back")
+#: A frame, its copy of the round, results, and what each contender keeps of both, at the same time.
+COPIES = 12
+_FULL_BYTES = ROWS * COLUMNS * 8
+
+
+def chosen(sizes: Sequence[float]) -> tuple[list[Scenario], list[float]]:
+    """The scenarios of all sizes (MB) that fit into memory, and the sizes that do not."""
+    _, available = memory()
+    fitting = [size for size in sizes if size * 1e6 * COPIES <= available]
+    scenarios = [
+        replace(
+            scaled(by_name(name), size * 1e6 / _FULL_BYTES),
+            name=f"{name}_{size:g}",
+            title=f"{'in' if name == SCENARIOS[0] else 'there and back'}, a frame of {size:g} MB in 40 row chunks",
+        )
+        for name in SCENARIOS
+        for size in fitting
+    ]
+    return scenarios, [size for size in sizes if size not in fitting]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    quiet_peers()
+    parser = argparse.ArgumentParser(description="Throughput against size.")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), metavar="MB,MB", help="default: %(default)s")
+    parser.add_argument("--contenders", metavar="A,B", help="default: all that are installed")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds after one warm-up (default 5)")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    parser.add_argument("--json", metavar="FILE", help="write the measurements, for `python -m benchmarks.report`")
+    arguments = parser.parse_args(argv)
+    load, _, _ = os.getloadavg()
+    try:
+        kinds = choose(arguments.contenders)
+        scenarios, too_large = chosen([float(size) for size in arguments.sizes.split(",")])
+    except (LookupError, ValueError) as error:
+        parser.error(str(error.args[0]))
+    print(describe_machine(kinds))
+    for size in too_large:
+        print(f"{size:g} MB left out: some {COPIES} copies of it would not fit into the memory that is available")
+    points = []
+    for scenario, measurements in zip(scenarios, measure(scenarios, kinds, rounds=arguments.rounds), strict=True):
+        # The title says the size itself.
+        points += points_of(replace(scenario, scale=1.0), measurements)
+        print(f"{scenario.name}: " + ", ".join(f"{m.contender} {m.median:.4g} s" for m in measurements), flush=True)
+    rows = [["GB/s", *(kind.name for kind in kinds)]]
+    for name, group in by_scenario(points).items():
+        found = {point.contender: point.throughput for point in group}
+        rows.append([name, *(f"{found[kind.name]:.3g}" if kind.name in found else "-" for kind in kinds)])
+    print()
+    print(markdown(rows) if arguments.markdown else aligned(rows))
+    print(f"\nMedian of {arguments.rounds} rounds; bytes of the frame, there and back counted twice.")
+    if arguments.json:
+        save(arguments.json, "sizes", argv, kinds, points, load)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""The benchmarks in a tiny form, so that they run whenever somebody wants to measure: every program, file and plot."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from benchmarks import by_hand, contenders, inputs, memory, record, report, scenarios, sizes
+from benchmarks.measure import call_once
+from benchmarks.scenarios import Timing
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW = "stdlib,arrowpool,by_hand,memcpy"
+DRAWN = ("frame_in", "mixed_there_and_back", "tiny_single")
+
+
+def run(*arguments, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Everything measured once, with inputs of a few kB, and told as a table."""
+    directory = tmp_path_factory.mktemp("measured")
+    done = run(
+        *("benchmarks.report", "--measure", "--no-plots", "--to", str(directory), "--contenders", FEW),
+        *("--sizes", "0.01,0.04", "--scale", "0.0001", "--rounds", "1", "--scenario", *DRAWN),
+    )
+    return directory, done.stdout
+
+
+def test_what_is_measured_is_written(measured):
+    directory, _ = measured
+    compared, grown, held = (record.read(directory / f"{kind}.json") for kind in report.KINDS)
+    names = FEW.split(",")
+    assert [(point.scenario, point.contender) for point in compared.points] == [
+        *(("frame_in", name) for name in names),
+        *(("mixed_there_and_back", name) for name in names if name != "by_hand"),
+        *(("tiny_single", name) for name in names[:2]),
+    ]
+    assert {(point.scenario, point.contender) for point in grown.points} == {
+        (f"{scenario}_{size}", name) for scenario in sizes.SCENARIOS for size in (0.01, 0.04) for name in names
+    }
+    for point in (*compared.points, *grown.points):
+        assert not point.failure
+        assert len(point.seconds) == 1
+        assert point.seconds[0] > 0
+    assert all(point.nbytes == 10 * 8 * 125 for point in grown.points if point.scenario == "frame_in_0.01")
+    assert {point.contender for point in held.points} == set(names) - {"memcpy"}
+    assert all(min(point.peak.values()) >= 0 for point in held.points)
+    assert any(point.peak["total"] > 0 for point in held.points)
+    assert grown.command.startswith("python -m benchmarks.sizes --rounds 1 --contenders")
+    assert "pandas" in compared.machine
+
+
+def test_the_table(measured):
+    directory, said = measured
+    lines = [line.split(" | ") for line in said.splitlines() if line.startswith("| ")]
+    assert lines[0] == ["| what", "unit", *FEW.split(",")[:-1], "memcpy |"]
+    assert len({len(line) for line in lines}) == 1
+    assert [line[1] for line in lines[2:]] == ["s"] * 3 + ["GB/s"] * 4 + ["MB"] * 3
+    first = record.read(directory / "compare.json").points[0]
+    assert lines[2][2] == f"{first.median:.3g}"
+
+
+def test_the_plots(measured, tmp_path):
+    if importlib.util.find_spec("matplotlib") is None:
+        pytest.skip("matplotlib is not installed")
+    files = [str(measured[0] / f"{kind}.json") for kind in report.KINDS]
+    run("benchmarks.report", *files, "--to", str(tmp_path), MPLCONFIGDIR=str(tmp_path))
+    for kind, wanted in (
+        ("sizes", ["SharedMemory by hand", "arrowpool", "0.01", "0.04", "GB/s"]),
+        ("compare", ["SharedMemory by hand", "stdlib", "seconds", "20,000 tiny tasks,"]),
+        ("memory", ["SharedMemory by hand", "stdlib", "MB"]),
+    ):
+        texts = " ".join(ElementTree.parse(tmp_path / f"{kind}.svg").getroot().itertext())
+        assert all(word in texts for word in wanted), (kind, texts)
+        assert (tmp_path / f"{kind}.svg").stat().st_size < 200_000
+
+
+def test_a_file_that_is_none_of_ours(tmp_path, capsys):
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({"points": [{"seconds": [1]}]}))
+    with pytest.raises(SystemExit):
+        report.main([str(path), "--no-plots"])
+    assert "was not written by --json" in capsys.readouterr().err
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    points = (
+        record.Point(scenario="a", title="A", contender="stdlib", nbytes=10**9, seconds=(3.0, 1.0, 2.0), peak={}),
+        record.Point(scenario="a", title="A", contender="ray", peak={"total": 5}, failure="no"),
+    )
+    written = record.Record("compare", "a machine", "python", 2, 0.5, points)
+    record.write(str(tmp_path / "a.json"), written)
+    assert record.read(tmp_path / "a.json") == written
+    assert points[0].throughput == 0.5
+    assert math.isnan(points[1].median)
+    assert report._cell("compare", points[1]) == "failed"
+
+
+def test_sizes_that_do_not_fit_are_left_out(monkeypatch):
+    monkeypatch.setattr(sizes, "memory", lambda: (10**12, 100 * 10**6 * sizes.COPIES))
+    found, too_large = sizes.chosen([1, 100, 101])
+    assert too_large == [101]
+    assert [one.name for one in found] == [f"{name}_{size}" for name in sizes.SCENARIOS for size in (1, 100)]
+    assert inputs.frame_bytes(found[0].inputs()) == 10**6
+
+
+@pytest.mark.parametrize("name", [one.name for one in scenarios.SCENARIOS if one.timing is Timing.WARM_CALL])
+def test_every_scenario_in_a_tiny_form(name):
+    scenario = scenarios.scaled(scenarios.by_name(name), 1e-3)
+    made = scenario.inputs()
+    with contenders.opened(contenders.ArrowPool()) as pool:
+        assert call_once(pool, scenario, made) > 0
+
+
+@pytest.mark.parametrize("name", ["frame_in", "frame_there_and_back"])
+def test_by_hand_with_frames_of_several_sizes(name):
+    with contenders.opened(contenders.ByHand()) as pool:
+        for scale in (1e-3, 1e-3, 2e-3):
+            scenario = scenarios.scaled(scenarios.by_name(name), scale)
+            assert call_once(pool, scenario, scenario.inputs()) > 0
+    assert not by_hand._attached, "attached in workers only"
+
+
+def test_memory_of_the_work_and_of_nothing_else():
+    """A frame of 8 MB there and back: at least the results; not Python, pandas and the inputs, which take more."""
+    peak = memory.peak_of("frame_there_and_back", "arrowpool", rounds=1, scale=0.1)
+    nbytes = inputs.frame_bytes(scenarios.scaled(scenarios.by_name("frame_in"), 0.1).inputs())
+    assert nbytes == 32_000_000
+    assert peak.shared >= nbytes
+    assert nbytes <= peak.total < 8 * nbytes
+
+
+def test_scaled_inputs_have_a_row_in_each_chunk():
+    assert len(inputs.float_frame(0)) == len(inputs.row_chunks(inputs.float_frame(0))) == inputs.CHUNKS
+    assert np.array_equal(inputs.float_frame(1e-5).to_numpy(), inputs.float_frame(1e-5).to_numpy())
