@@ -18,7 +18,14 @@ from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
 from arrowpool.channel import Message
-from arrowpool.errors import PoolTerminatedError, TaskTimeoutError, TransferError, WorkerInitError, WorkerLostError
+from arrowpool.errors import (
+    PoolTerminatedError,
+    TaskTimeoutError,
+    TransferError,
+    WorkerInitError,
+    WorkerLostError,
+    again,
+)
 from arrowpool.lane import (
     Broken,
     Cancelled,
@@ -96,6 +103,8 @@ class Collector(Service):
         self._woken = select.poll()
         self._woken.register(self._wake_reader, select.POLLIN)
         self._stop: Stop | None = None
+        #: Why no worker can ever run a task.
+        self._broken: BaseException | None = None
 
     def tell(self, event: Any) -> None:
         """Give this thread an event; from any thread."""
@@ -144,8 +153,10 @@ class Collector(Service):
             result = self._cache.get(event.job)
             if result is not None:
                 fail(result, CancelledError("the call was interrupted"))
+            # Only now, so that no task's own interrupt is taken for the call's result.
+            self._feeder_inbox.put(event)
         elif isinstance(event, Broken):
-            self._abandon(event.error)
+            self._break(event.error)
         elif isinstance(event, Stop):
             self._stop = event
 
@@ -273,10 +284,16 @@ class Collector(Service):
             error.__cause__ = loads(stream)
         except Exception:
             error.__cause__ = RemoteTraceback(text)
-        self._broke(error)
-        self._abandon(error)
+        self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        """No worker can run a task: end every call. The first reason is the one that is told."""
+        if self._broken is None:
+            self._broken = error
+            self._broke(error)
+        self._abandon(self._broken)
 
     def _abandon(self, error: BaseException) -> None:
         """End every call that still waits, with `error`: nobody shall wait for ever."""
         for result in list(self._cache.values()):
-            fail(result, error)
+            fail(result, again(error))

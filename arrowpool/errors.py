@@ -7,6 +7,7 @@ keeps the standard library's errors: ``ValueError("Pool not running")``, ``multi
 
 from __future__ import annotations
 
+import copy
 import signal
 from concurrent.futures.process import BrokenProcessPool
 
@@ -58,6 +59,13 @@ def contained(error: BaseException, doing: str = "the task") -> BaseException:
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
         return TaskExitError(f"{doing} raised {error!r}")
     return error
+
+
+def again(error: BaseException) -> BaseException:
+    """The same error for somebody else: one object raised twice would hold on to the frames of both."""
+    other = copy.copy(error)
+    other.__cause__ = error.__cause__
+    return other
 
 
 class TaskTimeoutError(TimeoutError):

@@ -26,7 +26,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, TypeVar
 
-from arrowpool.errors import WorkerInitError
+from arrowpool.errors import again
 from arrowpool.futures import Engine, Job, is_exiting
 from arrowpool.lane import Call
 from arrowpool.pool import ArrowPool, default_size
@@ -222,7 +222,7 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         with self._changing:
             pool = self._running()
             if pool._broken:
-                raise WorkerInitError(str(pool._broken[0])) from pool._broken[0]
+                raise again(pool._broken[0])
             job = Job(pool, works)
             made = job.futures
             pool._submit(Call(job.tasks(), None, items, job=job._job, length=len(works)))

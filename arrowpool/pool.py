@@ -21,6 +21,7 @@ from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import Any, TypeVar
 
 from arrowpool.collector import Collector
+from arrowpool.errors import again
 from arrowpool.feeder import Feeder
 from arrowpool.functions import Reach
 from arrowpool.lane import Broken, Call, Cancelled, Releases, Share, Stop, Unshare
@@ -166,7 +167,6 @@ class ArrowPool(stdlib.Pool):
                 self._cache,
                 self._task_handler,
                 self._result_handler.tell,
-                broke,
                 task_timeout,
             )
             undo.pop_all()
@@ -193,7 +193,7 @@ class ArrowPool(stdlib.Pool):
     def _check_running(self) -> None:
         super()._check_running()  # type: ignore[misc]
         if self._broken:
-            raise self._broken[0]
+            raise again(self._broken[0])
 
     # Calls: as in the standard library, but that the feeder is told what it can rely on, and that an interrupt ends a call.
 
@@ -302,7 +302,6 @@ class ArrowPool(stdlib.Pool):
     def _cancel(self, job: int) -> None:
         """End a call: what runs of it is interrupted, what waits is dropped, and its result is `CancelledError`."""
         self._result_handler.tell(Cancelled(job))
-        self._taskqueue.put(Cancelled(job))
 
     def close(self) -> None:
         """

@@ -69,8 +69,6 @@ class Supervisor(Service):
         Told when there will be no more work; wakes this thread through the notifier when it has ended.
     tell_collector : callable
         Passes events on to the collector.
-    broke : callable
-        Gets the error when no worker can be brought up.
     task_timeout : float or None
         Seconds after which a worker is killed that runs the same task still.
     """
@@ -84,7 +82,6 @@ class Supervisor(Service):
         cache: dict[int, Any],
         feeder: Feeder,
         tell_collector: Callable[[Any], None],
-        broke: Callable[[BaseException], None],
         task_timeout: float | None,
     ):
         super().__init__("arrowpool-supervisor")
@@ -96,7 +93,6 @@ class Supervisor(Service):
         self._cache = cache
         self._feeder = feeder
         self._tell_collector = tell_collector
-        self._broke = broke
         self._task_timeout = task_timeout
         self._lanes: list[Lane] = []
         self._changing = threading.Lock()
@@ -231,7 +227,7 @@ class Supervisor(Service):
     def _fail(self, error: WorkerInitError, cause: BaseException | None) -> None:
         error.__cause__ = cause
         self.give_up()
-        self._broke(error)
+        # It has first been told of the workers that ended, one of which may have said more about the reason.
         self._tell_collector(Broken(error))
 
     def close(self) -> None:

@@ -10,10 +10,13 @@ from benchmarks.scenarios import SCENARIOS, Timing
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--contenders", default=None, help="comma separated; default: all that are installed")
+    parser.addoption("--shelf-mb", type=int, default=1000, help="megabytes of the frame on the shelf (default 1000)")
     parser.addoption("--rounds", type=int, default=5, help="timed rounds after one warm-up (default 5)")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "scenario" not in metafunc.fixturenames:
+        return
     quiet_peers()
     kinds = choose(metafunc.config.getoption("--contenders"))
     # A first call needs a new interpreter each time: `python -m benchmarks.compare` measures it.

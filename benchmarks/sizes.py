@@ -20,26 +20,25 @@ from benchmarks.record import by_scenario
 from benchmarks.scenarios import Scenario, by_name, scaled
 
 SIZES = (1, 4, 16, 64, 256, 1024, 4096)
-SCENARIOS = ("frame_in", "frame_there_and_back")
-#: A frame, its copy of the round, results, and what each contender keeps of both, at the same time.
-COPIES = 12
+#: And how many times a frame has to fit into memory: itself, its copy of the round, and what contenders keep of it and of
+#: the results, all at the same time.
+SCENARIOS = {"frame_in": 6, "frame_there_and_back": 12}
 _FULL_BYTES = ROWS * COLUMNS * 8
 
 
-def chosen(sizes: Sequence[float]) -> tuple[list[Scenario], list[float]]:
-    """The scenarios of all sizes (MB) that fit into memory, and the sizes that do not."""
+def chosen(sizes: Sequence[float]) -> tuple[list[Scenario], list[str]]:
+    """The scenarios of all sizes (MB) that fit into memory, and a line for each of the others."""
     _, available = memory()
-    fitting = [size for size in sizes if size * 1e6 * COPIES <= available]
-    scenarios = [
-        replace(
-            scaled(by_name(name), size * 1e6 / _FULL_BYTES),
-            name=f"{name}_{size:g}",
-            title=f"{'in' if name == SCENARIOS[0] else 'there and back'}, a frame of {size:g} MB in 40 row chunks",
-        )
-        for name in SCENARIOS
-        for size in fitting
-    ]
-    return scenarios, [size for size in sizes if size not in fitting]
+    fitting, left_out = [], []
+    for name, copies in SCENARIOS.items():
+        for size in sizes:
+            what = f"{'in' if name == 'frame_in' else 'there and back'}, a frame of {size:g} MB in 40 row chunks"
+            if size * 1e6 * copies <= available:
+                scenario = scaled(by_name(name), size * 1e6 / _FULL_BYTES)
+                fitting.append(replace(scenario, name=f"{name}_{size:g}", title=what))
+            else:
+                left_out.append(f"left out: {what}; memory would have to hold it some {copies} times")
+    return fitting, left_out
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,12 +53,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     load, _, _ = os.getloadavg()
     try:
         kinds = choose(arguments.contenders)
-        scenarios, too_large = chosen([float(size) for size in arguments.sizes.split(",")])
+        scenarios, left_out = chosen([float(size) for size in arguments.sizes.split(",")])
     except (LookupError, ValueError) as error:
         parser.error(str(error.args[0]))
     print(describe_machine(kinds))
-    for size in too_large:
-        print(f"{size:g} MB left out: some {COPIES} copies of it would not fit into the memory that is available")
+    for line in left_out:
+        print(line)
     points = []
     for scenario, measurements in zip(scenarios, measure(scenarios, kinds, rounds=arguments.rounds), strict=True):
         # The title says the size itself.

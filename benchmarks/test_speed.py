@@ -1,6 +1,6 @@
 """Each scenario by each contender under pytest-benchmark, grouped by scenario.
 
-    python -m pytest benchmarks --benchmark-enable [--contenders=stdlib,arrowpool,memcpy] [--rounds=5] [-k frame_in]
+    python -m pytest -n 0 benchmarks --benchmark-enable [--contenders=stdlib,arrowpool,memcpy] [--rounds=5] [-k frame_in]
 
 Here contenders run one after the other, with statistics that can be saved and compared between versions;
 `python -m benchmarks.compare` runs them in turn and is what the table of the README is made with.

@@ -119,10 +119,17 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
 
 
 def test_sizes_that_do_not_fit_are_left_out(monkeypatch):
-    monkeypatch.setattr(sizes, "memory", lambda: (10**12, 100 * 10**6 * sizes.COPIES))
-    found, too_large = sizes.chosen([1, 100, 101])
-    assert too_large == [101]
-    assert [one.name for one in found] == [f"{name}_{size}" for name in sizes.SCENARIOS for size in (1, 100)]
+    monkeypatch.setattr(sizes, "memory", lambda: (10**12, 1_200 * 10**6))
+    found, left_out = sizes.chosen([1, 100, 101, 201])
+    assert [one.name for one in found] == [
+        *("frame_in_1", "frame_in_100", "frame_in_101"),
+        *("frame_there_and_back_1", "frame_there_and_back_100"),
+    ]
+    assert [line.split(";")[0] for line in left_out] == [
+        "left out: in, a frame of 201 MB in 40 row chunks",
+        "left out: there and back, a frame of 101 MB in 40 row chunks",
+        "left out: there and back, a frame of 201 MB in 40 row chunks",
+    ]
     assert inputs.frame_bytes(found[0].inputs()) == 10**6
 
 

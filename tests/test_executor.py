@@ -545,7 +545,7 @@ def test_a_task_that_wants_to_exit(kind, executor):
 
 
 @over(OURS[:1])
-@pytest.mark.parametrize("said", ["arrowpool.executor"], indirect=True)
+@pytest.mark.parametrize("said", ["arrowpool.futures"], indirect=True)
 def test_a_callback_that_wants_to_exit(kind, gate, executor, said):
     future = executor.submit(pass_gate, gate.path)
     future.add_done_callback(lambda _: sys.exit(1))

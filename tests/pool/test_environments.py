@@ -17,11 +17,18 @@ import pytest
 
 import arrowpool
 from arrowpool.memory import arena, limits
-from tests.conftest import across_methods
+from tests.conftest import OURS, across_methods
 from tests.pool import tasks
 
 LIMIT = 100
 MIB = 1 << 20
+
+
+@pytest.fixture(params=[one for one in OURS if one.method != "forkserver"], ids=repr)
+def ours(request):
+    """Our pool with forked and with spawned workers; those of a fork server find themselves where spawned ones do."""
+    return request.param
+
 
 HEAD = """
     import gc, os, resource, sys

@@ -10,6 +10,7 @@ import pytest
 
 import arrowpool
 from arrowpool import TaskTimeoutError, WorkerLostError
+from tests.conftest import across_methods
 from tests.pool import tasks
 
 LIMIT = 30
@@ -36,14 +37,14 @@ def test_by_default_nothing_is_run_twice(our_pool, tmp_path):
     assert len(path.read_text().split()) == 1
 
 
-@pytest.mark.parametrize("task", [tasks.spin, tasks.note_pid_and_block])
-def test_a_task_that_runs_too_long(ours, tmp_path, task):
+@across_methods(("ours", "how"), ["spin", "note_pid_and_block"])
+def test_a_task_that_runs_too_long(ours, tmp_path, how):
     # Workers that are not forked import pandas with their first task, which takes a while on a busy machine.
     limit = 1.0 if ours.method == "fork" else 5.0
     with ours.pool(2, task_timeout=limit) as pool:
         pool.map(tasks.square, range(4), 1)
         began = time.monotonic()
-        stuck = pool.apply_async(task, (str(tmp_path / "pid"),))
+        stuck = pool.apply_async(getattr(tasks, how), (str(tmp_path / "pid"),))
         others = pool.map_async(tasks.wait_for, [0.01] * 20, 1)
         with pytest.raises(TaskTimeoutError, match=rf"task 0 of .* more than {limit:g} s in worker") as caught:
             stuck.get(LIMIT)

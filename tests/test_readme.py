@@ -1,0 +1,216 @@
+"""What README.md says can be done: its commands and programs are run, small, and the tests that it names are there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import arrowpool
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+LIMIT = 110
+
+FENCES = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+PROSE = re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+#: Every command that begins by running Python: lines of shell, and code within the text.
+COMMANDS = list(
+    dict.fromkeys(
+        [line for kind, body in FENCES if kind == "sh" for line in body.splitlines() if line.startswith("python ")]
+        + [code for code in re.findall(r"`([^`]+)`", PROSE) if re.search(r"\bpython -m ", code)]
+    )
+)
+#: What makes a command small; and what it prints then.
+SMALL = {
+    "python -m arrowpool demo": ("--rows 2000 --processes 2", "results equal"),
+    "python -m arrowpool bench": ("--megabytes 1 --seconds 1 --processes 2", "Of 5 jobs, arrowpool.Pool was"),
+    "python -m arrowpool bench --csv prices.csv": ("--seconds 1 --processes 2", "prices.csv: 1,000 rows of 3 columns"),
+    "python -m arrowpool doctor": ("", "shared memory"),
+    "python -m arrowpool top": ("", "pools of"),
+    "python -m arrowpool run backtest.py --year 2013": ("", "ArrowPool True ['--year', '2013']"),
+    "python -m arrowpool run -m backtest --year 2013": ("", "ArrowPool True ['--year', '2013']"),
+    "python -m arrowpool run": ("backtest.py", "ArrowPool True []"),
+    "python -m arrowpool ls": ("", "KEY"),
+    "python -m benchmarks.compare": ("--contenders arrowpool --scenario frame_in --scale 0.001 --rounds 1", "frame_in"),
+    "python -m benchmarks.memory --contenders stdlib,arrowpool": (
+        "--scenario frame_in --scale 0.001 --rounds 1",
+        "arrowpool",
+    ),
+    "python -m benchmarks.shelf": ("--mb 1 --rounds 1 --readers 1", "memcpy"),
+    "python -m benchmarks.report --measure": (
+        "--no-plots --to {tmp} --contenders arrowpool --sizes 0.01 --scale 0.0001 --rounds 1 --scenario frame_in",
+        "| peak memory",
+    ),
+    "python -m pytest -n 0 benchmarks --benchmark-enable": (
+        "-q -p no:cacheprovider --contenders arrowpool,memcpy --rounds 1 --shelf-mb 1 -k tiny_default or (shelf and numbers)",
+        "passed",
+    ),
+}
+#: Run by who changes this, for ten minutes; the same test with less time is among the tests.
+LONG = {"ARROWPOOL_SOAK_SECONDS=600 ARROWPOOL_SOAK_KILLS=1000 python -m pytest -n 0 -m soak -s"}
+
+BACKTEST = """
+import multiprocessing, sys
+
+def where(_):
+    return type(multiprocessing.current_process()).__name__
+
+if __name__ == "__main__":
+    with multiprocessing.Pool(2) as pool:
+        import arrowpool
+        print("ArrowPool", isinstance(pool, arrowpool.ArrowPool), sys.argv[1:])
+        assert pool.map(abs, [-1, -2]) == [1, 2]
+    pool.join()
+"""
+
+
+def test_all_commands_are_known():
+    assert set(COMMANDS) == set(SMALL) | LONG
+
+
+@pytest.mark.parametrize("command", SMALL)
+def test_a_command(command, tmp_path):
+    options, said = SMALL[command]
+    words = shlex.split(command)
+    benchmarks = "benchmarks" in words[2] or "benchmarks" in words
+    (tmp_path / "backtest.py").write_text(BACKTEST)
+    pd.DataFrame({"ticker": ["A", "B"] * 500, "day": range(1000), "close": np.arange(1000) / 8}).to_csv(
+        tmp_path / "prices.csv", index=False
+    )
+    extra = options.replace("{tmp}", str(tmp_path))
+    head, _, expression = extra.partition(" -k ")
+    ran = subprocess.run(
+        [sys.executable, *words[1:], *head.split(), *(["-k", expression] if expression else [])],
+        cwd=ROOT if benchmarks else tmp_path,
+        env={**os.environ, "ARROWPOOL_SHELF_DIR": str(tmp_path / "shelf"), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert said in ran.stdout
+
+
+def test_the_script_is_the_same_as_the_module():
+    script = Path(sys.executable).parent / "arrowpool"
+    if not script.exists():
+        pytest.skip("this checkout is not installed")
+    told = [
+        subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=LIMIT, check=True).stdout
+        for command in ([sys.executable, "-m", "arrowpool"], [script])
+    ]
+    assert told[0].split("arrowpool", 1)[1].split() == told[1].split("arrowpool", 1)[1].split()
+    assert all(name in told[0] for name in re.findall(r"python -m arrowpool (\w+)", TEXT))
+
+
+#: What the README's programs refer to.
+HEAD = """
+import asyncio, subprocess, sys
+from functools import partial
+import numpy as np
+import pandas as pd
+import arrowpool
+
+def featurise(frame):
+    return frame * 2
+
+def compute(frame):
+    return float(frame.to_numpy().sum())
+
+def backtest(prices, window, threshold):
+    return float((prices.rolling(window).mean() > threshold).to_numpy().sum())
+
+prices = pd.DataFrame({"A": np.arange(40_000.0), "B": np.arange(40_000.0)[::-1]})
+frame = features = prices
+frames = chunks_of_df = [prices.iloc[at : at + 10_000] for at in range(0, 40_000, 10_000)]
+thresholds = [1.0, 2.0]
+"""
+AROUND = {
+    "results = pool.map(featurise, chunks_of_df)": "assert all(a.equals(b * 2) for a, b in zip(results, frames))",
+    "pool.share(prices)": "range(5, 200)",
+    "await pool.apply_async": "async",
+    "backend=": "sklearn",
+    "from arrowpool import progress": "tqdm",
+    "arrowpool.put(prices)": "shelf",
+    "ProcessPoolExecutor": "assert result.equals(frames[-1] * 2)",
+}
+
+
+def program_of(body):
+    """A program of the README with what it leaves out."""
+    kind = next(AROUND[mark] for mark in AROUND if mark in body)
+    if kind == "async":
+        body = (
+            "async def main():\n"
+            + textwrap.indent(body, "    ")
+            + "\nwith arrowpool.Pool(2) as pool:\n    asyncio.run(main())\n"
+        )
+    elif kind == "shelf":
+        first, second = body.split("# compute_rsi_macd.py\n")
+        Path("compute_rsi_macd.py").write_text(HEAD + second)
+        body = first.replace("subprocess.run(", "subprocess.run(check=True, args=")
+    elif kind == "range(5, 200)":
+        body = "with arrowpool.Pool(2) as pool:\n" + textwrap.indent(body.replace(kind, "range(5, 7)"), "    ")
+    elif kind == "tqdm":
+        body = "with arrowpool.Pool(2) as pool:\n" + textwrap.indent(body, "    ")
+    elif kind == "sklearn":
+        body = (
+            "from sklearn.model_selection import GridSearchCV\nfrom sklearn.linear_model import Ridge\n"
+            "model, grid, targets = Ridge(), {'alpha': [1.0, 2.0]}, prices['A']\n" + body
+        )
+    else:
+        body += kind + "\n"
+    return HEAD + body
+
+
+@pytest.mark.parametrize(
+    "body", [body for kind, body in FENCES if kind == "python"], ids=lambda body: body.split("\n")[0][:40]
+)
+def test_a_program(body, tmp_path, monkeypatch):
+    for module in re.findall(r"\b(?:import|from) (joblib|tqdm)\b", body):
+        pytest.importorskip(module)
+    if "GridSearchCV" in body:
+        pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "program.py"
+    script.write_text(program_of(body))
+    ran = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "ARROWPOOL_SHELF_DIR": str(tmp_path / "shelf")},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_tests_that_it_names_are_there():
+    named = set(re.findall(r"`(test_\w+)`", TEXT))
+    assert len(named) > 30
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    assert [name for name in sorted(named) if f"def {name}(" not in code] == []
+
+
+def test_the_files_and_extras_that_it_names_are_there():
+    for name in re.findall(r"\]\(([^)#:]+)\)|`((?:notebooks|benchmarks|\.ci)/[\w./]*)`", TEXT):
+        assert (ROOT / "".join(name)).exists(), name
+    for name in re.findall(r"`(\w+\.ipynb)`", TEXT):
+        assert (ROOT / "notebooks" / name).exists()
+    known = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\.?\[(\w+)\]'", TEXT)) <= set(known)
+
+
+def test_the_names_that_it_uses_are_public():
+    for name in set(re.findall(r"`arrowpool\.(\w+)\(", TEXT)):
+        assert hasattr(arrowpool, name), name
