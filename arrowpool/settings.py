@@ -26,8 +26,9 @@ LEAST_WINDOW = KIB
 PIECE = 4 * MIB
 COPY_THREADS = 4
 
-#: After this long without work, an owner gives the pages of its free ranges back to the kernel.
-IDLE_SECONDS = 5.0
+#: After this long without work, an owner gives the pages of its free ranges back to the kernel: who looks at a result and then
+#: runs the next cell finds them warm. (Fresh pages cost several times a copy.) Where memory is short it does not wait.
+IDLE_SECONDS = 30.0
 
 #: Tasks shorter than this on average may travel several to a frame...
 SHORT_TASK_SECONDS = 1e-3

@@ -19,7 +19,15 @@ from benchmarks.record import Point, Record, by_scenario, read
 PLOTS = ROOT / "benchmarks" / "plots"
 KINDS = ("compare", "sizes", "memory")
 #: What is shown of all that can be measured: one of each kind, without what would take an hour with all peers.
-COMPARED = ("frame_in", "frame_there_and_back", "mixed_there_and_back", "arrow_slices", "numpy_arrays", "tiny_single")
+COMPARED = (
+    "frame_in",
+    "frame_there_and_back",
+    "mixed_there_and_back",
+    "arrow_slices",
+    "numpy_arrays",
+    "partial_frame",
+    "tiny_single",
+)
 WATCHED = ("frame_in", "frame_there_and_back", "mixed_there_and_back", "numpy_arrays")
 
 
@@ -32,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-plots", action="store_true", help="the table only; needs no matplotlib")
     trial = parser.add_argument_group("of --measure")
     trial.add_argument("--contenders", metavar="A,B", help="default: all that are installed")
-    trial.add_argument("--sizes", default="1,4,16,64,256,1024,4096", metavar="MB,MB", help="default: %(default)s")
+    trial.add_argument("--sizes", default="1,4,16,64,256,1024,2048,4096", metavar="MB,MB", help="default: %(default)s")
     trial.add_argument("--scale", type=float, default=1.0, help="size of the inputs of compare and memory")
     trial.add_argument("--scenario", nargs="+", metavar="NAME", help="of compare and memory; default: the most telling")
     trial.add_argument("--rounds", type=int, default=5)

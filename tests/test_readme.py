@@ -73,6 +73,11 @@ if __name__ == "__main__":
 """
 
 
+def _environ():
+    """Ours, without what says that this is one of several processes of pytest's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+
+
 def test_all_commands_are_known():
     assert set(COMMANDS) == set(SMALL) | LONG
 
@@ -91,7 +96,7 @@ def test_a_command(command, tmp_path):
     ran = subprocess.run(
         [sys.executable, *words[1:], *head.split(), *(["-k", expression] if expression else [])],
         cwd=ROOT if benchmarks else tmp_path,
-        env={**os.environ, "ARROWPOOL_SHELF_DIR": str(tmp_path / "shelf"), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**_environ(), "ARROWPOOL_SHELF_DIR": str(tmp_path / "shelf"), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         timeout=LIMIT,

@@ -88,7 +88,7 @@ def test_dask_with_an_executor(way):
 def test_backtesting(monkeypatch):
     backtesting = library("backtesting")
     # Its own lock is one for all processes, which a worker keeps for ever that is terminated while it holds it.
-    monkeypatch.setattr(library("backtesting.backtesting")._tqdm, "_lock", threading.RLock(), raising=False)
+    monkeypatch.setattr(library("tqdm.auto").tqdm, "_lock", threading.RLock(), raising=False)
     crossing = library("tests.integrations.crossing")
     walk = np.random.default_rng(2).normal(size=400).cumsum() + 100
     prices = pd.DataFrame({"Open": walk, "High": walk + 1, "Low": walk - 1, "Close": walk})
