@@ -49,6 +49,7 @@ from arrowpool.settings import (
     PREFETCH_SECONDS,
     RECALL_SECONDS,
     SHORT_TASK_SECONDS,
+    WARM_SECONDS,
 )
 from arrowpool.wire import Sender
 
@@ -114,6 +115,8 @@ class Feeder(Service):
         #: Tasks the collector has the results of; and whether this thread waits for a worker to become free.
         self._answered: deque[Task] = deque()
         self._hungry = False
+        #: When this thread first saw that there is no work; None while there is some.
+        self._idle_since: float | None = None
         self.piped_bytes = 0
 
     def __repr__(self) -> str:
@@ -200,7 +203,12 @@ class Feeder(Service):
 
     def _look_again(self) -> None:
         self._room.reap()
-        if not self._calls and not any(lane.outstanding for lane in self._lanes):
+        now = time.monotonic()
+        if self._calls or any(lane.outstanding for lane in self._lanes):
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since >= WARM_SECONDS:
             self._room.trim()
 
     def _handle(self, event: Any) -> None:
@@ -210,6 +218,7 @@ class Feeder(Service):
             self._calls.append(Call(iter(event[0]), event[1]))
         elif isinstance(event, Call):
             self._calls.append(event)
+            self._idle_since = None
         elif isinstance(event, Returned):
             self._give_back(event.tasks)
         elif isinstance(event, Released):

@@ -26,9 +26,12 @@ LEAST_WINDOW = KIB
 PIECE = 4 * MIB
 COPY_THREADS = 4
 
-#: After this long without work, an owner gives the pages of its free ranges back to the kernel: who looks at a result and then
-#: runs the next cell finds them warm. (Fresh pages cost several times a copy.) Where memory is short it does not wait.
-IDLE_SECONDS = 30.0
+#: After this long without work, processes look at what the others have released, and collect the garbage that may hold leases.
+IDLE_SECONDS = 5.0
+
+#: And after this long, an owner gives the pages of its free ranges back to the kernel: who looks at a result and then runs the
+#: next cell finds them warm. (Fresh pages cost several times a copy.) Where memory is short it does not wait.
+WARM_SECONDS = 30.0
 
 #: Tasks shorter than this on average may travel several to a frame...
 SHORT_TASK_SECONDS = 1e-3

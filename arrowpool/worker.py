@@ -61,7 +61,7 @@ from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import ControlPage
 from arrowpool.memory.lease import Grant, live_grants, settle_forks
 from arrowpool.reducer import dumps
-from arrowpool.settings import IDLE_SECONDS
+from arrowpool.settings import IDLE_SECONDS, WARM_SECONDS
 from arrowpool.signals import Interrupts, die_with_parent
 from arrowpool.wire import Body, GrantWire, NotReadableError, Receiver, Sender, is_plain
 
@@ -173,24 +173,31 @@ class _Worker:
             settle_forks()
 
     def _receive(self) -> list[Message]:
-        collected = False
+        idle = 0.0
         while not self._channel.readable(
-            IDLE_SECONDS if self._holds_memory() or (live_grants() and not collected) else None
+            IDLE_SECONDS if self._holds_memory() or (live_grants() and not idle) else None
         ):
-            # Idle. Garbage may hold leases that the parent waits for, and free pages serve nobody.
-            if not collected:
+            # Garbage may hold leases that the parent waits for; and after a while free pages serve nobody.
+            if not idle:
                 gc.collect()
-                collected = True
-            self._trim()
+            idle += IDLE_SECONDS
+            if idle < WARM_SECONDS:
+                self._settle()
+            else:
+                self._trim()
         return self._channel.receive()
 
     def _holds_memory(self) -> bool:
         return self._sender.arena is not None and self._sender.arena.resident > 0
 
-    def _trim(self) -> None:
+    def _settle(self) -> None:
+        """Take note of what others no longer need."""
         settle_forks()
         self._reap()
         self._receiver.trim()
+
+    def _trim(self) -> None:
+        self._settle()
         if self._sender.arena is not None:
             self._sender.arena.trim()
 

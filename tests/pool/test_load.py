@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,6 +91,34 @@ def test_repeated_maps_stay_flat(our_pool):
         # A worker that came to no task before now may have its arena mapped now.
         assert descriptors <= warm[0] + len(our_pool._pool)
         assert resident <= 2 * 10 * 5 * MIB
+
+
+def memory_of(process):
+    """Bytes of the arenas that a process has open, its own and the parent's."""
+    opened = Path(f"/proc/{process.pid}/fd")
+    return {
+        held.st_ino: held.st_blocks * 512
+        for fd in opened.iterdir()
+        if "memfd:arrowpool " in os.readlink(fd)
+        for held in [os.stat(fd)]
+    }
+
+
+@pytest.mark.parametrize("warm", [0.1, 1000.0])
+def test_an_idle_pool_keeps_its_pages_for_a_while(monkeypatch, warm):
+    for module in ("feeder", "worker"):
+        monkeypatch.setattr(f"arrowpool.{module}.IDLE_SECONDS", 0.05)
+        monkeypatch.setattr(f"arrowpool.{module}.WARM_SECONDS", warm)
+    with arrowpool.get_context("fork").Pool(1) as pool:
+        pool.apply(tasks.double, (np.ones(FRAME),))
+        sender = sender_of(pool)
+        deadline = time.monotonic() + 30
+        while sender.lifecycle.bytes_live or (warm < 1 and sum(memory_of(pool._pool[0]).values())):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert len(memory_of(pool._pool[0])) == 2
+        assert sum(memory_of(pool._pool[0]).values()) == (0 if warm < 1 else pytest.approx(2 * FRAME * 8, rel=0.1))
+    pool.join()
 
 
 def test_what_is_garbage_in_an_idle_worker_is_given_back(monkeypatch):
