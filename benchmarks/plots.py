@@ -16,6 +16,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from benchmarks import inputs
 from benchmarks.record import Point, Record, by_scenario
 
 LABELS = {"by_hand": "SharedMemory by hand", "futures": "ProcessPoolExecutor", "ray": "Ray", "memcpy": "memcpy"}
@@ -32,15 +33,16 @@ COLOURS = {
     "memcpy": "#777777",
 }
 MARKERS = dict(zip(COLOURS, "osDvP^X<.", strict=True))
+#: Scenarios in two lines, in the size that they were measured in.
 SHORT = {
-    "frame_in": "320 MB frame in,\n40 row chunks",
-    "frame_there_and_back": "320 MB frame\nthere and back",
-    "mixed_in": "mixed frame of\n1.5 M rows, in",
-    "mixed_there_and_back": "mixed frame of 1.5 M rows,\nthere and back",
-    "arrow_slices": "40 slices of a\n320 MB Arrow table",
-    "numpy_arrays": "40 NumPy arrays\nof 8 MB",
-    "partial_frame": "320 MB frame\ncaptured by 40 tasks",
-    "tiny_single": "20,000 tiny tasks,\nchunksize 1",
+    "frame_in": "{mb:g} MB frame in,\n40 row chunks",
+    "frame_there_and_back": "{mb:g} MB frame\nthere and back",
+    "mixed_in": "mixed frame of\n{rows:,} rows, in",
+    "mixed_there_and_back": "mixed frame of {rows:,} rows,\nthere and back",
+    "arrow_slices": "40 slices of a\n{mb:g} MB Arrow table",
+    "numpy_arrays": "40 NumPy arrays\nof {piece:g} MB",
+    "partial_frame": "{mb:g} MB frame\ncaptured by 40 tasks",
+    "tiny_single": "{tasks:,} tiny tasks,\nchunksize 1",
 }
 _STYLE = {
     "svg.fonttype": "none",
@@ -74,9 +76,14 @@ def _label(contender: str) -> str:
 
 
 def _short(point: Point) -> str:
-    """The scenario in two lines, and a third for inputs of another size."""
-    _, scaled, size = point.title.partition(" (inputs")
-    return SHORT.get(point.scenario, point.scenario) + (f"\n(inputs{size}" if scaled else "")
+    _, scaled, size = point.title.partition(" (inputs times ")
+    scale = float(size.rstrip(")")) if scaled else 1.0
+    return SHORT.get(point.scenario, point.scenario).format(
+        mb=inputs.ROWS * inputs.COLUMNS * 8 / 1e6 * scale,
+        rows=inputs.scaled(inputs.MIXED_ROWS, scale),
+        piece=8 * scale,
+        tasks=inputs.scaled(20_000, scale),
+    )
 
 
 def _contenders(points: Iterable[Point]) -> list[str]:
