@@ -162,8 +162,8 @@ def _run(batch: Callable[[], Any]) -> Any:
 
 class _Process(LokyProcess):  # type: ignore[misc]
     def kill(self) -> None:
-        # loky's `Popen` cannot.
-        if self.pid is not None and self.exitcode is None:
+        # loky's `Popen` cannot. To ask for the exit code would be to wait for the process, which is the pool's to do.
+        if self.pid is not None and self._popen.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
