@@ -150,11 +150,12 @@ class Collector(Service):
         elif isinstance(event, Failed):
             self._set(event.job, event.index, False, event.error)
         elif isinstance(event, Cancelled):
+            # By way of this thread, which reads no reply between the two: no task's own interrupt is taken for the call's
+            # result. In this order: the feeder ends when the last call of a closed pool has its result.
+            self._feeder_inbox.put(event)
             result = self._cache.get(event.job)
             if result is not None:
-                fail(result, CancelledError("the call was interrupted"))
-            # Only now, so that no task's own interrupt is taken for the call's result.
-            self._feeder_inbox.put(event)
+                fail(result, event.error or CancelledError("the call was interrupted"))
         elif isinstance(event, Broken):
             self._break(event.error)
         elif isinstance(event, Stop):

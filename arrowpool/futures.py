@@ -135,8 +135,7 @@ class Engine(Service):
         # All of it first: what is interrupted below makes room for others to begin.
         self.cancel()
         for job in list(self.pool._cache.values()):
-            job.fail(error)
-            self.pool._cancel(job._job)
+            self.pool._cancel(job._job, error)
 
     def answers(self) -> bool:
         """Whether this is the thread that sets the futures."""

@@ -248,6 +248,8 @@ class Cancelled:
     """Nobody waits for this job any more. To the collector: end its result. To the feeder: do no more of it."""
 
     job: int
+    #: What its result is then; None for `CancelledError`.
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)

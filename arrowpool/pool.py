@@ -299,9 +299,9 @@ class ArrowPool(stdlib.Pool):
                 self._cancel(result._job)
             raise
 
-    def _cancel(self, job: int) -> None:
-        """End a call: what runs of it is interrupted, what waits is dropped, and its result is `CancelledError`."""
-        self._result_handler.tell(Cancelled(job))
+    def _cancel(self, job: int, error: BaseException | None = None) -> None:
+        """End a call: what runs of it is interrupted, what waits is dropped; its result is this, or `CancelledError`."""
+        self._result_handler.tell(Cancelled(job, error))
 
     def close(self) -> None:
         """

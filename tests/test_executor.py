@@ -607,6 +607,7 @@ def test_ctrl_c_ends_the_block(tmp_path, waits):
         os.mkfifo(path)
         def interrupt():
             with open(path) as begun:
+                tasks.wait_until_it_waits(os.getpid())
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         made = []
         try:

@@ -149,6 +149,7 @@ def test_an_iterator_that_is_given_up_closes_its_bar(one_pool):
 
 
 def interrupt_and_block(parent, path):
+    tasks.wait_until_it_waits(parent)
     os.kill(parent, signal.SIGINT)
     tasks.note_pid_and_block(path)
 

@@ -253,6 +253,21 @@ def signal_and_block(path):
     threading.Event().wait()
 
 
+def wait_until_it_waits(pid):
+    """Return once the main thread of a process has slept for a while.
+
+    A signal that comes in the instant in which it begins to wait for a lock does not wake it, as Python has it.
+    """
+    before = None
+    while True:
+        with open(f"/proc/{pid}/task/{pid}/status") as status:
+            now = [line for line in status if line.startswith(("State", "voluntary_ctxt"))]
+        if now == before and "sleeping" in now[0]:
+            return
+        before = now
+        time.sleep(0.02)
+
+
 def fail_and_be_interrupted_at_once(path):
     """Raise; the parent is told when that is being handled, and its signal comes before anything else is done."""
     reading, writing = os.pipe()
