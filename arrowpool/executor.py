@@ -290,6 +290,7 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
             self.shutdown(wait=True)
         except KeyboardInterrupt:
             self._interrupt()
+            self.shutdown(wait=True)
             raise
 
     def _interrupt(self) -> None:
