@@ -113,13 +113,21 @@ class Engine(Service):
         self.pool = make_pool()
         self.pid = os.getpid()
         self._inbox: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._over = threading.Event()
         self.start()
         _engines.add(self)
 
     def run(self) -> None:
-        self._inbox.get()
-        self.pool.close()
-        self.pool.join()
+        try:
+            self._inbox.get()
+            self.pool.close()
+            self.pool.join()
+        finally:
+            self._over.set()
+
+    def join(self, timeout: float | None = None) -> bool:
+        # Before Python 3.13, a thread whose `join` was interrupted once counts as ended.
+        return self._over.wait(timeout) and super().join(timeout)
 
     def end(self) -> None:
         """There will be no more calls. From any thread, also in a finalizer, so it takes no lock."""
