@@ -25,6 +25,7 @@ from typing import Any
 
 from arrowpool.pool import ArrowPool
 from arrowpool.service import Service
+from arrowpool.waiting import slices
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,25 @@ _log = logging.getLogger(__name__)
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 #: Whether Python is about to exit; `None` until the exit hook is there.
 _exiting: bool | None = None
+
+
+class InterruptibleFuture(Future[Any]):
+    """A future whose waiters can be interrupted, whoever handles the signal."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._await(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._await(timeout)
+        return super().exception(0)
+
+    def _await(self, timeout: float | None) -> None:
+        with self._condition:
+            for seconds in slices(timeout):
+                if self.done():
+                    return
+                self._condition.wait(seconds)
 
 
 class Job:
@@ -47,7 +67,7 @@ class Job:
         self._pool: ArrowPool | None = pool
         self._cache = pool._cache
         self._job = next(job_counter)
-        self.futures: list[Future[Any]] = [Future() for _ in works]
+        self.futures: list[Future[Any]] = [InterruptibleFuture() for _ in works]
         self._works = deque(works)
         #: Those that wait or run, by index. Who takes one out, with the lock, settles it; once empty, the job is over.
         self._open = dict(enumerate(self.futures))
@@ -127,7 +147,7 @@ class Engine(Service):
 
     def join(self, timeout: float | None = None) -> bool:
         # Before Python 3.13, a thread whose `join` was interrupted once counts as ended.
-        return self._over.wait(timeout) and super().join(timeout)
+        return any(self._over.wait(seconds) for seconds in slices(timeout)) and super().join(timeout)
 
     def end(self) -> None:
         """There will be no more calls. From any thread, also in a finalizer, so it takes no lock."""

@@ -17,6 +17,8 @@ from multiprocessing import pool as stdlib
 from multiprocessing.pool import IMapIterator, IMapUnorderedIterator
 from typing import Any
 
+from arrowpool.waiting import slices
+
 
 class _Watched:
     """Mixed in: wakes event loops when there is something new."""
@@ -60,6 +62,12 @@ class _Watched:
 
 
 class _Awaitable(_Watched):
+    def wait(self: Any, timeout: float | None = None) -> None:
+        """Return when the result is there, or after `timeout` seconds."""
+        for seconds in slices(timeout):
+            if self._event.wait(seconds):
+                return
+
     def _set(self: Any, index: int, outcome: tuple[bool, Any]) -> None:
         super()._set(index, outcome)  # type: ignore[misc]
         if self.ready():
@@ -96,7 +104,12 @@ class Imap(_Watched):
             When interrupted; the call is cancelled then.
         """
         try:
-            return super().next(timeout)  # type: ignore[misc]
+            with self._cond:
+                for seconds in slices(timeout):
+                    if self._is_next_here():
+                        break
+                    self._cond.wait(seconds)
+            return super().next(None if timeout is None else 0)  # type: ignore[misc]
         except KeyboardInterrupt:
             self._cancel()
             raise
@@ -115,7 +128,11 @@ class Imap(_Watched):
 
     def _has_next(self: Any) -> bool:
         with self._cond:
-            return bool(self._items) or self._index == self._length
+            there: bool = self._is_next_here()
+            return there
+
+    def _is_next_here(self: Any) -> bool:
+        return bool(self._items) or self._index == self._length
 
     def _set(self: Any, index: int, outcome: tuple[bool, Any]) -> None:
         if not self._ended:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
@@ -45,12 +46,20 @@ class Interrupts:
 
     def __init__(self, control: ControlPage):
         self._control = control
+        self._modules = 0
         #: Number of the task that may be interrupted now; -1 while there is none.
         self.running = -1
         # A handler of the user's own, inherited by a fork, stays.
         if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_IGN, signal.SIG_DFL):
             signal.signal(signal.SIGINT, self._handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    def renew(self) -> None:
+        """Have the signal end what a task waits for, also when a library that was imported meanwhile would have it resumed."""
+        modules = len(sys.modules)
+        if modules != self._modules:
+            self._modules = modules
+            signal.siginterrupt(signal.SIGINT, True)
 
     def _handle(self, _signal: int, _frame: FrameType | None) -> Any:
         if self.running >= 0 and self._control.is_interrupted(self.running):

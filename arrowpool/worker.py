@@ -261,6 +261,7 @@ class _Worker:
                 else:
                     payload = self._receiver.rebuild(body, [])
                 called = self._rebuild_blob(function, blob_grants)
+                self._interrupts.renew()
                 ready = time.perf_counter()
                 if star == Star.MAP:
                     value = mapstar((called, payload))

@@ -595,8 +595,13 @@ def test_a_process_forked_from_one_with_an_executor_exits(kind, executor):
     assert child.exitcode == 0
 
 
-@pytest.mark.parametrize("waits", ["made[0].result()", "pass"], ids=["for a future", "at the end of the block"])
-def test_ctrl_c_ends_the_block(tmp_path, waits):
+@pytest.mark.parametrize("resumed", [False, True], ids=["", "waits are resumed"])
+@pytest.mark.parametrize(
+    "waits",
+    ["made[0].result()", "made[0].exception(600)", "next(executor.map(time.sleep, [0]))", "pass"],
+    ids=["for a future", "for its end, with a limit", "for a map", "at the end of the block"],
+)
+def test_ctrl_c_ends_the_block(tmp_path, waits, resumed):
     program = f"""
     import os, signal, threading, time
     from arrowpool.executor import ProcessPoolExecutor
@@ -615,6 +620,8 @@ def test_ctrl_c_ends_the_block(tmp_path, waits):
                 made.append(executor.submit(tasks.signal_and_block, path))
                 made.extend(executor.submit(time.sleep, 600) for _ in range(8))
                 threading.Thread(target=interrupt, daemon=True).start()
+                if {resumed}:  # after the signal, as polars has it
+                    signal.siginterrupt(signal.SIGINT, False)
                 {waits}
         except KeyboardInterrupt:
             print("interrupted", all(future.done() for future in made))

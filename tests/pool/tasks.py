@@ -247,7 +247,7 @@ def note_and_wait(seconds):
     return os.getpid(), began, time.monotonic()
 
 
-def signal_and_block(path):
+def signal_and_block(path, _=None):
     with open(path, "w") as fifo:
         fifo.write(f"{os.getpid()}\n")
     threading.Event().wait()

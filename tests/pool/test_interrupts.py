@@ -84,6 +84,18 @@ def test_a_script_ends_at_once_and_quietly(one, tmp_path, call):
         assert not alive
 
 
+@pytest.mark.parametrize("call", CALLS)
+def test_a_script_ends_although_waits_are_resumed(tmp_path, call):
+    """As polars has it: after the signal, the kernel resumes the system call in which the main thread waits."""
+    program = PROGRAM.replace("CALL", f"import signal; signal.siginterrupt(signal.SIGINT, False); {CALLS[call]}")
+    with run(tmp_path, program, "fork", str(tmp_path / "begun")) as program:
+        program.stdout.readline()
+        tasks.wait_until_it_waits(program.pid)
+        os.killpg(program.pid, signal.SIGINT)
+        _, errors = program.communicate(timeout=LIMIT)
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
 SESSION = """
 import os, sys, threading, time
 import numpy as np
@@ -173,6 +185,19 @@ def test_a_cancelled_iterator_says_so(our_pool, tmp_path):
     with pytest.raises(StopIteration):
         results.next(LIMIT)
     assert our_pool.map_async(abs, range(-5, 0), 1).get(LIMIT) == [5, 4, 3, 2, 1]
+
+
+def test_a_task_is_interrupted_although_its_imports_have_waits_resumed(ours, tmp_path):
+    polars = pytest.importorskip("polars")
+    path = tmp_path / "begun"
+    os.mkfifo(path)
+    with ours.pool(1) as pool:
+        result = pool.apply_async(tasks.signal_and_block, (str(path), polars.DataFrame({"x": [1]})))
+        worker = int(path.read_text())
+        tasks.wait_until_it_waits(worker)
+        pool._cancel(result._job)
+        assert pool.apply_async(os.getpid).get(LIMIT) == worker
+    pool.join()
 
 
 def test_an_interrupt_that_comes_too_late_for_its_task(ours, tmp_path):

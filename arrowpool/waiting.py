@@ -1,0 +1,37 @@
+"""Waiting that Ctrl-C ends.
+
+A signal does not end a wait for a lock when it comes in the instant in which Python begins to wait, nor when a library has
+installed a handler of its own for it, after which the kernel resumes what was interrupted (polars does:
+https://github.com/pola-rs/polars/issues/21739). Python's own handler runs when the main thread does something else; so
+whoever waits on behalf of the user waits in slices.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+#: An interrupt is noticed after this time at the latest.
+_SLICE_SECONDS = 0.25
+
+
+def slices(timeout: float | None) -> Iterator[float]:
+    """For how long to wait at once, again and again, until `timeout` seconds are over; for ever when it is None.
+
+    Parameters
+    ----------
+    timeout : float or None
+        Seconds. The first slice always comes, 0 long where there is no time.
+
+    Yields
+    ------
+    float
+        Seconds.
+    """
+    until = float("inf") if timeout is None else time.monotonic() + timeout
+    left = until - time.monotonic()
+    while True:
+        yield max(0.0, min(left, _SLICE_SECONDS))
+        left = until - time.monotonic()
+        if left <= 0:
+            return
