@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,13 +17,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from arrowpool.patching import run
 
         return run(words[1:])
-    parser, commands = _parser()
-    chosen = parser.parse_args(words)
-    return commands[chosen.command](chosen)
+    chosen = _parser().parse_args(words)
+    code: int = chosen.do(chosen)
+    return code
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Namespace], int]]]:
-    """The parser, and what runs each command. Each imports pandas only if it needs it."""
+def _parser() -> argparse.ArgumentParser:
+    """The parser, which notes as `do` what runs the command. Each imports pandas only if it needs it."""
     name = os.path.basename(sys.argv[0])
     parser = argparse.ArgumentParser(
         prog=name if name == "arrowpool" else "python -m arrowpool", description="multiprocessing.Pool for data frames"
@@ -37,6 +37,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Nam
     demo.add_argument("--rows", type=_positive, default=1_000_000, help="flights; 336,776 are real (default: 1000000)")
     demo.add_argument("--processes", type=_positive, help="workers of each pool (default: one per core)")
     demo.add_argument("--start-method", choices=methods, help="how workers start")
+    demo.set_defaults(do=_demo)
 
     bench = commands.add_parser("bench", help="measure both pools on this machine, also with your own data")
     file = bench.add_mutually_exclusive_group()
@@ -46,11 +47,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Nam
     bench.add_argument("--seconds", type=_positive, default=120, help="about how long to measure (default: 120)")
     bench.add_argument("--processes", type=_positive, help="workers of each pool (default: one per core)")
     bench.add_argument("--start-method", choices=methods, help="how workers start")
+    bench.set_defaults(do=_bench)
 
-    commands.add_parser("doctor", help="what this machine lacks, what that costs, and how to mend it")
+    doctor = commands.add_parser("doctor", help="what this machine lacks, what that costs, and how to mend it")
+    doctor.set_defaults(do=_doctor)
 
     top = commands.add_parser("top", help="what the pools of this user hold just now")
     top.add_argument("--interval", type=_seconds, metavar="SECONDS", help="again and again, until Ctrl-C")
+    top.set_defaults(do=_top)
 
     # Only for the help: `main` does not come here with it.
     run = commands.add_parser(
@@ -58,22 +62,15 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Nam
     )
     run.add_argument("program", nargs=argparse.REMAINDER, metavar="SCRIPT | -m MODULE [ARGUMENT...]")
 
-    commands.add_parser("ls", help="what is on the shelf")
+    ls = commands.add_parser("ls", help="what is on the shelf")
     info = commands.add_parser("info", help="what is known of one object on the shelf")
     info.add_argument("key", metavar="KEY")
     rm = commands.add_parser("rm", help="delete objects from the shelf")
     rm.add_argument("keys", metavar="KEY", nargs="+")
-    commands.add_parser("clean", help="remove what killed processes have left half-written on the shelf")
-    return parser, {
-        "demo": _demo,
-        "bench": _bench,
-        "doctor": _doctor,
-        "top": _top,
-        "ls": _ls,
-        "info": _info,
-        "rm": _rm,
-        "clean": _clean,
-    }
+    clean = commands.add_parser("clean", help="remove what killed processes have left half-written on the shelf")
+    for of_the_shelf in (ls, info, rm, clean):
+        of_the_shelf.set_defaults(do=_shelf)
+    return parser
 
 
 def _positive(text: str) -> int:
@@ -114,7 +111,7 @@ def _bench(chosen: argparse.Namespace) -> int:
             method=chosen.start_method,
         )
     except (OSError, ValueError) as error:  # also pandas' and pyarrow's own
-        print(f"{chosen.csv or chosen.parquet} cannot be measured with: {error}", file=sys.stderr)
+        print(f"{chosen.csv or chosen.parquet or 'generated frames'} cannot be measured with: {error}", file=sys.stderr)
         return 1
 
 
@@ -130,28 +127,14 @@ def _top(chosen: argparse.Namespace) -> int:
     return run(chosen.interval)
 
 
-def _ls(_: argparse.Namespace) -> int:
+def _shelf(chosen: argparse.Namespace) -> int:
     from arrowpool.commands import shelf
 
-    return shelf.ls()
-
-
-def _info(chosen: argparse.Namespace) -> int:
-    from arrowpool.commands import shelf
-
-    return shelf.info(chosen.key)
-
-
-def _rm(chosen: argparse.Namespace) -> int:
-    from arrowpool.commands import shelf
-
-    return shelf.rm(chosen.keys)
-
-
-def _clean(_: argparse.Namespace) -> int:
-    from arrowpool.commands import shelf
-
-    return shelf.clean()
+    if chosen.command == "info":
+        return shelf.info(chosen.key)
+    if chosen.command == "rm":
+        return shelf.rm(chosen.keys)
+    return shelf.ls() if chosen.command == "ls" else shelf.clean()
 
 
 if __name__ == "__main__":

@@ -116,9 +116,7 @@ class Stats:
         parts = []
         for title, header, rows in self._tables():
             lines = [header, *rows] if header else rows
-            widths = [max(len(row[column]) for row in lines) for column in range(len(lines[0]))]
-            text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in lines]
-            parts.append("\n".join([title, *(f"  {line.rstrip()}" for line in text)]))
+            parts.append("\n".join([title, *(f"  {line}" for line in aligned(lines))]))
         return "\n".join(parts)
 
     def _repr_html_(self) -> str:
@@ -170,6 +168,17 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     head = f"<thead>{line('th', header)}</thead>" if header else ""
     return f"<table>{head}<tbody>{''.join(line('td', row) for row in rows)}</tbody></table>"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int | None = None) -> list[str]:
+    """Rows as lines of text, in columns: the first `left` of them (by default all) to the left, the others to the right."""
+    columns = range(len(rows[0])) if rows else range(0)
+    widths = [max(len(row[column]) for row in rows) for column in columns]
+    justified = [str.ljust if left is None or column < left else str.rjust for column in columns]
+    return [
+        "  ".join(to(cell, width) for to, cell, width in zip(justified, row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def show_bytes(nbytes: float) -> str:

@@ -16,6 +16,7 @@ import platform
 import sys
 from collections.abc import Iterable, Sequence
 
+from arrowpool import stats
 from benchmarks import record
 from benchmarks.contenders import PEERS, PROCESSES, WITHOUT_VERSION, Contender, choose, quiet_peers
 from benchmarks.measure import SLOW, Measurement, measure
@@ -181,8 +182,7 @@ def remarks(scenario: Scenario, kinds: Sequence[type[Contender]], measurements: 
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[column]) for line in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in rows)
+    return "\n".join(stats.aligned(rows))
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -25,7 +25,7 @@ import pyarrow as pa
 
 import arrowpool
 from arrowpool.commands.bench_jobs import Job, frame_bytes, generated_jobs, jobs_on, read_csv, read_parquet
-from arrowpool.stats import Stats, show_bytes
+from arrowpool.stats import Stats, aligned, show_bytes
 
 _MOST_ROUNDS = 15
 #: Two times nearer to each other than this are the same.
@@ -135,10 +135,7 @@ def _table(measured: Sequence[tuple[Job, Times]]) -> list[str]:
         stdlib, ours = statistics.median(times.stdlib), statistics.median(times.ours)
         memcpy = f"{statistics.median(times.memcpy):.4f}" if times.memcpy else "-"
         rows.append((job.title, f"{stdlib:.4f}", f"{ours:.4f}", show_gain(times.gain), memcpy))
-    first, *others = (max(len(row[column]) for row in rows) for column in range(5))
-    return [
-        "  ".join((row[0].ljust(first), *(c.rjust(w) for c, w in zip(row[1:], others, strict=True)))) for row in rows
-    ]
+    return aligned(rows, left=1)
 
 
 def _remarks(stats: Stats) -> Iterator[str]:

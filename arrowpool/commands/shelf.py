@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from arrowpool import shelf
 from arrowpool.errors import ShelfKeyError
 from arrowpool.shelf import store
-from arrowpool.stats import show_bytes
+from arrowpool.stats import aligned, show_bytes
 
 
 def ls() -> int:
@@ -17,7 +17,7 @@ def ls() -> int:
         (one.key, one.kind, show_bytes(one.nbytes), f"{one.created:%Y-%m-%d %H:%M:%S}", _life(one))
         for one in sorted(shelf.list_infos(), key=lambda one: one.created)
     ]
-    _print_table(("KEY", "KIND", "SIZE", "PUT (UTC)", "LIVES"), rows)
+    print("\n".join(aligned([("KEY", "KIND", "SIZE", "PUT (UTC)", "LIVES"), *rows])))
     return 0
 
 
@@ -40,7 +40,7 @@ def info(key: str) -> int:
         table = shelf.get_arrow(key)
         facts.append(("rows", f"{table.num_rows:,}"))
         facts += [("column", f"{field.name}: {field.type}") for field in table.schema]
-    _print_table((), facts)
+    print("\n".join(aligned(facts)))
     return 0
 
 
@@ -65,12 +65,3 @@ def clean() -> int:
 
 def _life(one: shelf.Info) -> str:
     return "until it is deleted" if one.persistent else f"with process {one.owner}"
-
-
-def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    lines = [head, *rows] if head else list(rows)
-    if not lines:
-        return
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import psutil
 
 from arrowpool.memory.control import SIZE, ControlPage, Use
-from arrowpool.stats import show_bytes
+from arrowpool.stats import aligned, show_bytes
 
 _NAME = "arrowpool-control"
 
@@ -109,8 +109,7 @@ def table() -> str:
             ("worker", "tasks", "running", "memory", "arguments", "leases", "results", "leases")
         ]
         rows += [_row(use) for use in of_pool]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines += ["  " + "  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        lines += ["  " + line for line in aligned(rows, left=0)]
     return "\n".join(lines)
 
 
