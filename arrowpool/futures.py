@@ -39,8 +39,11 @@ class InterruptibleFuture(Future[Any]):
     """A future whose waiters can be interrupted, whoever handles the signal."""
 
     def result(self, timeout: float | None = None) -> Any:
-        self._await(timeout)
-        return super().result(0)
+        try:
+            self._await(timeout)
+            return super().result(0)
+        finally:
+            del self  # its exception refers to this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         self._await(timeout)

@@ -1,7 +1,8 @@
 """How cost grows with size: one float frame in 40 row chunks, from 1 MB to 4 GB: `python -m benchmarks.sizes`.
 
 Prints GB/s of each contender, a sum of a column (in) and a frame back for each chunk (there and back), interleaved as in
-`compare`. A size for which there is not enough memory is left out, and said.
+`compare`. Where there is not enough memory for all contenders, those that matter most are left; where there is not even
+enough for these, the size is left out. Both are said.
 """
 
 from __future__ import annotations
@@ -13,32 +14,39 @@ from dataclasses import replace
 
 from arrowpool.memory.limits import memory
 from benchmarks.compare import aligned, describe_machine, markdown, points_of, save
-from benchmarks.contenders import choose, quiet_peers
+from benchmarks.contenders import Contender, choose, quiet_peers
 from benchmarks.inputs import COLUMNS, ROWS
 from benchmarks.measure import measure
 from benchmarks.record import by_scenario
 from benchmarks.scenarios import Scenario, by_name, scaled
 
-SIZES = (1, 4, 16, 64, 256, 1024, 4096)
-#: And how many times a frame has to fit into memory: itself, its copy of the round, and what contenders keep of it and of
-#: the results, all at the same time.
-SCENARIOS = {"frame_in": 6, "frame_there_and_back": 12}
+SIZES = (1, 4, 16, 64, 256, 1024, 2048, 4096)
+#: Who stays where memory is short.
+FEW = ("stdlib", "arrowpool", "memcpy")
+#: How many times a frame has to fit into memory with all contenders, and with these few: itself, its copy of the round, and
+#: what contenders keep of it and of the results, all at the same time.
+SCENARIOS = {"frame_in": (6, 4), "frame_there_and_back": (12, 7)}
 _FULL_BYTES = ROWS * COLUMNS * 8
 
 
-def chosen(sizes: Sequence[float]) -> tuple[list[Scenario], list[str]]:
-    """The scenarios of all sizes (MB) that fit into memory, and a line for each of the others."""
+def chosen(sizes: Sequence[float], kinds: Sequence[type[Contender]]) -> tuple[list[Scenario], list[str]]:
+    """The scenarios of all sizes (MB) that fit into memory, and a line for each one that somebody is left out of."""
     _, available = memory()
-    fitting, left_out = [], []
-    for name, copies in SCENARIOS.items():
+    fitting, lines = [], []
+    others = {kind.name: "memory is short" for kind in kinds if kind.name not in FEW}
+    left = ", ".join(kind.name for kind in kinds if kind.name in FEW)
+    for name, (all_of_them, few) in SCENARIOS.items():
         for size in sizes:
             what = f"{'in' if name == 'frame_in' else 'there and back'}, a frame of {size:g} MB in 40 row chunks"
-            if size * 1e6 * copies <= available:
-                scenario = scaled(by_name(name), size * 1e6 / _FULL_BYTES)
-                fitting.append(replace(scenario, name=f"{name}_{size:g}", title=what))
+            scenario = replace(scaled(by_name(name), size * 1e6 / _FULL_BYTES), name=f"{name}_{size:g}", title=what)
+            if size * 1e6 * (all_of_them if others else few) <= available:
+                fitting.append(scenario)
+            elif left and size * 1e6 * few <= available:
+                fitting.append(replace(scenario, left_out=others))
+                lines.append(f"only {left}: {what}; for all, memory would have to hold it some {all_of_them} times")
             else:
-                left_out.append(f"left out: {what}; memory would have to hold it some {copies} times")
-    return fitting, left_out
+                lines.append(f"left out: {what}; memory would have to hold it some {few} times")
+    return fitting, lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,11 +61,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     load, _, _ = os.getloadavg()
     try:
         kinds = choose(arguments.contenders)
-        scenarios, left_out = chosen([float(size) for size in arguments.sizes.split(",")])
+        scenarios, lines = chosen([float(size) for size in arguments.sizes.split(",")], kinds)
     except (LookupError, ValueError) as error:
         parser.error(str(error.args[0]))
     print(describe_machine(kinds))
-    for line in left_out:
+    for line in lines:
         print(line)
     points = []
     for scenario, measurements in zip(scenarios, measure(scenarios, kinds, rounds=arguments.rounds), strict=True):

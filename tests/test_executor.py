@@ -17,6 +17,7 @@ import time
 import weakref
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from itertools import count
 
@@ -153,6 +154,22 @@ def test_an_error_and_its_remote_traceback(kind, executor):
     assert caught.value.args == (123,)
     assert future.exception() is caught.value
     assert "raise RuntimeError(123)  # a comment in the source" in str(caught.value.__cause__)
+
+
+@over(FORKED)
+def test_an_error_keeps_no_future(kind, executor):
+    """Neither its own, by its traceback, so that all goes without the collector of cycles."""
+    future = executor.submit(raise_123)
+    with suppress(RuntimeError):
+        future.result(LIMIT)
+    kept = weakref.ref(future)
+    gc.disable()
+    try:
+        del future
+        executor.submit(abs, 1).result(LIMIT)
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 @over(EVERY)
