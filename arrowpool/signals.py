@@ -47,12 +47,17 @@ class Interrupts:
     def __init__(self, control: ControlPage):
         self._control = control
         self._modules = 0
-        #: Number of the task that may be interrupted now; -1 while there is none.
+        #: Number of the task that may be interrupted now, as `begin` said; -1 while there is none.
         self.running = -1
         # A handler of the user's own, inherited by a fork, stays.
         if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_IGN, signal.SIG_DFL):
             signal.signal(signal.SIGINT, self._handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    def begin(self, number: int) -> None:
+        """The task `number` may be interrupted from now on; at once, if the signal has come before this."""
+        self.running = number
+        self._interrupt_if_meant()
 
     def renew(self) -> None:
         """Have the signal end what a task waits for, also when a library that was imported meanwhile would have it resumed."""
@@ -62,6 +67,9 @@ class Interrupts:
             signal.siginterrupt(signal.SIGINT, True)
 
     def _handle(self, _signal: int, _frame: FrameType | None) -> Any:
+        self._interrupt_if_meant()
+
+    def _interrupt_if_meant(self) -> None:
         if self.running >= 0 and self._control.is_interrupted(self.running):
             self.running = -1  # once is enough: what handles the first must not be hit by a second
             raise KeyboardInterrupt

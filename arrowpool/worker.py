@@ -250,7 +250,7 @@ class _Worker:
         began = ready = time.perf_counter()
         called: Any = None
         try:
-            self._interrupts.running = number
+            self._interrupts.begin(number)
             try:
                 if len(body) == 1:
                     payload = body[0]

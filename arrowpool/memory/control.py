@@ -127,9 +127,8 @@ class ControlPage:
         return self._words[_INTERRUPTED] == number + 1
 
     def recall(self, first: int, end: int) -> None:
-        """Tell the worker not to begin the tasks numbered ``[first, end)``."""
-        # The end first: as long as it lies below `first`, the range is empty.
-        self._words[_RECALLED_END] = 0
+        """Tell the worker not to begin the tasks numbered ``[first, end)``; neither is ever less than the time before."""
+        # In this order what was recalled before and is not begun stays so all the time, and nothing else seems to be recalled.
         self._words[_RECALLED_FIRST] = first
         self._words[_RECALLED_END] = end
 

@@ -270,22 +270,28 @@ def wait_until_it_waits(pid):
 
 def fail_and_be_interrupted_at_once(path):
     """Raise; the parent is told when that is being handled, and its signal comes before anything else is done."""
+    be_interrupted_on_the_way_into("_failure", path)
+    raise ValueError("first")
+
+
+def be_interrupted_on_the_way_into(name, path, signals=1):
+    """Once this thread calls a function of that name, the parent is told; its signals come before anything is done there."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
 
     def hook(frame, event, _):
-        if event == "call" and frame.f_code.co_name == "_failure":
+        if event == "call" and frame.f_code.co_name == name:
             sys.setprofile(None)
             with open(path, "w") as fifo:
                 fifo.write("now\n")
-            os.read(reading, 1)
+            for _ in range(signals):
+                os.read(reading, 1)
             signal.set_wakeup_fd(-1)
             os.close(reading)
             os.close(writing)
 
     signal.set_wakeup_fd(writing)
     sys.setprofile(hook)
-    raise ValueError("first")
 
 
 def spin(_=None):

@@ -200,6 +200,21 @@ def test_a_task_is_interrupted_although_its_imports_have_waits_resumed(ours, tmp
     pool.join()
 
 
+def test_an_interrupt_that_comes_before_its_task_has_begun(ours, tmp_path):
+    path = tmp_path / "now"
+    os.mkfifo(path)
+    with ours.pool(1) as pool:
+        worker = pool.apply(os.getpid)
+        pool.apply(tasks.be_interrupted_on_the_way_into, ("_run_task", str(path), 2))  # a task that goes on gets another
+        result = pool.apply_async(time.sleep, (600,))
+        path.read_text()
+        pool._cancel(result._job)
+        with pytest.raises(CancelledError):
+            result.get(LIMIT)
+        assert pool.apply_async(os.getpid).get(LIMIT) == worker
+    pool.join()
+
+
 def test_an_interrupt_that_comes_too_late_for_its_task(ours, tmp_path):
     path = tmp_path / "now"
     os.mkfifo(path)
