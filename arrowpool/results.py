@@ -105,10 +105,11 @@ class Imap(_Watched):
         """
         try:
             with self._cond:
-                for seconds in slices(timeout):
-                    if self._is_next_here():
-                        break
-                    self._cond.wait(seconds)
+                if not self._is_next_here():
+                    for seconds in slices(timeout):
+                        self._cond.wait(seconds)
+                        if self._is_next_here():
+                            break
             return super().next(None if timeout is None else 0)  # type: ignore[misc]
         except KeyboardInterrupt:
             self._cancel()

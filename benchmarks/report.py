@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks.compare import markdown
 from benchmarks.contenders import CONTENDERS, ROOT
 from benchmarks.record import Point, Record, by_scenario, read
+from benchmarks.sizes import SIZES
 
 PLOTS = ROOT / "benchmarks" / "plots"
 KINDS = ("compare", "sizes", "memory")
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-plots", action="store_true", help="the table only; needs no matplotlib")
     trial = parser.add_argument_group("of --measure")
     trial.add_argument("--contenders", metavar="A,B", help="default: all that are installed")
-    trial.add_argument("--sizes", default="1,4,16,64,256,1024,2048,4096", metavar="MB,MB", help="default: %(default)s")
+    trial.add_argument("--sizes", default=",".join(map(str, SIZES)), metavar="MB,MB", help="default: %(default)s")
     trial.add_argument("--scale", type=float, default=1.0, help="size of the inputs of compare and memory")
     trial.add_argument("--scenario", nargs="+", metavar="NAME", help="of compare and memory; default: the most telling")
     trial.add_argument("--rounds", type=int, default=5)

@@ -205,9 +205,8 @@ def test_an_interrupt_that_comes_before_its_task_has_begun(ours, tmp_path):
     os.mkfifo(path)
     with ours.pool(1) as pool:
         worker = pool.apply(os.getpid)
-        pool.apply(
-            tasks.be_interrupted_on_the_way_into, ("_run_task", str(path), 2)
-        )  # a task that goes on gets another
+        # Twice: a task that goes on after the first signal gets another.
+        pool.apply(tasks.be_interrupted_on_the_way_into, ("_run_task", str(path), 2))
         result = pool.apply_async(time.sleep, (600,))
         path.read_text()
         pool._cancel(result._job)
