@@ -77,7 +77,7 @@ class Recall:
         now = time.monotonic()
         for lane in self._lanes:
             if lane.recalled is not None:
-                if now - lane.progress[0] >= RECALL_SECONDS:
+                if now - lane.recalled_at >= RECALL_SECONDS:
                     self._give_away(lane)
                 continue
             if len(lane.outstanding) < 2:
@@ -92,14 +92,15 @@ class Recall:
         """Nobody waits for this call any more: take back what of it was not begun, interrupt what runs."""
         call.cancelled = True
         for lane in self._lanes:
-            if lane.recalled is None and any(task.call is call for task in list(lane.outstanding.values())):
+            if any(task.call is call for task in list(lane.outstanding.values())):
                 self._take_back(lane, lane.control.started)
             self._interrupt(lane)
 
     def _take_back(self, lane: Lane, started: int) -> None:
-        lane.control.recall(started, lane.sent)
-        lane.recalled = (started, lane.sent)
-        lane.progress = (time.monotonic(), started)
+        # The one announced last too: it may be one taken back before, and the worker about to look whether it was.
+        lane.control.recall(max(0, started - 1), lane.sent)
+        lane.recalled = (started if lane.recalled is None else lane.recalled[0], lane.sent)
+        lane.recalled_at = time.monotonic()
 
     def _give_away(self, lane: Lane) -> None:
         assert lane.recalled is not None

@@ -25,7 +25,7 @@ from typing import Any
 
 from arrowpool.pool import ArrowPool
 from arrowpool.service import Service
-from arrowpool.waiting import slices
+from arrowpool.waiting import InterruptibleFuture
 
 _log = logging.getLogger(__name__)
 
@@ -33,28 +33,6 @@ _log = logging.getLogger(__name__)
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 #: Whether Python is about to exit; `None` until the exit hook is there.
 _exiting: bool | None = None
-
-
-class InterruptibleFuture(Future[Any]):
-    """A future whose waiters can be interrupted, whoever handles the signal."""
-
-    def result(self, timeout: float | None = None) -> Any:
-        try:
-            self._await(timeout)
-            return super().result(0)
-        finally:
-            del self  # its exception refers to this frame
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        self._await(timeout)
-        return super().exception(0)
-
-    def _await(self, timeout: float | None) -> None:
-        with self._condition:
-            for seconds in slices(timeout):
-                if self.done():
-                    return
-                self._condition.wait(seconds)
 
 
 class Job:
@@ -136,21 +114,13 @@ class Engine(Service):
         self.pool = make_pool()
         self.pid = os.getpid()
         self._inbox: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._over = threading.Event()
         self.start()
         _engines.add(self)
 
     def run(self) -> None:
-        try:
-            self._inbox.get()
-            self.pool.close()
-            self.pool.join()
-        finally:
-            self._over.set()
-
-    def join(self, timeout: float | None = None) -> bool:
-        # Before Python 3.13, a thread whose `join` was interrupted once counts as ended.
-        return any(self._over.wait(seconds) for seconds in slices(timeout)) and super().join(timeout)
+        self._inbox.get()
+        self.pool.close()
+        self.pool.join()
 
     def end(self) -> None:
         """There will be no more calls. From any thread, also in a finalizer, so it takes no lock."""

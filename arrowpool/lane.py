@@ -14,7 +14,6 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from arrowpool.channel import Channel
 from arrowpool.memory.control import ControlPage
 from arrowpool.settings import HEADROOM_STEP
+from arrowpool.waiting import InterruptibleFuture
 from arrowpool.windows import Stretch
 from arrowpool.wire import Parcel, Receiver
 
@@ -141,6 +141,7 @@ class Lane:
     progress: tuple[float, int] = (0.0, 0)
     #: Numbers taken back from the worker, not yet given to others.
     recalled: tuple[int, int] | None = None
+    recalled_at: float = 0.0
     #: Set by the supervisor: about to be killed, so to be sent nothing; and that the reason was a task's time.
     doomed: bool = False
     overdue: bool = False
@@ -178,14 +179,14 @@ class Share:
 
     Attributes
     ----------
-    placed : Future
+    placed : InterruptibleFuture
         Done when that is done, with None or an exception.
     blob : Blob or None
         The feeder's.
     """
 
     obj: Any
-    placed: Future[None] = field(default_factory=Future)
+    placed: InterruptibleFuture = field(default_factory=InterruptibleFuture)
     blob: Blob | None = None
 
 

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from multiprocessing import TimeoutError
 from multiprocessing import pool as stdlib
 from multiprocessing.pool import IMapIterator, IMapUnorderedIterator
 from typing import Any
@@ -104,28 +105,46 @@ class Imap(_Watched):
             When interrupted; the call is cancelled then.
         """
         try:
-            with self._cond:
-                if not self._is_next_here():
-                    for seconds in slices(timeout):
-                        self._cond.wait(seconds)
-                        if self._is_next_here():
-                            break
-            return super().next(None if timeout is None else 0)  # type: ignore[misc]
+            success, value = self._take(timeout)
         except KeyboardInterrupt:
             self._cancel()
             raise
+        if success:
+            return value
+        raise value
 
     __next__ = next
+
+    def _take(self: Any, timeout: float | None) -> tuple[bool, Any]:
+        with self._cond:
+            if not self._is_next_here():
+                for seconds in slices(timeout):
+                    self._cond.wait(seconds)
+                    if self._is_next_here():
+                        break
+            if self._items:
+                outcome: tuple[bool, Any] = self._items.popleft()
+                return outcome
+            if self._index == self._length:
+                self._pool = None
+                raise StopIteration
+            raise TimeoutError
 
     def __aiter__(self) -> Imap:
         return self
 
     async def __anext__(self: Any) -> Any:
-        await self._changed(self._has_next)
-        try:
-            return self.next(0)
-        except StopIteration:
-            raise StopAsyncIteration from None
+        while True:
+            await self._changed(self._has_next)
+            try:
+                success, value = self._take(0)
+            except StopIteration:
+                raise StopAsyncIteration from None
+            except TimeoutError:
+                continue  # a thread was faster
+            if success:
+                return value
+            raise value
 
     def _has_next(self: Any) -> bool:
         with self._cond:

@@ -16,19 +16,28 @@ class Service:
     """Runs `run` in a daemon thread between `start` and `join`."""
 
     def __init__(self, name: str):
-        self._thread = threading.Thread(target=self.run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        # Before Python 3.13, a thread whose `join` was interrupted once counts as ended.
+        self._over = threading.Event()
 
     def run(self) -> None:
         raise NotImplementedError
+
+    def _run(self) -> None:
+        try:
+            self.run()
+        finally:
+            self._over.set()
 
     def start(self) -> None:
         self._thread.start()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end of the loop; whether it has ended. Nothing to wait for when it never started, or from within."""
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
-            for seconds in slices(timeout):
-                self._thread.join(seconds)
-                if not self._thread.is_alive():
-                    break
-        return not self._thread.is_alive()
+        if self._thread.ident is None or self._thread is threading.current_thread():
+            return not self._thread.is_alive()
+        for seconds in slices(timeout):
+            if self._over.wait(seconds) or not self._thread.is_alive():  # in a forked child it never was
+                self._thread.join()
+                return True
+        return False

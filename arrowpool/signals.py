@@ -60,7 +60,7 @@ class Interrupts:
         self._interrupt_if_meant()
 
     def renew(self) -> None:
-        """Have the signal end what a task waits for, also when a library that was imported meanwhile would have it resumed."""
+        """Have the signal end what a task waits for, also when a library imported before it (not in it) would have it resumed."""
         modules = len(sys.modules)
         if modules != self._modules:
             self._modules = modules

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
 
 #: An interrupt is noticed after this time at the latest.
 _SLICE_SECONDS = 0.25
@@ -33,5 +35,27 @@ def slices(timeout: float | None) -> Iterator[float]:
     while True:
         yield max(0.0, min(left, _SLICE_SECONDS))
         left = until - time.monotonic()
-        if left <= 0:
+        if not left > 0:
             return
+
+
+class InterruptibleFuture(Future[Any]):
+    """A future whose waiters can be interrupted, whoever handles the signal."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            self._await(timeout)
+            return super().result(0)
+        finally:
+            del self  # its exception refers to this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._await(timeout)
+        return super().exception(0)
+
+    def _await(self, timeout: float | None) -> None:
+        with self._condition:
+            for seconds in slices(timeout):
+                if self.done():
+                    return
+                self._condition.wait(seconds)

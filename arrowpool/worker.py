@@ -231,7 +231,8 @@ class _Worker:
                 reply: Message = (SKIPPED, number)
             else:
                 reply = self._run_task(number, function, star, body, task_grants, grants)
-                self.completed += 1
+            # Also what was skipped: the parent counts what it has sent.
+            self.completed += 1
             # Before the reply: its time is over whether or not the parent reads that soon.
             control.began = 0.0
             self._channel.send(reply)
@@ -249,17 +250,18 @@ class _Worker:
         # All that refers to arguments is local to this function: it is gone when the reply is sent.
         began = ready = time.perf_counter()
         called: Any = None
+        # Before an interrupt can come: a right that nobody took would never end.
+        accepted = self._receiver.accept(task_grants)
         try:
             self._interrupts.begin(number)
             try:
                 if len(body) == 1:
                     payload = body[0]
                 elif body[1]:
-                    payload = self._receiver.rebuild(
-                        body, self._receiver.accept(task_grants), lambda blob: self._rebuild_blob(blob, blob_grants)
-                    )
+                    payload = self._receiver.rebuild(body, accepted, lambda blob: self._rebuild_blob(blob, blob_grants))
                 else:
                     payload = self._receiver.rebuild(body, [])
+                del accepted  # a right ends with the last object over it, also while the task runs
                 called = self._rebuild_blob(function, blob_grants)
                 self._interrupts.renew()
                 ready = time.perf_counter()

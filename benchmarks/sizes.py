@@ -42,10 +42,12 @@ def chosen(sizes: Sequence[float], kinds: Sequence[type[Contender]]) -> tuple[li
             if size * 1e6 * (all_of_them if others else few) <= available:
                 fitting.append(scenario)
             elif left and size * 1e6 * few <= available:
-                fitting.append(replace(scenario, left_out=others))
+                fitting.append(replace(scenario, left_out={**scenario.left_out, **others}))
                 lines.append(f"only {left}: {what}; for all, memory would have to hold it some {all_of_them} times")
             else:
-                lines.append(f"left out: {what}; memory would have to hold it some {few} times")
+                lines.append(
+                    f"left out: {what}; memory would have to hold it some {few if left else all_of_them} times"
+                )
     return fitting, lines
 
 

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from concurrent.futures import CancelledError
 
+import numpy as np
 import psutil
 import pytest
 
+from arrowpool.service import Service
 from tests.conftest import across_methods
 from tests.pool import tasks
 
@@ -206,14 +209,69 @@ def test_an_interrupt_that_comes_before_its_task_has_begun(ours, tmp_path):
     with ours.pool(1) as pool:
         worker = pool.apply(os.getpid)
         # Twice: a task that goes on after the first signal gets another.
-        pool.apply(tasks.be_interrupted_on_the_way_into, ("_run_task", str(path), 2))
-        result = pool.apply_async(time.sleep, (600,))
+        pool.apply(tasks.be_interrupted_on_the_way_into, ("begin", str(path), 2))
+        result = pool.apply_async(tasks.first_after, (600, np.ones(100_000)))
         path.read_text()
         pool._cancel(result._job)
         with pytest.raises(CancelledError):
             result.get(LIMIT)
         assert pool.apply_async(os.getpid).get(LIMIT) == worker
+        assert pool.apply_async(tasks.first, (np.ones(100_000),)).get(LIMIT) == 1.0
+        assert pool.stats().live_segments <= 1, "what the interrupted task had been given went back"
     pool.join()
+
+
+def test_a_worker_s_quota_counts_what_was_taken_back(ours):
+    with ours.pool(1, maxtasksperchild=2) as pool:
+        worker = pool.apply(os.getpid)
+        os.kill(worker, signal.SIGSTOP)
+        result = pool.apply_async(abs, (-1,))
+        with pool.share(np.ones(100_000)):
+            pass  # all of it was sent
+        pool._cancel(result._job)
+        with pytest.raises(CancelledError):
+            result.get(LIMIT)
+        with pool.share(np.ones(100_000)):
+            pass  # it was taken back
+        os.kill(worker, signal.SIGCONT)
+        assert pool.map_async(abs, [-2, -3, -4], 1).get(LIMIT) == [2, 3, 4]
+    pool.join()
+
+
+def test_what_waits_behind_long_tasks_counts_as_well(ours):
+    """Short tasks, many to a frame, with a long one among them: the rest of its frame is taken back."""
+    with ours.pool(2, maxtasksperchild=100) as pool:
+        for _ in range(6):
+            calls = [0.0] * 75 + [0.15] + [0.0] * 74
+            assert pool.map_async(tasks.wait_for, calls, 1).get(LIMIT) == calls
+    pool.join()
+
+
+def test_a_thread_whose_join_was_interrupted_has_not_ended(tmp_path):
+    class Waiting(Service):
+        def run(self):
+            end.wait()
+
+    def raise_it(*_):
+        raise KeyboardInterrupt
+
+    end = threading.Event()
+    service = Waiting("waits")
+    service.start()
+    before = signal.signal(signal.SIGUSR1, raise_it)
+    timer = threading.Thread(
+        target=lambda: (tasks.wait_until_it_waits(os.getpid()), os.kill(os.getpid(), signal.SIGUSR1))
+    )
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            service.join()
+        assert not service.join(0)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        end.set()
+        timer.join()
+    assert service.join(LIMIT)
 
 
 def test_an_interrupt_that_comes_too_late_for_its_task(ours, tmp_path):
