@@ -25,7 +25,7 @@ SIZES = (1, 4, 16, 64, 256, 1024, 2048, 4096)
 FEW = ("stdlib", "arrowpool", "memcpy")
 #: How many times a frame has to fit into memory with all contenders, and with these few: itself, its copy of the round, and
 #: what contenders keep of it and of the results, all at the same time.
-SCENARIOS = {"frame_in": (6, 4), "frame_there_and_back": (12, 7)}
+SCENARIOS = {"frame_in": (9, 4), "frame_there_and_back": (12, 7)}
 _FULL_BYTES = ROWS * COLUMNS * 8
 
 
