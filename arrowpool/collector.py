@@ -128,6 +128,9 @@ class Collector(Service):
                 while self._inbox:
                     self._handle(self._inbox.popleft())
                 settle_forks()
+        except BaseException as error:
+            self._broke(PoolTerminatedError(f"the pool cannot go on: {error!r}"))
+            raise
         finally:
             self._abandon(PoolTerminatedError("the pool was terminated before this result was there"))
             util.debug("collector exiting")
@@ -250,7 +253,9 @@ class Collector(Service):
         lost: list[Task] = []
         returned: list[Task] = []
         for number in sorted(lane.outstanding):
-            task = lane.outstanding.pop(number)
+            task = lane.outstanding.pop(number, None)
+            if task is None:  # the feeder has just taken it back
+                continue
             if number < begun:
                 task.losses += 1
                 (returned if task.losses <= self._retries and not lane.overdue else lost).append(task)

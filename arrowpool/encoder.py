@@ -25,7 +25,6 @@ from arrowpool.windows import find, stretches
 from arrowpool.wire import Parcel, Reduced, Sender, is_plain
 from arrowpool.worker import Star
 
-_STARS = {mapstar: Star.MAP, starmapstar: Star.STARMAP}
 #: Functions without data that a pool remembers, and so sends to each worker once and not once a call.
 _FUNCTIONS_KEPT = 1000
 
@@ -78,7 +77,7 @@ class Encoder:
             call.last_index += 1
             return Failed(call.job, call.last_index, contained(error, "the iterable"))
         call.job, call.last_index = job, index
-        star = _STARS.get(function, Star.CALL)
+        star = Star.MAP if function is mapstar else Star.STARMAP if function is starmapstar else Star.CALL
         payload: Any = (args, kwds)
         if star is not Star.CALL:
             function, payload = args[0]
@@ -89,7 +88,10 @@ class Encoder:
                 self._encode_function(call, function)
             if call.blobs[0].parcel.nbytes:
                 self._ledger.saved(call.blobs[0].parcel.nbytes)
-            if is_plain(payload) if star is not Star.CALL else (not kwds and is_plain(args)):
+            # Only what is a tuple and a dict itself goes through marshal; a subclass may be anything.
+            if type(args) is tuple and (
+                is_plain(payload) if star is not Star.CALL else not kwds and type(kwds) is dict and is_plain(args)
+            ):
                 return Task(call, index, star, Parcel((payload,), (), 0), call.blobs)
             self._current = (call, blobs := [*call.blobs])
             with forking:

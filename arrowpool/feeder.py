@@ -22,6 +22,7 @@ from arrowpool.errors import ArenaFullError, PoolTerminatedError, contained
 from arrowpool.lane import (
     Answered,
     Blob,
+    Broken,
     Call,
     Cancelled,
     Failed,
@@ -170,6 +171,9 @@ class Feeder(Service):
                 if not self._ended:
                     self._recall.look()
                     self._pump()
+        except BaseException as error:
+            self._tell_collector(Broken(PoolTerminatedError(f"the pool cannot go on: {error!r}")))
+            raise
         finally:
             util.debug("feeder exiting")
             self._waiting = None
@@ -255,16 +259,21 @@ class Feeder(Service):
     def _pump(self) -> None:
         """Send while a worker is free, then encode ahead."""
         while True:
-            lane = free_lane(self._lanes, queue_behind=self._next_is_below(PREFETCH_SECONDS))
+            lane = free_lane(self._lanes, queue_behind=self._next_is_lazy() or self._next_is_below(PREFETCH_SECONDS))
             if lane is None:
                 break
             task = self._ahead.popleft() if self._ahead else self._encode_next()
             if task is None:
                 return
             self._send(lane, [task, *self._companions(lane, task)])
+            if task.call.lazy and not self._one_by_one and not task.parcel.segments:
+                # Each at once, and as many of them one after the other as would go in one frame.
+                lane.last_frame = frame_size(task, lane, len(self._lanes))
         # More of them when they are short, while there is nothing else to do.
         many = FRAME_TASKS // 2 if self._next_is_below(SHORT_TASK_SECONDS) else len(self._lanes)
-        while len(self._ahead) < many and self._inbox.empty():
+        while (
+            len(self._ahead) < many and self._inbox.empty() and (self._waiting is not None or not self._next_is_lazy())
+        ):
             task = self._encode_next()
             if task is None:
                 return
@@ -277,10 +286,17 @@ class Feeder(Service):
             not self._one_by_one and call is not None and call.mean_seconds is not None and call.mean_seconds < seconds
         )
 
+    def _next_is_lazy(self) -> bool:
+        """Whether the next task comes out of an iterator, which may wait for results of what it has given: all of that is sent
+        before it is asked for more."""
+        call = self._ahead[0].call if self._ahead else self._next_call()
+        return not self._one_by_one and call is not None and call.lazy
+
     def _companions(self, lane: Lane, first: Task) -> Iterator[Task]:
         """More short tasks of the same call that go in the same frame."""
         call = first.call
-        count = 1 if self._one_by_one or first.parcel.segments else frame_size(first, lane, len(self._lanes))
+        alone = self._one_by_one or call.lazy or first.parcel.segments
+        count = 1 if alone else frame_size(first, lane, len(self._lanes))
         nbytes = first.parcel.piped_bytes
         for _ in range(count - 1):
             if self._ahead:
@@ -318,6 +334,7 @@ class Feeder(Service):
             blob_grants = tuple((b.number, sender.grant(b.parcel, lane)) for b in blobs if b.parcel.segments)
             items = tuple((task.parcel.body, sender.grant(task.parcel, lane)) for task in tasks)
         except ArenaFullError as error:
+            lane.known_blobs.difference_update(number for number, _, _ in new)
             for task in tasks:
                 self._tell_collector(Failed(task.call.job, task.index, error))
                 self._settle(task)

@@ -57,6 +57,8 @@ class Call:
     items: list[Any] | tuple[Any, ...] | None = None
     #: How many tasks there will be, when that is known.
     length: int | None = None
+    #: Whether they come out of the user's iterator, which may wait for results of what it has given.
+    lazy: bool = False
     #: Result object of the call, once the first task is known.
     job: int = -1
     function: Any = None

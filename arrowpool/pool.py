@@ -244,7 +244,8 @@ class ArrowPool(stdlib.Pool):
         error_callback: Callable[[BaseException], Any] | None = None,
     ) -> Any:
         self._check_running()
-        if not hasattr(iterable, "__len__"):
+        # A list of ours also where it is one already: the caller may change that while tasks wait.
+        if type(iterable) is list or not hasattr(iterable, "__len__"):
             iterable = list(iterable)
         if chunksize is None:
             chunksize, extra = divmod(len(iterable), self._processes * 4)
@@ -282,7 +283,8 @@ class ArrowPool(stdlib.Pool):
         tasks = self._guarded_task_generation(  # type: ignore[attr-defined]
             result._job, func if chunksize == 1 else mapstar, batches
         )
-        self._submit(Call(tasks, result._set_length, job=result._job))
+        lazy = not hasattr(iterable, "__len__")
+        self._submit(Call(tasks, result._set_length, job=result._job, lazy=lazy))
         return result if chunksize == 1 else Unchunked(result)
 
     def _submit(self, call: Call) -> None:
@@ -518,6 +520,8 @@ def _terminate_pool(
     if feeder.join(_TERMINATE_SECONDS):
         feeder.sender.close()
     else:
+        feeder.over = True
+        feeder.refuse()
         _log.warning("the iterable given to a pool still blocks after the pool was terminated")
     supervisor.close()
     collector.close()

@@ -116,11 +116,15 @@ class Supervisor(Service):
         """Start no more workers."""
         self._broken = True
 
+    def _has_calls(self) -> bool:
+        """Whether there are calls to be answered, or may be."""
+        return self._state == RUN or (self._state == CLOSE and bool(self._cache))
+
     def run(self) -> None:
         while self._state == RUN or (self._cache and self._state != TERMINATE):
             self._wait()
             self._bury()
-            if self._state == RUN or (self._state == CLOSE and self._cache):
+            if self._has_calls():
                 try:
                     self.repopulate_if_needed()
                 except Exception as error:
@@ -215,7 +219,7 @@ class Supervisor(Service):
             self._stillborn = 0
             return
         self._stillborn += 1
-        if self._stillborn > max(3, self._size) and self._state == RUN:
+        if self._stillborn > max(3, self._size) and self._has_calls():
             self._fail(
                 WorkerInitError(
                     f"{self._stillborn} workers in a row ended before they were ready; the last one "

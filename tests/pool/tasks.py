@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,19 @@ def pid(_=None):
 
 def identity(x):
     return x
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+@dataclasses.dataclass
+class Unhashable:
+    factor: int
+
+    def __call__(self, x):
+        return self.factor * x
 
 
 def wait_for(seconds):

@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import threading
 import time
+from collections import OrderedDict
 from multiprocessing.pool import MaybeEncodingError
 
 import numpy as np
@@ -23,6 +24,39 @@ def test_apply(pool):
     assert pool.apply(tasks.square, (5,)) == 25
     assert pool.apply(tasks.add, (1, 2), {"z": 3}) == 6
     assert pool.apply_async(tasks.add, args=[1], kwds={"y": 2}).get(30) == 3
+
+
+def test_arguments_and_functions_of_unusual_types(pool):
+    assert pool.apply(tasks.add, tasks.Point(1, 2)) == 3
+    assert pool.apply(tasks.add, range(1, 3)) == 3
+    assert pool.apply(tasks.add, (1, 2), OrderedDict()) == 3
+    assert pool.apply(tasks.Unhashable(2), (3,)) == 6
+    assert list(pool.imap(tasks.Unhashable(2), [3])) == [6]
+    assert pool.apply(tasks.square, (5,)) == 25
+
+
+@pytest.mark.parametrize("name", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_an_iterator_that_waits_for_its_own_results(pool, name, chunksize):
+    free = threading.Semaphore(8)
+
+    def throttled():
+        for i in range(300):
+            assert free.acquire(timeout=30)
+            yield i
+
+    came = []
+    for value in getattr(pool, name)(tasks.square, throttled(), chunksize):
+        came.append(value)
+        free.release()
+    assert sorted(came) == [i * i for i in range(300)]
+
+
+def test_a_list_that_changes_after_the_call(our_pool):
+    items = [1.0] * 5000
+    result = our_pool.map_async(tasks.identity, items, 1)
+    items[:] = [2.0] * 5000
+    assert result.get(30) == [1.0] * 5000
 
 
 @pytest.mark.parametrize("chunksize", [None, 1, 3, 100])

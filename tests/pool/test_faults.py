@@ -141,6 +141,35 @@ def test_an_initializer_that_ends_the_process(ours):
     pool.join()
 
 
+def test_an_initializer_that_ends_the_process_of_a_closed_pool(ours):
+    pool = ours.pool(2, tasks.exit_initializer)
+    result = pool.apply_async(tasks.square, (1,))
+    pool.close()
+    pool.join()
+    with pytest.raises(WorkerInitError, match="exited with code 5"):
+        result.get(LIMIT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("thread", ["_task_handler", "_result_handler"])
+def test_no_call_waits_for_a_thread_that_has_ended(thread):
+    pool = arrowpool.Pool(1)
+    assert pool.apply(tasks.square, (3,)) == 9
+
+    def fail(*_):
+        raise RuntimeError("a fault")
+
+    getattr(pool, thread)._handle = fail
+    waiting = pool.map_async(tasks.wait_for, [0.0, 0.1, 0.1])
+    pool._result_handler.tell(None)
+    with pytest.raises(PoolTerminatedError):
+        waiting.get(LIMIT)
+    with pytest.raises((PoolTerminatedError, ValueError)):
+        pool.apply_async(tasks.square, (3,)).get(LIMIT)
+    pool.terminate()
+    pool.join()
+
+
 def test_results_that_will_never_come(ours):
     pool = ours.pool(1)
     waiting = [
