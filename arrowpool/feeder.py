@@ -259,7 +259,7 @@ class Feeder(Service):
     def _pump(self) -> None:
         """Send while a worker is free, then encode ahead."""
         while True:
-            lane = free_lane(self._lanes, queue_behind=self._next_is_lazy() or self._next_is_below(PREFETCH_SECONDS))
+            lane = free_lane(self._lanes, queue_behind=self._next_may_queue())
             if lane is None:
                 break
             task = self._ahead.popleft() if self._ahead else self._encode_next()
@@ -271,9 +271,11 @@ class Feeder(Service):
                 lane.last_frame = frame_size(task, lane, len(self._lanes))
         # More of them when they are short, while there is nothing else to do.
         many = FRAME_TASKS // 2 if self._next_is_below(SHORT_TASK_SECONDS) else len(self._lanes)
-        while (
-            len(self._ahead) < many and self._inbox.empty() and (self._waiting is not None or not self._next_is_lazy())
-        ):
+        while len(self._ahead) < many and self._inbox.empty():
+            call = self._next_call()
+            if self._waiting is None and call is not None and call.lazy:
+                # It may wait for results of what it has given: all of that is sent before it is asked for more.
+                return
             task = self._encode_next()
             if task is None:
                 return
@@ -286,11 +288,12 @@ class Feeder(Service):
             not self._one_by_one and call is not None and call.mean_seconds is not None and call.mean_seconds < seconds
         )
 
-    def _next_is_lazy(self) -> bool:
-        """Whether the next task comes out of an iterator, which may wait for results of what it has given: all of that is sent
-        before it is asked for more."""
+    def _next_may_queue(self) -> bool:
+        """Whether the next task may go to a worker that has one to run: a short one, or one that cannot be encoded ahead."""
+        if self._one_by_one:
+            return False
         call = self._ahead[0].call if self._ahead else self._next_call()
-        return not self._one_by_one and call is not None and call.lazy
+        return (call is not None and call.lazy) or self._next_is_below(PREFETCH_SECONDS)
 
     def _companions(self, lane: Lane, first: Task) -> Iterator[Task]:
         """More short tasks of the same call that go in the same frame."""

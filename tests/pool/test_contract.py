@@ -52,6 +52,16 @@ def test_an_iterator_that_waits_for_its_own_results(pool, name, chunksize):
     assert sorted(came) == [i * i for i in range(300)]
 
 
+def test_an_iterator_that_waits_for_its_own_results_while_tasks_are_timed(ours):
+    with ours.pool(2, task_timeout=60) as pool:
+        free = threading.Semaphore(3)
+        results = pool.imap(tasks.square, (i for i in range(50) if free.acquire(timeout=30)))
+        for i in range(50):
+            assert results.next(30) == i * i
+            free.release()
+    pool.join()
+
+
 def test_a_list_that_changes_after_the_call(our_pool):
     items = [1.0] * 5000
     result = our_pool.map_async(tasks.identity, items, 1)
