@@ -12,8 +12,9 @@ import marshal
 import os
 import select
 import struct
+import threading
 import weakref
-from typing import Any, Protocol
+from typing import Any
 
 _HEADER = struct.Struct("<Q")
 _READ_BYTES = 1 << 18
@@ -39,6 +40,9 @@ class Channel:
         self._writer = writer
         self._lifeline = lifeline
         self._received = bytearray()
+        #: Held while the writer is written to: closed in between, its number might be that of another worker's by then.
+        self._sending = threading.Lock()
+        self._finished = False
 
     @classmethod
     def pair(cls) -> tuple[Channel, tuple[int, int, int]]:
@@ -70,11 +74,16 @@ class Channel:
         """
         payload = marshal.dumps(message)
         framed = _HEADER.pack(len(payload)) + payload
-        sent = os.write(self._writer, framed)
-        if sent < len(framed):
-            with memoryview(framed) as rest:
-                while sent < len(framed):
-                    sent += os.write(self._writer, rest[sent:])
+        try:
+            with self._sending:
+                sent = os.write(self._writer, framed)
+                if sent < len(framed):
+                    with memoryview(framed) as rest:
+                        while sent < len(framed):
+                            sent += os.write(self._writer, rest[sent:])
+        finally:
+            if self._finished:
+                self.finish()
         return len(payload)
 
     def receive(self) -> list[Message]:
@@ -111,10 +120,20 @@ class Channel:
 
     def finish(self) -> None:
         """Say that no more messages will be sent; the other end gets EOFError after the last one."""
-        # Forgotten first: a child forked in between would close by number what has been opened since.
-        writer, self._writer = self._writer, -1
-        if writer >= 0:
-            os.close(writer)
+        self._finished = True
+        if self._sending.acquire(blocking=False):  # else whoever sends now does it after that
+            try:
+                # Forgotten first: a child forked in between would close by number what has been opened since.
+                writer, self._writer = self._writer, -1
+                if writer >= 0:
+                    os.close(writer)
+            finally:
+                self._sending.release()
+
+    def close_in_child(self) -> None:
+        """Close all of it in a child that was forked while any thread did anything with it."""
+        self._sending = threading.Lock()
+        self.close()
 
     def close(self) -> None:
         self.finish()
@@ -125,15 +144,11 @@ class Channel:
                 os.close(fd)
 
 
-class _Closeable(Protocol):
-    def close(self) -> None: ...
-
-
-_parent_only: weakref.WeakSet[_Closeable] = weakref.WeakSet()
+_parent_only: weakref.WeakSet[Channel] = weakref.WeakSet()
 _watching = False
 
 
-def keep_from_children(owner: _Closeable) -> None:
+def keep_from_children(owner: Channel) -> None:
     """Close `owner` in every child that is forked from now on.
 
     A child that kept the parent's end of a channel would keep workers from seeing that the parent is gone.
@@ -147,5 +162,5 @@ def keep_from_children(owner: _Closeable) -> None:
 
 def _close_in_child() -> None:
     for owner in list(_parent_only):
-        owner.close()
+        owner.close_in_child()
     _parent_only.clear()

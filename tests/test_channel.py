@@ -106,3 +106,21 @@ def test_no_descriptor_is_left_when_there_are_too_few(monkeypatch):
     with pytest.raises(OSError, match="Too many"):
         Channel.pair()
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_being_sent_is_sent_before_the_descriptor_is_closed(ends):
+    """Its number may belong to another worker's pipe a moment later."""
+    parent, worker = ends
+    writer = parent._writer
+    message = (b"x" * 2_000_000,)  # more than a pipe holds
+    sender = threading.Thread(target=parent.send, args=(message,))
+    sender.start()
+    assert worker.readable(30)
+    parent.finish()
+    os.fstat(writer)
+    assert receive_all(worker) == [message]
+    sender.join(30)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(writer)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        parent.send(message)
