@@ -143,11 +143,15 @@ def test_an_initializer_that_ends_the_process(ours):
 
 def test_an_initializer_that_ends_the_process_of_a_closed_pool(ours):
     pool = ours.pool(2, tasks.exit_initializer)
-    with pytest.raises(WorkerInitError, match="exited with code 5"):
+
+    def call():
         result = pool.apply_async(tasks.square, (1,))  # it may be known already
         pool.close()
         pool.join()
         result.get(LIMIT)
+
+    with pytest.raises(WorkerInitError, match="exited with code 5"):
+        call()
     pool.terminate()
     pool.join()
 
