@@ -129,7 +129,7 @@ class Collector(Service):
                     self._handle(self._inbox.popleft())
                 settle_forks()
         except BaseException as error:
-            self._broke(PoolTerminatedError(f"the pool cannot go on: {error!r}"))
+            self._break(PoolTerminatedError(f"the pool cannot go on: {error!r}"))
             raise
         finally:
             self._abandon(PoolTerminatedError("the pool was terminated before this result was there"))

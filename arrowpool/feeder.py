@@ -155,7 +155,8 @@ class Feeder(Service):
         self._inbox.put(Answered())
 
     def refuse(self) -> None:
-        """This thread has ended: what came too late for it will never be placed. From any thread."""
+        """This thread has ended, or is given up: what came too late for it will never be placed. From any thread."""
+        self.over = True
         with contextlib.suppress(queue.Empty):
             while True:
                 event = self._inbox.get_nowait()
@@ -179,7 +180,6 @@ class Feeder(Service):
             self._waiting = None
             for held in (self._lanes, self._ahead, self._calls, self._answered):
                 held.clear()
-            self.over = True
             self.refuse()
             self._has_ended(None)
 
@@ -265,10 +265,14 @@ class Feeder(Service):
             task = self._ahead.popleft() if self._ahead else self._encode_next()
             if task is None:
                 return
-            self._send(lane, [task, *self._companions(lane, task)])
-            if task.call.lazy and not self._one_by_one and not task.parcel.segments:
+            alone = self._one_by_one or task.parcel.segments
+            size = 1 if alone else frame_size(task, lane, len(self._lanes))
+            if task.call.lazy:
                 # Each at once, and as many of them one after the other as would go in one frame.
-                lane.last_frame = frame_size(task, lane, len(self._lanes))
+                self._send(lane, [task])
+                lane.last_frame = size
+            else:
+                self._send(lane, [task, *self._companions(task, size)])
         # More of them when they are short, while there is nothing else to do.
         many = FRAME_TASKS // 2 if self._next_is_below(SHORT_TASK_SECONDS) else len(self._lanes)
         while len(self._ahead) < many and self._inbox.empty():
@@ -295,13 +299,11 @@ class Feeder(Service):
         call = self._ahead[0].call if self._ahead else self._next_call()
         return (call is not None and call.lazy) or self._next_is_below(PREFETCH_SECONDS)
 
-    def _companions(self, lane: Lane, first: Task) -> Iterator[Task]:
-        """More short tasks of the same call that go in the same frame."""
+    def _companions(self, first: Task, size: int) -> Iterator[Task]:
+        """More short tasks of the same call that go in the same frame, which has room for so many."""
         call = first.call
-        alone = self._one_by_one or call.lazy or first.parcel.segments
-        count = 1 if alone else frame_size(first, lane, len(self._lanes))
         nbytes = first.parcel.piped_bytes
-        for _ in range(count - 1):
+        for _ in range(size - 1):
             if self._ahead:
                 task: Task | Unplaced | None = self._ahead.popleft()
             elif self._waiting is None and not call.exhausted and self._calls[0] is call:

@@ -520,7 +520,6 @@ def _terminate_pool(
     if feeder.join(_TERMINATE_SECONDS):
         feeder.sender.close()
     else:
-        feeder.over = True
         feeder.refuse()
         _log.warning("the iterable given to a pool still blocks after the pool was terminated")
     supervisor.close()
