@@ -40,7 +40,7 @@ class Channel:
         self._writer = writer
         self._lifeline = lifeline
         self._received = bytearray()
-        #: Held while the writer is written to: closed in between, its number might be that of another worker's by then.
+        #: Held while the writer is written to: closed in between, its number may be that of another worker's pipe.
         self._sending = threading.Lock()
         self._finished = False
 

@@ -34,20 +34,20 @@ def chosen(sizes: Sequence[float], kinds: Sequence[type[Contender]]) -> tuple[li
     _, available = memory()
     fitting, lines = [], []
     others = {kind.name: "memory is short" for kind in kinds if kind.name not in FEW}
-    left = ", ".join(kind.name for kind in kinds if kind.name in FEW)
-    for name, (all_of_them, few) in SCENARIOS.items():
+    stay = ", ".join(kind.name for kind in kinds if kind.name in FEW)
+    for name, (for_all, for_few) in SCENARIOS.items():
+        most = for_all if others else for_few
+        least = for_few if stay else for_all
         for size in sizes:
             what = f"{'in' if name == 'frame_in' else 'there and back'}, a frame of {size:g} MB in 40 row chunks"
             scenario = replace(scaled(by_name(name), size * 1e6 / _FULL_BYTES), name=f"{name}_{size:g}", title=what)
-            if size * 1e6 * (all_of_them if others else few) <= available:
+            if size * 1e6 * most <= available:
                 fitting.append(scenario)
-            elif left and size * 1e6 * few <= available:
+            elif size * 1e6 * least <= available:
                 fitting.append(replace(scenario, left_out={**scenario.left_out, **others}))
-                lines.append(f"only {left}: {what}; for all, memory would have to hold it some {all_of_them} times")
+                lines.append(f"only {stay}: {what}; for all, memory would have to hold it some {most} times")
             else:
-                lines.append(
-                    f"left out: {what}; memory would have to hold it some {few if left else all_of_them} times"
-                )
+                lines.append(f"left out: {what}; memory would have to hold it some {least} times")
     return fitting, lines
 
 

@@ -121,17 +121,20 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
 def test_sizes_that_do_not_fit_are_left_out(monkeypatch):
     monkeypatch.setattr(sizes, "memory", lambda: (10**12, 1_200 * 10**6))
     few = [contenders.StdlibPool, contenders.Memcpy]
-    found, lines = sizes.chosen([1, 100, 201, 301], [*few, contenders.Joblib])
+    found, lines = sizes.chosen([1, 100, 101, 201, 301], [*few, contenders.Joblib])
     assert {one.name: set(one.left_out) for one in found} == {
         "frame_in_1": set(),
         "frame_in_100": set(),
+        "frame_in_101": set(),
         "frame_in_201": {"joblib"},
         "frame_there_and_back_1": set(),
         "frame_there_and_back_100": set(),
+        "frame_there_and_back_101": {"joblib"},
     }
     assert [line.split(";")[0] for line in lines] == [
         "only stdlib, memcpy: in, a frame of 201 MB in 40 row chunks",
         "left out: in, a frame of 301 MB in 40 row chunks",
+        "only stdlib, memcpy: there and back, a frame of 101 MB in 40 row chunks",
         "left out: there and back, a frame of 201 MB in 40 row chunks",
         "left out: there and back, a frame of 301 MB in 40 row chunks",
     ]
