@@ -22,7 +22,7 @@ from arrowpool.codecs import strings
 from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
 from arrowpool.settings import ALIGNMENT, INLINE_LIMIT
 
-__all__ = ["bounds", "encoder_for", "extents", "pack", "unpack"]
+__all__ = ["bounds", "encoder_for", "extents", "extents_within", "pack", "unpack"]
 
 Array = np.ndarray[Any, Any]
 
@@ -85,8 +85,14 @@ def _window(source: Array, out: Outbox) -> PickleBuffer | None:
 
 
 def extents(array: Any) -> Iterator[Extent]:
-    """Where the elements of an array lie; of a small one, or one of objects, nowhere."""
-    if isinstance(array, np.ndarray) and array.nbytes >= INLINE_LIMIT and not array.dtype.hasobject:
+    """Where the elements of an array lie; of a small one, one of objects, or one that is no window as it lies, nowhere."""
+    if isinstance(array, np.ndarray) and array.flags.forc:
+        yield from extents_within(array)
+
+
+def extents_within(array: Array) -> Iterator[Extent]:
+    """The same for an array with gaps, whose elements lie each in their own place."""
+    if array.nbytes >= INLINE_LIMIT and not array.dtype.hasobject:
         start, stop = bounds(array)
         yield Extent(start, stop, array.nbytes, array)
 

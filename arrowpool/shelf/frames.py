@@ -42,7 +42,8 @@ class FrameTable:
 
     def __init__(self, frame: pd.DataFrame):
         self.frame = _split(frame)
-        self._exact: dict[_Key, int] = {}
+        #: Of exact columns: their numbers. Two arrays over the same memory are two columns, and so stay apart.
+        self._exact: dict[_Key, list[int]] = {}
         self._arrow: dict[tuple[Any, ...], int] = {}
         # pandas' metadata, and how pandas would name and order the columns, from a few rows.
         rows = frame.iloc[:100].copy(deep=False)
@@ -79,7 +80,7 @@ class FrameTable:
         if plain is not None:
             array = pa.array(plain, from_pandas=False)
             if array.null_count == 0:
-                self._exact[_key(plain)] = number
+                self._exact.setdefault(_key(plain), []).append(number)
             zone = getattr(values, "tz", None)
             if zone is None:
                 return array
@@ -109,8 +110,12 @@ class FrameTable:
             return self._arrow.get(_arrow_key(obj)) if len(obj) else None
         if type(obj) is not np.ndarray or obj.dtype.kind not in _EXACT_KINDS or obj.ndim not in (1, 2) or not obj.size:
             return None
-        columns = [self._exact.get(_key(row)) for row in (obj if obj.ndim == 2 else [obj])]
-        if None in columns:
+        found = [self._exact.get(_key(row)) for row in (obj if obj.ndim == 2 else [obj])]
+        if not all(found):
+            return None
+        # Each column of the table stands for one array: what is written to that must not show in another.
+        columns = [numbers.pop(0) for numbers in found if numbers]
+        if len(columns) < len(found):
             return None
         return columns if obj.ndim == 2 else tuple(columns), obj.dtype.str
 

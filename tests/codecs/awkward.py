@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.lib.stride_tricks import sliding_window_view
 
 PANDAS_3 = int(pd.__version__.split(".")[0]) >= 3
 
@@ -302,6 +303,10 @@ _each(
         "over-a-c-array": lambda n: pd.DataFrame(np.arange(4.0 * n).reshape(n, 4), copy=False)[3:-3],
         "over-a-fortran-array": lambda n: pd.DataFrame(np.asfortranarray(np.ones((n, 4))), copy=False)[3:-3],
         "over-a-read-only-array": _read_only_frame,
+        "over-a-broadcast-array": lambda n: pd.DataFrame(np.broadcast_to(np.arange(n), (4, n)).T, copy=False),
+        "over-one-number": lambda n: pd.DataFrame(np.broadcast_to(2.5, (n, 4)), copy=False),
+        "over-sliding-windows": lambda n: pd.DataFrame(sliding_window_view(np.arange(n + 3.0), 4), copy=False),
+        "one-array-twice": lambda n: pd.DataFrame({"a": (one := pd.Series(np.arange(n))), "b": one}, copy=False),
         "columns": lambda n: _floats(n)[["e", "a"]],
         "column-range": lambda n: _floats(n).iloc[:, 1:5:2],
         "mixed": _mixed,

@@ -353,6 +353,18 @@ def overwrite(frame):
     return float(frame.iloc[:, :2].to_numpy().sum())
 
 
+def write_one_cell(obj):
+    """Write to one cell of what a frame or a series is made of; how many are changed."""
+    values = obj._mgr.blocks[0].values
+    values[(1,) * values.ndim] = -1.0
+    return int((values == -1.0).sum())
+
+
+def contiguous_columns(frame):
+    """For each column, whether its elements lie side by side."""
+    return [frame[name].to_numpy().flags.c_contiguous for name in frame]
+
+
 def digest(obj):
     """A few numbers that tell objects with other contents apart."""
     import pandas as pd

@@ -11,8 +11,9 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
-from arrowpool import PoolTerminatedError, WorkerLostError
+from arrowpool import Pool, PoolTerminatedError, WorkerLostError
 from tests.codecs.harness import as_the_stdlib_does
 from tests.codecs.sameness import facts
 from tests.conftest import across_methods
@@ -260,6 +261,39 @@ def test_nobody_sees_what_is_written_to_a_window(our_pool):
         assert our_pool.map(tasks.overwrite, rows, chunksize) == [(-2.0 * (SIZE // 2)) * 2] * len(rows)
     assert array.sum() == 0
     pd.testing.assert_frame_equal(frame, before)
+
+
+OVERLAPPING = {
+    "columns": lambda numbers: pd.DataFrame(np.broadcast_to(numbers, (4, SIZE)).T, copy=False),
+    "rows": lambda numbers: pd.DataFrame(np.broadcast_to(numbers[:4], (SIZE, 4)), copy=False),
+    "sliding": lambda numbers: pd.DataFrame(sliding_window_view(numbers, 8), copy=False),
+    "sliding columns": lambda numbers: pd.DataFrame(sliding_window_view(numbers, SIZE - 8).T, copy=False),
+    "series": lambda numbers: pd.Series(np.broadcast_to(numbers[5], SIZE), copy=False),
+}
+
+
+@pytest.mark.parametrize("kind", OVERLAPPING)
+def test_windows_of_memory_that_overlaps_itself(kind):
+    """One cell is written to, and one is changed."""
+    obj = OVERLAPPING[kind](np.arange(float(SIZE)))
+    windows = rolling(obj, SIZE // 2, SIZE // 16)[:4]
+    with Pool(1) as pool:
+        assert pool.map(tasks.write_one_cell, windows, 2) == [1] * len(windows)
+        came = pool.map(tasks.identity, windows, 2)
+        expected = [as_the_stdlib_does(as_the_stdlib_does(window)) for window in windows]
+        assert [facts(back) for back in came] == [facts(window) for window in expected]
+        assert pool.map(tasks.write_one_cell, came, 2) == [1] * len(windows)
+    pool.join()
+
+
+def test_columns_of_windows_are_contiguous(our_pool):
+    """As after pickle: what takes no strides (a typed memoryview, say) works."""
+    frame = pd.DataFrame(np.arange(SIZE * 4.0).reshape(SIZE, 4), copy=False)
+    for cut in (slice(None, None, 2), slice(None, None, -1)):
+        windows = [window[cut] for window in rolling(frame, SIZE // 2, SIZE // 16)]
+        laid_out = our_pool.map(tasks.contiguous_columns, windows, 2)
+        assert laid_out == [tasks.contiguous_columns(as_the_stdlib_does(window)) for window in windows]
+        assert all(map(all, laid_out))
 
 
 def test_each_call_sees_the_state_of_its_time(our_pool):

@@ -101,6 +101,21 @@ def test_a_frame_is_rebuilt_over_the_table(frame):
     assert came.iloc[0, 0] == -5.0
 
 
+@pytest.mark.parametrize("copies", [1, 4])
+def test_columns_over_the_same_memory_stay_apart(copies):
+    """The columns of one block, of several, and the index: what is written to one shows in no other."""
+    numbers = np.arange(float(LARGE))
+    index = pd.Index(numbers, copy=False)
+    block = pd.DataFrame(np.broadcast_to(numbers, (copies, LARGE)).T, index, list("abcd"[:copies]), copy=False)
+    series = pd.Series(numbers, block.index, copy=False)
+    frame = pd.concat([block, series.rename("s"), series.rename("t")], axis=1)
+    came = rebuilt(stored(frame))
+    pd.testing.assert_frame_equal(came, frame)
+    came._mgr.blocks[0].values[0, 3] = -1.0
+    assert np.count_nonzero(came.to_numpy() == -1.0) == 1
+    assert np.count_nonzero(came.index == -1.0) == 0
+
+
 def test_what_arrow_cannot_express_is_kept_beside_the_table():
     frame = pd.DataFrame(
         {
