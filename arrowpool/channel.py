@@ -13,7 +13,6 @@ import os
 import select
 import struct
 import threading
-import weakref
 from typing import Any
 
 _HEADER = struct.Struct("<Q")
@@ -142,25 +141,3 @@ class Channel:
         for fd in fds:
             if fd >= 0:
                 os.close(fd)
-
-
-_parent_only: weakref.WeakSet[Channel] = weakref.WeakSet()
-_watching = False
-
-
-def keep_from_children(owner: Channel) -> None:
-    """Close `owner` in every child that is forked from now on.
-
-    A child that kept the parent's end of a channel would keep workers from seeing that the parent is gone.
-    """
-    global _watching
-    _parent_only.add(owner)
-    if not _watching:
-        _watching = True
-        os.register_at_fork(after_in_child=_close_in_child)
-
-
-def _close_in_child() -> None:
-    for owner in list(_parent_only):
-        owner.close_in_child()
-    _parent_only.clear()

@@ -43,7 +43,7 @@ from arrowpool.ledger import Ledger
 from arrowpool.memory.lease import settle_forks
 from arrowpool.reducer import loads
 from arrowpool.results import fail
-from arrowpool.service import Service, forking
+from arrowpool.service import Service
 from arrowpool.wire import body_bytes
 from arrowpool.worker import BROKEN, DONE, FAILED, HELLO, SHORT, SKIPPED, UNREADABLE
 
@@ -224,8 +224,7 @@ class Collector(Service):
             if len(body) == 1:
                 value = body[0]
             else:
-                with forking:
-                    value = lane.receiver.rebuild(body, lane.receiver.accept(grants) if grants else [])
+                value = lane.receiver.rebuild(body, lane.receiver.accept(grants) if grants else [])
                 if nbytes and body[0] is None:
                     ledger.pickled(value, body[1][0][2])
         except BaseException as error:

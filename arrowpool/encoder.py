@@ -19,7 +19,6 @@ from arrowpool.lane import Blob, Call, Failed, Task
 from arrowpool.ledger import Ledger
 from arrowpool.memory import system
 from arrowpool.room import Room
-from arrowpool.service import forking
 from arrowpool.settings import OWN_SEGMENT
 from arrowpool.windows import find, stretches
 from arrowpool.wire import Parcel, Reduced, Sender, is_plain
@@ -94,8 +93,7 @@ class Encoder:
             ):
                 return Task(call, index, star, Parcel((payload,), (), 0), call.blobs)
             self._current = (call, blobs := [*call.blobs])
-            with forking:
-                reduced = self._sender.reduce(payload)
+            reduced = self._sender.reduce(payload)
         except BaseException as error:
             return Failed(job, index, contained(error, "pickling it"))
         finally:
@@ -121,8 +119,7 @@ class Encoder:
         blobs: list[Blob] = []
         self._current = (call, blobs)
         try:
-            with forking:
-                reduced = self._sender.reduce(function)
+            reduced = self._sender.reduce(function)
             stateless = is_stateless(function)
             plain = stateless and not reduced.units
             blob = self._known_functions.get(reduced.stream) if plain else None
@@ -236,8 +233,7 @@ class Encoder:
             Whatever pickling it raises; ArenaFullError when there is no room.
         """
         self._sender.reducer.refresh()
-        with forking:
-            reduced = self._sender.reduce_apart(obj)
+        reduced = self._sender.reduce_apart(obj)
         blob = self._place_lasting(reduced)
         self._pinned.setdefault(id(obj), (obj, []))[1].append(blob)
         self._sender.reducer.shared_types.add(type(obj))

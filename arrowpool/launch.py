@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from arrowpool.channel import Channel, keep_from_children
+from arrowpool.channel import Channel
+from arrowpool.forking import Handover, keep_from_children, no_forks, worker_fork
 from arrowpool.functions import Reach
 from arrowpool.lane import Lane
 from arrowpool.memory import arena, control, system
@@ -21,7 +22,6 @@ from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import ControlPage
 from arrowpool.memory.lease import watch_forks
 from arrowpool.reducer import Reducer
-from arrowpool.service import forking
 from arrowpool.settings import INLINE_LIMIT
 from arrowpool.signals import interrupts_held_back, tie
 from arrowpool.wire import Body, GrantWire, Parcel, Receiver, Reduced, Sender
@@ -144,26 +144,20 @@ class Launcher:
             Whatever starting a process raises; nothing is left of it then.
         """
         watch_forks()
-        # Nor is another worker forked between making this one's descriptors and closing them here: it would inherit them.
-        with forking, contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-
-            def held(fd: int, by: contextlib.ExitStack) -> int:
-                by.callback(os.close, fd)
-                return fd
-
-            channel, there = Channel.pair()
-            ours.callback(channel.close)
-            keep_from_children(channel)
-            reader, writer, lifeline = [held(fd, theirs) for fd in there]
-            results = held(arena.create(self.capacity, self.spill_dir), theirs) if self.capacity else -1
-            page = held(control.create(), theirs)
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as always:
+            handover = Handover()
+            always.callback(handover.close)
+            with no_forks():
+                keep_from_children(handover)
+                channel, there = Channel.pair()
+                ours.callback(channel.close)
+                keep_from_children(channel)
+                reader, writer, lifeline = [handover.add(fd) for fd in there]
+                results = handover.add(arena.create(self.capacity, self.spill_dir)) if self.capacity else -1
+                page = handover.add(control.create())
+                arguments = handover.add(system.read_only(self.arguments)) if self.arguments >= 0 else -1
             endpoints = _Travelling(
-                reader=reader,
-                writer=writer,
-                control=page,
-                lifeline=lifeline,
-                arguments=held(system.read_only(self.arguments), theirs) if self.arguments >= 0 else -1,
-                results=results,
+                reader=reader, writer=writer, control=page, lifeline=lifeline, arguments=arguments, results=results
             )
             shared = ControlPage(page)
             receiver = Receiver(os.dup(results) if results >= 0 else -1, shared.parent_leases, self.released)
@@ -175,7 +169,7 @@ class Launcher:
             )
             process.name = process.name.replace("Process", "PoolWorker")
             process.daemon = True
-            with interrupts_held_back():
+            with interrupts_held_back(), worker_fork(handover) if self.forks else contextlib.nullcontext():
                 process.start()
             assert process.pid is not None
             with contextlib.suppress(OSError):  # it has ended already; or it waits for that itself

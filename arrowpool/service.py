@@ -6,11 +6,6 @@ import threading
 
 from arrowpool.waiting import slices
 
-#: Held while a worker is forked, and while another thread of a pool pickles or unpickles: that may import modules, and a
-#: child forked in the middle of an import could never import that module. Reentrant, since what is unpickled may well
-#: make a pool of its own.
-forking = threading.RLock()
-
 
 class Service:
     """Runs `run` in a daemon thread between `start` and `join`."""

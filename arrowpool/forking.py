@@ -1,0 +1,162 @@
+"""Forking a worker while other threads run: what the child must not inherit, and what it must not inherit half done.
+
+Guarantees
+----------
+- A forked worker can import every module that another thread of its parent was importing at the fork. CPython reinitializes
+  its global import lock in a child, but not the lock of each module: the child would wait for a thread that it does not have.
+- A child, whoever forks it, keeps neither the parent's ends of the workers' channels nor the ends of a worker that is just
+  being started, unless it is this worker.
+- No lock is held while user code runs. A fork waits for nothing but imports, and for these only `_PATIENCE_SECONDS`.
+
+How an import is kept whole
+---------------------------
+1. Before the fork, the forking thread waits until no other thread imports. Most imports are not met at all then.
+2. An import that began between this look and the fork has hardly begun: the child forgets the module and imports it again.
+3. An import that outlasts the wait (a module that uses the pool in its own body, say) stays as it is. The child gets the
+   module as far as it was, as in a circular import, and does not wait for the rest. It is not waited for again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+#: For so long a fork waits for other threads' imports.
+_PATIENCE_SECONDS = 3.0
+_LOOK_AGAIN_SECONDS = 0.002
+
+#: The import system's own table: weak references to the locks of the modules that are being imported, by name.
+_module_locks: dict[str, weakref.ref[Any]] = getattr(getattr(importlib, "_bootstrap", None), "_module_locks", {})
+
+
+class ParentOnly(Protocol):
+    """Something that only the process that made it may keep."""
+
+    def close_in_child(self) -> None:
+        """Close all of it in a child that was forked while any thread did anything with it."""
+
+
+# The state of this process. `_parent_only` is added to by any thread that holds `_gate`, and read by a child that is alone.
+_parent_only: weakref.WeakSet[Any] = weakref.WeakSet()
+#: Held across each fork, and while descriptors are made that not every child may keep. Reentrant: a finalizer may fork.
+_gate = threading.RLock()
+#: The threads that fork a worker just now, each with the descriptors that are for its child.
+_forkers: dict[int, Handover] = {}
+#: Locks of modules whose import outlasted a wait.
+_outlasted: weakref.WeakSet[Any] = weakref.WeakSet()
+_watching = False
+
+
+class Handover:
+    """Descriptors on their way to one new worker: no other child keeps them, and the parent only until `close`."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+    def add(self, fd: int) -> int:
+        """Take charge of `fd`."""
+        self._fds.append(fd)
+        return fd
+
+    def close(self) -> None:
+        """The worker has them, or never will."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def close_in_child(self) -> None:
+        if _forkers.get(threading.get_ident()) is not self:
+            self.close()
+
+
+@contextlib.contextmanager
+def no_forks() -> Iterator[None]:
+    """No child is forked in this block. For making descriptors, up to the word about who may keep them: nothing that waits."""
+    _watch()
+    with _gate:
+        yield
+
+
+def keep_from_children(owner: ParentOnly) -> None:
+    """Close `owner` in every child that is forked from now on, for as long as it is referenced.
+
+    A child that kept the parent's end of a channel would keep workers from seeing that the parent is gone.
+    """
+    _watch()
+    with _gate:
+        _parent_only.add(owner)
+
+
+@contextlib.contextmanager
+def worker_fork(handover: Handover) -> Iterator[None]:
+    """What this thread forks in the block is a worker: it gets `handover`, and is no victim of other threads' imports."""
+    _watch()
+    _await_imports()
+    me = threading.get_ident()
+    _forkers[me] = handover
+    try:
+        yield
+    finally:
+        del _forkers[me]
+
+
+def _of_others() -> list[tuple[str, Any]]:
+    """The modules that other threads import at this moment, with their locks."""
+    me = threading.get_ident()
+    found = []
+    for name, reference in list(_module_locks.items()):
+        lock = reference()
+        if lock is not None and getattr(lock, "owner", None) not in (None, me):
+            found.append((name, lock))
+    return found
+
+
+def _await_imports() -> None:
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while waited_for := [lock for _, lock in _of_others() if lock not in _outlasted]:
+        if time.monotonic() > until:
+            _outlasted.update(waited_for)
+            return
+        time.sleep(_LOOK_AGAIN_SECONDS)  # the import system has no wait with a time limit
+
+
+def _watch() -> None:
+    """Register the fork hooks, once per process and its forked children."""
+    global _watching
+    if not _watching:
+        _watching = True
+        os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+
+
+def _before_fork() -> None:
+    _gate.acquire()
+
+
+def _after_in_parent() -> None:
+    _gate.release()
+
+
+def _after_in_child() -> None:
+    global _gate
+    _gate = threading.RLock()
+    for owner in list(_parent_only):
+        owner.close_in_child()
+    _parent_only.clear()
+    if threading.get_ident() in _forkers:
+        _free_modules()
+    _forkers.clear()
+
+
+def _free_modules() -> None:
+    """Have nothing wait for imports of threads that are not in this process."""
+    for name, lock in _of_others():
+        del _module_locks[name]
+        module = sys.modules.get(name)
+        if lock not in _outlasted and getattr(getattr(module, "__spec__", None), "_initializing", False):
+            del sys.modules[name]

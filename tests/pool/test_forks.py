@@ -1,0 +1,178 @@
+"""Forks and the user's own code: neither waits for the other; pools in workers; a child with its parent's pool."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import arrowpool
+from arrowpool import forking
+from tests.pool import tasks
+
+LIMIT = 30
+
+
+class Guarded:
+    """Cannot be pickled without the lock, and says when somebody wants it."""
+
+    def __init__(self, lock, wanted):
+        self.lock, self.wanted = lock, wanted
+
+    def __reduce__(self):
+        self.wanted.set()
+        assert self.lock.acquire(timeout=LIMIT)
+        self.lock.release()
+        return int, (7,)
+
+
+@pytest.mark.parametrize("how", ["argument", "function", "share"])
+def test_a_pool_is_made_while_another_pickles(ours, how):
+    """With a lock held that the pickling wants: the fork must not wait for it."""
+    lock, wanted = threading.Lock(), threading.Event()
+    guarded = Guarded(lock, wanted)
+    with arrowpool.get_context("fork").Pool(1) as one:
+        with lock:
+            if how == "share":
+                thread = threading.Thread(target=lambda: one.share(guarded).__enter__(), daemon=True)
+                thread.start()
+            elif how == "argument":
+                result = one.apply_async(abs, (guarded,))
+            else:
+                result = one.apply_async(functools.partial(abs, guarded))
+            assert wanted.wait(LIMIT)
+            with ours.pool(1) as other:
+                assert other.apply_async(abs, (-3,)).get(LIMIT) == 3
+            other.join()
+        if how == "share":
+            thread.join(LIMIT)
+            assert not thread.is_alive()
+        else:
+            assert result.get(LIMIT) == 7
+    one.join()
+
+
+#: The pool that results use while they are rebuilt, and whether they make one of their own.
+_helper = []
+
+
+def asks_a_pool(x):
+    """Rebuilt by asking the other pool, in the thread that hands out this pool's results."""
+    return _helper[0].apply_async(abs, (x,)).get(LIMIT)
+
+
+def makes_a_pool(x):
+    with arrowpool.get_context("fork").Pool(1) as pool:
+        value = pool.apply_async(abs, (x,)).get(LIMIT)
+    pool.join()
+    return value
+
+
+def forks_a_child_that_makes_a_pool(x):
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=lambda: queue.put(makes_a_pool(x)))
+    child.start()
+    child.join(LIMIT)
+    value = None if queue.empty() else queue.get()
+    child.kill()
+    child.join()
+    child.close()
+    queue.close()
+    return value
+
+
+class RebuiltBy:
+    def __init__(self, function, x):
+        self.function, self.x = function, x
+
+    def __reduce__(self):
+        return self.function, (self.x,)
+
+
+@pytest.mark.parametrize("function", [asks_a_pool, makes_a_pool, forks_a_child_that_makes_a_pool])
+def test_a_result_that_needs_processes_to_be_rebuilt(function):
+    context = arrowpool.get_context("fork")
+    with context.Pool(1) as one, context.Pool(1) as helper:
+        _helper[:] = [helper]
+        assert one.apply_async(RebuiltBy, (function, -5)).get(LIMIT) == 5
+        _helper.clear()
+    for pool in (one, helper):
+        pool.join()
+
+
+class Slow:
+    def __init__(self, go_on):
+        self.go_on = go_on
+
+    def __reduce__(self):
+        assert self.go_on.wait(LIMIT)
+        return int, ()
+
+
+def test_slow_pickling_in_one_pool_delays_no_other(ours):
+    go_on = threading.Event()
+    with ours.pool(1) as slow, ours.pool(1) as other:
+        waiting = slow.apply_async(abs, (Slow(go_on),))
+        array = np.ones(100_000)
+        for _ in range(3):
+            assert other.apply_async(tasks.double, (array,)).get(LIMIT)[5] == 2.0
+        go_on.set()
+        assert waiting.get(LIMIT) == 0
+    for pool in (slow, other):
+        pool.join()
+
+
+class NoDaemonProcess(multiprocessing.get_context("fork").Process):
+    """As many programs have it: workers that may have children."""
+
+    @property
+    def daemon(self):
+        return False
+
+    @daemon.setter
+    def daemon(self, value):
+        pass
+
+
+class NoDaemonContext(type(multiprocessing.get_context("fork"))):
+    Process = NoDaemonProcess
+
+
+def nested(x):
+    with arrowpool.get_context("fork").Pool(2) as inner:
+        doubled = inner.map_async(tasks.double, [np.full(100_000, float(x))] * 4, 1).get(LIMIT)
+    inner.join()
+    return float(sum(one[3] for one in doubled))
+
+
+def test_a_pool_in_a_worker_that_may_have_children():
+    with arrowpool.Pool(2, context=NoDaemonContext()) as outer:
+        assert outer.map_async(nested, range(4), 1).get(LIMIT) == [0.0, 8.0, 16.0, 24.0]
+        # Also in one that was forked while the pool's threads were at work.
+        for _ in range(2):
+            with pytest.raises(arrowpool.WorkerLostError):
+                outer.apply_async(tasks.die, ("sigkill",)).get(LIMIT)
+        assert outer.map_async(nested, range(4), 1).get(LIMIT) == [0.0, 8.0, 16.0, 24.0]
+    outer.join()
+
+
+def test_workers_are_replaced_while_a_module_that_uses_them_is_imported(tmp_path, monkeypatch):
+    """The import ends only after the workers have run: they are not made to wait for it, nor it for them."""
+    name = f"uses_a_pool_{os.getpid()}"
+    (tmp_path / f"{name}.py").write_text(
+        "import arrowpool, os\n"
+        "with arrowpool.get_context('fork').Pool(1, maxtasksperchild=1) as pool:\n"
+        f"    PIDS = [pool.apply_async(os.getpid).get({LIMIT}) for _ in range(4)]\n"
+        "pool.join()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(forking, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setitem(sys.modules, name, None)
+    del sys.modules[name]
+    assert len(set(__import__(name).PIDS)) == 4

@@ -1,0 +1,155 @@
+"""What a forked worker must be able to import, and which descriptors it must not keep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+import threading
+
+import pytest
+
+from arrowpool import forking
+from arrowpool.forking import Handover, keep_from_children, worker_fork
+
+LIMIT = 30
+
+HALF = """
+    import sys
+    before = True
+    sys.modules["tests.test_forking"].IMPORTED[0](__name__)
+    after = True
+"""
+#: What the module that is imported calls in the middle of its body.
+IMPORTED = [lambda name: None]
+
+
+def forked(handover, work):
+    """What `work` returns (0 to 255) in a child that is forked as a worker is."""
+    with worker_fork(handover):
+        child = os.fork()
+        if child == 0:
+            code = 255
+            try:
+                code = work()
+            finally:
+                os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture
+def half_imported(tmp_path, monkeypatch):
+    """The name of a module that another thread is importing; what comes with it lets that thread go on."""
+    name = f"half_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(HALF))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def block(_):
+        begun.set()
+        assert go_on.wait(LIMIT)
+
+    monkeypatch.setattr(sys.modules[__name__], "IMPORTED", [block])
+    thread = threading.Thread(target=__import__, args=(name,))
+    thread.start()
+    assert begun.wait(LIMIT)
+    yield name, go_on
+    go_on.set()
+    thread.join(LIMIT)
+    del sys.modules[name]
+
+
+def has(name, attribute):
+    """Import a module, with nothing that blocks any more; 1 if it has the attribute by then, else 0."""
+    IMPORTED[:] = [lambda name: None]
+    signal.alarm(LIMIT)  # ends the process if it hangs
+    return int(hasattr(__import__(name), attribute))
+
+
+def test_a_fork_waits_for_an_import(half_imported):
+    name, go_on = half_imported
+    threading.Timer(0.1, go_on.set).start()
+    assert forked(Handover(), lambda: has(name, "after")) == 1
+
+
+def test_an_import_that_began_at_the_last_moment_is_begun_again(half_imported, monkeypatch):
+    name, _ = half_imported
+    monkeypatch.setattr(forking, "_await_imports", lambda: None)
+    assert forked(Handover(), lambda: has(name, "after")) == 1
+
+
+def test_an_import_that_outlasts_the_wait(half_imported, monkeypatch):
+    """The child has as much of the module as there was; the next fork does not wait."""
+    name, _ = half_imported
+    monkeypatch.setattr(forking, "_PATIENCE_SECONDS", 0.05)
+    assert forked(Handover(), lambda: 2 * has(name, "before") + has(name, "after")) == 2
+    monkeypatch.setattr(forking, "_PATIENCE_SECONDS", float("inf"))
+    assert forked(Handover(), lambda: 2 * has(name, "before") + has(name, "after")) == 2
+
+
+def test_an_import_of_the_thread_that_forks_is_its_own(tmp_path, monkeypatch):
+    name = f"half_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(HALF))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(forking, "_PATIENCE_SECONDS", float("inf"))
+    codes = []
+
+    def fork(name):
+        codes.append(forked(Handover(), lambda: 2 * has(name, "before") + has(name, "after")))
+
+    monkeypatch.setattr(sys.modules[__name__], "IMPORTED", [fork])
+    __import__(name)
+    del sys.modules[name]
+    assert codes == [2]
+
+
+def is_open(fd):
+    try:
+        os.fstat(fd)
+    except OSError:
+        return 0
+    return 1
+
+
+def test_only_its_worker_gets_what_is_handed_over():
+    mine, another = Handover(), Handover()
+    for handover in (mine, another):
+        keep_from_children(handover)
+    fds = [mine.add(os.open("/dev/null", os.O_RDONLY)), another.add(os.open("/dev/null", os.O_RDONLY))]
+    assert forked(mine, lambda: 2 * is_open(fds[0]) + is_open(fds[1])) == 2
+    child = os.fork()  # by anybody
+    if child == 0:
+        os._exit(is_open(fds[0]) + is_open(fds[1]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert is_open(fds[0])
+    for handover in (mine, another):
+        handover.close()
+    assert not is_open(fds[0])
+
+
+def test_nobody_forks_while_descriptors_are_made():
+    made, order = threading.Event(), []
+
+    def fork():
+        made.wait(LIMIT)
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        order.append("forked")
+        os.waitpid(child, 0)
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    with forking.no_forks():
+        made.set()
+        while not waits_in_fork(thread):
+            pass
+        order.append("made")
+    thread.join(LIMIT)
+    assert order == ["made", "forked"]
+
+
+def waits_in_fork(thread):
+    frame = sys._current_frames().get(thread.ident)
+    return frame is not None and frame.f_code.co_name == "_before_fork"
