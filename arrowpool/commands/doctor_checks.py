@@ -22,7 +22,7 @@ import pandas as pd
 import psutil
 
 from arrowpool.context import get_context
-from arrowpool.memory import arena, system
+from arrowpool.memory import arena, pages, system
 from arrowpool.memory.limits import is_tight, limits, memory
 from arrowpool.settings import INLINE_LIMIT, MIB
 from arrowpool.stats import show_bytes
@@ -173,7 +173,6 @@ def _keeps_clean_pages() -> bool:
         fd = system.create_memory("arrowpool-doctor", 2 * system.PAGE)
     except OSError:
         return False
-    dropper = system.PageDropper()
     try:
         os.pwrite(fd, b"\1" * 2 * system.PAGE, 0)
         address = system.map_private(fd, 0, 2 * system.PAGE)
@@ -181,14 +180,13 @@ def _keeps_clean_pages() -> bool:
             seen = system.bytes_at(address, 2 * system.PAGE)
             seen[0] = 2
             read = int(seen[system.PAGE])
-            dropper.drop(address, 2 * system.PAGE)
+            pages.page_map().restore(address, 2 * system.PAGE, fd, 0)
             kept = _is_mapped(address + system.PAGE)
             assert int(seen[0]) == read == 1, "a page that was dropped still shows what was written to it"
             return kept
         finally:
             system.unmap(address, 2 * system.PAGE)
     finally:
-        dropper.close()
         os.close(fd)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from arrowpool.codecs.outbox import ByteArray
-from arrowpool.memory import system
+from arrowpool.memory import pages, system
 from arrowpool.memory.lease import Grant
 
 
@@ -72,7 +72,7 @@ class Mapping:
         self._pid = os.getpid()
         status = os.fstat(fd)
         self._capacity, self._inode = status.st_size, status.st_ino
-        self._dropper = system.PageDropper()
+        self._pages = pages.page_map()
         #: Offsets of the segments that are leased through the map of the whole arena.
         self._leased: set[int] = set()
         try:
@@ -80,7 +80,9 @@ class Mapping:
         except OSError:
             # Address space is scarce (RLIMIT_AS, strict overcommit): then one map per lease.
             self._address = 0
-        weakref.finalize(self, _close, fd, self._address, self._capacity, self._dropper, self._pid).atexit = False
+        #: Emptied when a part of the map may be gone: what lies there since then is not ours to unmap.
+        self._intact = [True]
+        weakref.finalize(self, _close, fd, self._address, self._capacity, self._intact, self._pid).atexit = False
 
     @property
     def source(self) -> tuple[int, int]:
@@ -89,7 +91,7 @@ class Mapping:
 
     def is_clean(self, address: int, nbytes: int) -> bool:
         """Whether this process, which made the mapping, has written nothing there."""
-        return os.getpid() == self._pid and self._dropper.is_clean(address, nbytes)
+        return os.getpid() == self._pid and self._pages.is_clean(address, nbytes)
 
     def lease(self, grant: Grant) -> ByteArray:
         """The bytes of a granted segment: writable, private to this lease."""
@@ -108,22 +110,28 @@ class Mapping:
         return np.asarray(holder)
 
 
+#: Grants that never end: what was written to their memory may still show.
+_kept: list[Grant] = []
+
+
 def _end(mapping: Mapping, grant: Grant) -> None:
     if os.getpid() != mapping._pid:
         return
-    mapping._dropper.drop(mapping._address + grant.offset, grant.size)
-    mapping._leased.discard(grant.offset)
-    # `grant` is released only now: the owner may write to the segment from then on.
+    if mapping._pages.restore(mapping._address + grant.offset, grant.size, mapping._fd, grant.offset):
+        mapping._leased.discard(grant.offset)
+    else:
+        mapping._intact.clear()
+        _kept.append(grant)
+    # Else `grant` is released only now: the owner may write to the segment from then on.
 
 
 def _end_own_map(mapping: Mapping, grant: Grant, address: int) -> None:
-    if os.getpid() == mapping._pid:
-        system.unmap(address, grant.size)
+    if os.getpid() == mapping._pid and not system.unmap(address, grant.size):
+        _kept.append(grant)
 
 
-def _close(fd: int, address: int, size: int, dropper: system.PageDropper, pid: int) -> None:
+def _close(fd: int, address: int, size: int, intact: list[bool], pid: int) -> None:
     if os.getpid() == pid:
-        dropper.close()
-        if address:
+        if address and intact:
             system.unmap(address, size)
         os.close(fd)

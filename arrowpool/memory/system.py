@@ -14,16 +14,17 @@ import fcntl
 import os
 import platform
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from arrowpool.memory import facilities
+
 PAGE = os.sysconf("SC_PAGESIZE")
 
 _PROT_READ, _PROT_WRITE = 1, 2
-_MAP_SHARED, _MAP_PRIVATE = 1, 2
+_MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED = 1, 2, 0x10
 _MAP_NORESERVE = (
     0x40 if platform.machine().startswith(("ppc", "sparc")) else 0x400 if "mips" in platform.machine() else 0x4000
 )
@@ -32,38 +33,16 @@ _FALLOC_PUNCH_HOLE, _FALLOC_KEEP_SIZE = 2, 1
 _F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_SHRINK, _F_SEAL_GROW = 1033, 1034, 2, 4
 _SEALS = _F_SEAL_SHRINK | _F_SEAL_GROW
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
+#: At a time, where a file system sets no blocks aside but for what is written.
+_ZEROS = 1 << 20
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAP_FAILED = ctypes.c_void_p(-1).value
-
-# linux/fs.h, since Linux 6.7: reports the pages of a range by category, about 3 ms per GB.
-_PAGEMAP_SCAN = 0xC0606610
-_PAGE_IS_FILE, _PAGE_IS_PRESENT, _PAGE_IS_SWAPPED = 1 << 2, 1 << 3, 1 << 4
-_SCAN_REGIONS = 128
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-
-
-class _ScanArgument(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_uint64)
-        for name in (
-            "size",
-            "flags",
-            "start",
-            "end",
-            "walk_end",
-            "vec",
-            "vec_len",
-            "max_pages",
-            "category_inverted",
-            "category_mask",
-            "category_anyof_mask",
-            "return_mask",
-        )
-    ]
 
 
 def page_ceil(size: int) -> int:
@@ -93,6 +72,8 @@ def create_memory(name: str, size: int) -> int:
 
 
 def _memfd_create(name: str) -> int:
+    if not facilities.has("memfd"):
+        raise OSError(errno.ENOSYS, "memfd is not to be used")
     if hasattr(os, "memfd_create"):
         return os.memfd_create(name, _MFD_CLOEXEC | _MFD_ALLOW_SEALING)
     # Some builds of Python lack it.
@@ -131,7 +112,7 @@ def create_resizable(name: str, size: int) -> int:
         os.ftruncate(fd, size)
         with contextlib.suppress(OSError):
             # Opened anew: only what was opened by a path is counted by the kernel, and `is_exclusive` asks for that count.
-            counted = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+            counted = os.open(facilities.proc(f"self/fd/{fd}"), os.O_RDWR | os.O_CLOEXEC)
             os.close(fd)
             fd = counted
     except BaseException:
@@ -145,11 +126,14 @@ def is_exclusive(fd: int) -> bool:
 
     The kernel says so: it grants a write lease under that condition only. False where it cannot tell.
     """
+    command = getattr(fcntl, "F_SETLEASE", None)  # some builds of Python lack it
+    if command is None or not facilities.has("lease"):
+        return False
     try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, command, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, command, fcntl.F_UNLCK)
     except OSError:
         return False
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return True
 
 
@@ -177,7 +161,7 @@ def _seals(fd: int) -> int:
 
 
 def reserve(fd: int, offset: int, size: int) -> None:
-    """Have the file system set blocks aside for a range: a write to it cannot fail any more.
+    """Have the file system set blocks aside for a range without data: a write to it cannot fail any more.
 
     Raises
     ------
@@ -185,11 +169,37 @@ def reserve(fd: int, offset: int, size: int) -> None:
         When it has none left; touching the range would end in SIGBUS.
     """
     try:
-        os.posix_fallocate(fd, offset, size)
+        if _fallocates():
+            os.posix_fallocate(fd, offset, size)
+            return
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise MemoryError(f"the file system has no room for {size} more bytes") from error
+        if error.errno in _NO_SPACE:
+            raise _no_room(size) from error
+        # Else it is refused, by the file system or by a seccomp filter.
+    _write_zeros(fd, offset, size)
+
+
+def _fallocates() -> bool:
+    return hasattr(os, "posix_fallocate") and facilities.has("fallocate")
+
+
+def _write_zeros(fd: int, offset: int, size: int) -> None:
+    room = os.fstatvfs(fd)
+    if size > room.f_bavail * room.f_frsize:
+        raise _no_room(size)
+    zeros = bytes(min(size, _ZEROS))
+    end = offset + size
+    try:
+        while offset < end:
+            offset += os.pwrite(fd, zeros[: end - offset], offset)
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise _no_room(size) from error
         raise
+
+
+def _no_room(size: int) -> MemoryError:
+    return MemoryError(f"the file system has no room for {size} more bytes")
 
 
 def read_only(fd: int) -> int:
@@ -198,7 +208,7 @@ def read_only(fd: int) -> int:
     A write seal would do that too, but it forbids the owner to punch holes. Without ``/proc`` a plain duplicate.
     """
     try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(facilities.proc(f"self/fd/{fd}"), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return os.dup(fd)
 
@@ -211,7 +221,7 @@ def open_of(pid: int, fd: int, inode: int) -> int:
     OSError
         When this process may not do that, or it is another file than that of the inode.
     """
-    opened = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    opened = os.open(facilities.proc(f"{pid}/fd/{fd}"), os.O_RDONLY | os.O_CLOEXEC)
     if os.fstat(opened).st_ino != inode:
         os.close(opened)
         raise FileNotFoundError(errno.ENOENT, f"descriptor {fd} of process {pid} is another file by now")
@@ -221,7 +231,7 @@ def open_of(pid: int, fd: int, inode: int) -> int:
 def may_open_of(pid: int) -> bool:
     """Whether this process may open what is open in that one."""
     try:
-        os.listdir(f"/proc/{pid}/fd")
+        os.listdir(facilities.proc(f"{pid}/fd"))
     except OSError:
         return False
     return True
@@ -249,17 +259,41 @@ def map_private(fd: int, offset: int, size: int) -> int:
     return address
 
 
-def _map(fd: int, offset: int, size: int, flags: int) -> int:
-    address: int | None = _libc.mmap(None, size, _PROT_READ | _PROT_WRITE, flags, fd, offset)
+def map_again(address: int, size: int, fd: int, offset: int) -> bool:
+    """Put a new private map of a range in the place of the one that is there; False when that cannot be done.
+
+    Then there may be no map at all in its place: nobody may unmap that address any more.
+    """
+    try:
+        _map(fd, offset, size, _MAP_PRIVATE | _MAP_NORESERVE | _MAP_FIXED, address)
+    except OSError:
+        return False
+    _advise(address, size, _MADV_DONTDUMP)
+    return True
+
+
+def _map(fd: int, offset: int, size: int, flags: int, where: int | None = None) -> int:
+    address: int | None = _libc.mmap(where, size, _PROT_READ | _PROT_WRITE, flags, fd, offset)
     if address is None or address == _MAP_FAILED:
         code = ctypes.get_errno()
         raise OSError(code, f"cannot map {size} bytes: {os.strerror(code)}")
     return address
 
 
-def unmap(address: int, size: int) -> None:
-    """End a map made here."""
-    _libc.munmap(address, size)
+def unmap(address: int, size: int) -> bool:
+    """End a map made here; False when it is still there."""
+    return bool(_libc.munmap(address, size) == 0)
+
+
+def drop_pages(start: int, end: int) -> None:
+    """Ask the kernel to forget what was written to these pages of a private map. Look whether it has: see `pages`."""
+    _advise(start, end - start, _MADV_DONTNEED)
+
+
+def ioctl(fd: int, request: int, argument: ctypes.Structure) -> int:
+    """What the kernel answers; negative for an error."""
+    answer: int = _libc.ioctl(fd, ctypes.c_ulong(request), ctypes.byref(argument))
+    return answer
 
 
 def _advise(address: int, size: int, advice: int) -> int:
@@ -283,77 +317,8 @@ def populate(address: int, size: int) -> None:
 
 def punch(fd: int, offset: int, size: int) -> bool:
     """Give the pages of a range of the file back to the kernel; False where the file system cannot."""
+    if not facilities.has("fallocate") or not hasattr(_libc, "fallocate"):
+        return False
     mode = ctypes.c_int(_FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE)
     result: int = _libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(size))
     return result == 0
-
-
-def _nothing(_start: int, _end: int) -> None:
-    pass
-
-
-class PageDropper:
-    """Finds the pages that this process has written in a private map; drops them, so that the file's own bytes show again.
-
-    Safe in finalizers: takes no lock, and is only system calls. One per process: the page map it reads is its own.
-    """
-
-    def __init__(self) -> None:
-        try:
-            self._pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            self._pagemap = -1
-
-    def drop(self, address: int, size: int) -> None:
-        """Forget this process's own writes to ``[address, address + size)``; untouched pages stay mapped."""
-        if self._pagemap >= 0 and self._drop_dirty(address, size):
-            return
-        _advise(address, size, _MADV_DONTNEED)
-
-    def is_clean(self, address: int, size: int) -> bool:
-        """Whether this process has written to no page of ``[address, address + size)``; False also when nobody can tell."""
-        start = address - address % PAGE
-        return self._pagemap >= 0 and self._scan(start, page_ceil(address + size - start), _nothing) is False
-
-    def _drop_dirty(self, address: int, size: int) -> bool:
-        def drop(start: int, end: int) -> None:
-            _advise(start, end - start, _MADV_DONTNEED)
-
-        return self._scan(address, size, drop) is not None
-
-    def _scan(self, address: int, size: int, found: Callable[[int, int], None]) -> bool | None:
-        """Call `found` for each dirty range; whether there was any, None when the kernel cannot tell."""
-        regions = (ctypes.c_uint64 * (3 * _SCAN_REGIONS))()
-        end = address + size
-        any_found = False
-        while address < end:
-            # A page of a private file map that is not the file's any more is this process's own copy.
-            argument = _ScanArgument(
-                ctypes.sizeof(_ScanArgument),
-                0,
-                address,
-                end,
-                0,
-                ctypes.addressof(regions),
-                _SCAN_REGIONS,
-                0,
-                _PAGE_IS_FILE,
-                _PAGE_IS_FILE,
-                _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED,
-                _PAGE_IS_PRESENT,
-            )
-            count = _libc.ioctl(self._pagemap, ctypes.c_ulong(_PAGEMAP_SCAN), ctypes.byref(argument))
-            if count < 0:
-                return None
-            for index in range(count):
-                any_found = True
-                found(regions[3 * index], regions[3 * index + 1])
-            if argument.walk_end <= address:
-                return None
-            address = argument.walk_end
-        return any_found
-
-    def close(self) -> None:
-        if self._pagemap >= 0:
-            os.close(self._pagemap)
-            self._pagemap = -1

@@ -15,7 +15,7 @@ import psutil
 
 from arrowpool.commands import doctor, doctor_checks
 from arrowpool.commands.doctor_checks import Grade
-from arrowpool.memory import arena, limits, system
+from arrowpool.memory import arena, limits, pages, system
 from arrowpool.memory.limits import Limits
 
 PROGRAM = """
@@ -108,7 +108,7 @@ def test_workers_that_could_write(monkeypatch):
 
 
 def test_a_kernel_that_cannot_tell_written_pages(monkeypatch):
-    monkeypatch.setattr(system, "_PAGEMAP_SCAN", 0xC06066FF)
+    monkeypatch.setattr(pages, "_PAGEMAP_SCAN", 0xC06066FF)
     assert findings(doctor_checks.page_scan)["written pages"].grade is Grade.SLOW
 
 

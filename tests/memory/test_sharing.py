@@ -53,10 +53,7 @@ def test_consumer_sees_what_the_owner_wrote_and_keeps_its_writes_to_itself(owner
     assert flags[0] == 1
 
 
-@pytest.mark.parametrize("scan", [True, False], ids=["pagemap-scan", "madvise"])
-def test_a_recycled_segment_never_shows_the_consumers_old_writes(owner, consumer, scan):
-    if not scan:
-        consumer._dropper.close()
+def test_a_recycled_segment_never_shows_the_consumers_old_writes(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
     segment = owner.allocate(300 * system.PAGE)
     for round_ in range(1, 6):

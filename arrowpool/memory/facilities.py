@@ -1,0 +1,62 @@
+"""What of Linux can be done without, and whether this process shall do without it.
+
+The environment variable ``ARROWPOOL_WITHOUT`` names facilities, separated by commas, that are treated as missing: so the
+ways that other systems take can be tried on one that has them all. Read here and nowhere else; the rest of the package
+asks :func:`has`. Workers inherit it.
+
+=============  ==================================================  ====================================================
+name           what it is                                          what serves instead
+=============  ==================================================  ====================================================
+``memfd``      nameless files in memory                            unlinked files in ``/dev/shm`` or another directory
+``pidfd``      a descriptor that is readable when a process ends   the sentinel of `multiprocessing`
+``sigio``      a signal of choice when a pipe has lost its writer  a thread that reads the pipe
+``pagemap``    ``PAGEMAP_SCAN``: which pages were written to       they are all mapped again; results are never lent
+``dontneed``   ``MADV_DONTNEED``: drop the pages written to        the range is mapped again
+``fallocate``  punch holes in files, and reserve their blocks      memory is kept until the file is closed; zeros are written
+``lease``      ``F_SETLEASE``: whether others have a file open     a file is not used again
+``proc``       ``/proc``                                           duplicates of descriptors; what is lent is copied
+=============  ==================================================  ====================================================
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+NAMES = frozenset(("memfd", "pidfd", "sigio", "pagemap", "dontneed", "fallocate", "lease", "proc"))
+_VARIABLE = "ARROWPOOL_WITHOUT"
+
+
+@functools.cache
+def _without() -> frozenset[str]:
+    names = frozenset(name.strip() for name in os.environ.get(_VARIABLE, "").split(",")) - {""}
+    unknown = sorted(names - NAMES)
+    if unknown:
+        raise ValueError(f"{_VARIABLE} names {', '.join(unknown)}; known are {', '.join(sorted(NAMES))}")
+    return names
+
+
+def has(name: str) -> bool:
+    """Whether a facility may be tried. Whether the kernel has it shows when it is.
+
+    Raises
+    ------
+    ValueError
+        When ``ARROWPOOL_WITHOUT`` names what is not in the table.
+    """
+    if name not in NAMES:
+        raise ValueError(f"{name} is no facility")
+    return name not in _without()
+
+
+def proc(path: str) -> str:
+    """A path below ``/proc``.
+
+    Raises
+    ------
+    FileNotFoundError
+        When this process shall do without it.
+    """
+    if not has("proc"):
+        raise FileNotFoundError(f"/proc is not to be used: {_VARIABLE}")
+    return f"/proc/{path}"
