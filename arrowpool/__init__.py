@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from arrowpool.context import get_context
 from arrowpool.errors import (
     ArenaFullError,
+    ForkedPoolError,
     PoolTerminatedError,
     ShelfKeyError,
     TaskExitError,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArenaFullError",
     "ArrowPool",
+    "ForkedPoolError",
     "Pool",
     "PoolTerminatedError",
     "ProcessPoolExecutor",

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 __all__ = [
     "ArenaFullError",
+    "ForkedPoolError",
     "PoolTerminatedError",
     "ShelfKeyError",
     "TaskExitError",
@@ -94,6 +95,26 @@ class TaskTimeoutError(TimeoutError):
 
 class TransferError(RuntimeError):
     """What a worker sent could not be rebuilt in this process; the cause is the error that rebuilding raised."""
+
+
+class ForkedPoolError(RuntimeError):
+    """A forked child uses a pool of its parent. The pool's threads stayed there: make a new pool in the child.
+
+    Attributes
+    ----------
+    pid : int
+        The process that has the pool.
+    """
+
+    def __init__(self, pid: int):
+        super().__init__(pid)
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return (
+            f"this pool belongs to process {self.pid}: its threads are not in this process, which was forked from that one. "
+            "Make a new pool here."
+        )
 
 
 class PoolTerminatedError(RuntimeError):

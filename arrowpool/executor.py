@@ -30,6 +30,7 @@ from arrowpool.errors import again
 from arrowpool.futures import Engine, Job, is_exiting
 from arrowpool.lane import Call
 from arrowpool.pool import ArrowPool, default_size
+from arrowpool.waiting import check_process
 
 _log = logging.getLogger(__name__)
 _Shared = TypeVar("_Shared")
@@ -212,13 +213,20 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
 
     def share(self, obj: _Shared) -> AbstractContextManager[_Shared]:
         """Copy an object once, for all tasks submitted in the ``with`` block; see `ArrowPool.share`."""
+        self._check_process()
         with self._changing:
             return self._running().share(obj)
+
+    def _check_process(self) -> None:
+        # Before the lock, which another thread may have held at the fork.
+        if self._engine is not None:
+            check_process(self._engine.pid)
 
     def _call(self, works: list[tuple[Any, ...]], items: list[Any] | None = None) -> list[Future[Any]]:
         """Futures of these tasks, of one call of the pool: ``(function, args, kwds)`` each; `items` are what they are made of."""
         if not works:
             return []
+        self._check_process()
         with self._changing:
             pool = self._running()
             if pool._broken:
@@ -251,6 +259,8 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         cancel_futures : bool
             Whether to cancel the futures that do not run yet.
         """
+        if self._engine is not None and self._engine.pid != os.getpid():
+            return
         with self._changing:
             self._is_shut = True
             engine = self._engine
@@ -274,6 +284,7 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         self._end_workers(operator.methodcaller("kill"))
 
     def _end_workers(self, end: Callable[[BaseProcess], None]) -> None:
+        self._check_process()
         workers = list(self._processes.values())
         self.shutdown(wait=False)
         if self._engine is not None:

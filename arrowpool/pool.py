@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import pool as stdlib
 from multiprocessing import util
-from multiprocessing.pool import INIT, RUN, TERMINATE, mapstar, starmapstar  # type: ignore[attr-defined]
+from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE, mapstar, starmapstar  # type: ignore[attr-defined]
 from multiprocessing.process import BaseProcess
 from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ from arrowpool.results import AsyncResult, ImapResults, MapResult, Unchunked, Un
 from arrowpool.settings import COPY_THREADS
 from arrowpool.stats import Stats, show_bytes
 from arrowpool.supervisor import Notifier, Supervisor
+from arrowpool.waiting import check_process
 from arrowpool.wire import Sender
 
 _log = logging.getLogger(__name__)
@@ -109,6 +110,8 @@ class ArrowPool(stdlib.Pool):
         # First of all, so that __del__ finds them whatever happens here.
         self._pool: list[BaseProcess] = []
         self._state = INIT
+        #: The process that has this pool's threads. A child forked from it can use none of it.
+        self._pid = os.getpid()
         self._ctx = context or multiprocessing.get_context()
         self._processes = default_size() if processes is None else processes
         _check(self._processes, initializer, maxtasksperchild, max_bytes, retries, task_timeout)
@@ -190,7 +193,12 @@ class ArrowPool(stdlib.Pool):
         """Bring the number of workers up to what it shall be."""
         self._worker_handler.repopulate()
 
+    def __del__(self, *args: Any, **kwargs: Any) -> None:
+        if self._pid == os.getpid():
+            super().__del__(*args, **kwargs)
+
     def _check_running(self) -> None:
+        check_process(self._pid)
         super()._check_running()  # type: ignore[misc]
         if self._broken:
             raise again(self._broken[0])
@@ -303,19 +311,33 @@ class ArrowPool(stdlib.Pool):
 
     def _cancel(self, job: int, error: BaseException | None = None) -> None:
         """End a call: what runs of it is interrupted, what waits is dropped; its result is this, or `CancelledError`."""
-        self._result_handler.tell(Cancelled(job, error))
+        if self._pid == os.getpid():
+            self._result_handler.tell(Cancelled(job, error))
 
     def close(self) -> None:
         """
         Take no more calls; the workers end once all that were made are answered.
         """
+        if self._pid != os.getpid():
+            self._state = CLOSE
+            return
         super().close()
         self._task_handler.hurry()
+
+    def terminate(self) -> None:
+        """
+        End the workers at once. In a forked child, which has none, nothing but this copy of the pool.
+        """
+        if self._pid != os.getpid():
+            self._state = TERMINATE
+            return
+        super().terminate()
 
     def join(self) -> None:
         """
         Wait for the worker processes to exit, after `close()` or `terminate()`.
         """
+        check_process(self._pid)
         super().join()
         self._terminate()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from multiprocessing import TimeoutError
@@ -18,7 +19,7 @@ from multiprocessing import pool as stdlib
 from multiprocessing.pool import IMapIterator, IMapUnorderedIterator
 from typing import Any
 
-from arrowpool.waiting import slices
+from arrowpool.waiting import check_process, slices
 
 
 class _Watched:
@@ -26,6 +27,7 @@ class _Watched:
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._watchers: deque[Callable[[], None]] = deque()
+        self._pid = os.getpid()
         super().__init__(*args, **kwargs)
 
     def _cancel(self: Any) -> None:
@@ -55,6 +57,7 @@ class _Watched:
             self._watchers.append(wake)
             if is_there():
                 return
+            check_process(self._pid)
             try:
                 await future
             except asyncio.CancelledError:
@@ -65,6 +68,9 @@ class _Watched:
 class _Awaitable(_Watched):
     def wait(self: Any, timeout: float | None = None) -> None:
         """Return when the result is there, or after `timeout` seconds."""
+        if self.ready():
+            return
+        check_process(self._pid)
         for seconds in slices(timeout):
             if self._event.wait(seconds):
                 return
@@ -116,6 +122,8 @@ class Imap(_Watched):
     __next__ = next
 
     def _take(self: Any, timeout: float | None) -> tuple[bool, Any]:
+        if self._pid != os.getpid():
+            return self._take_inherited()  # type: ignore[no-any-return]
         with self._cond:
             if not self._is_next_here():
                 for seconds in slices(timeout):
@@ -129,6 +137,14 @@ class Imap(_Watched):
                 self._pool = None
                 raise StopIteration
             raise TimeoutError
+
+    def _take_inherited(self: Any) -> tuple[bool, Any]:
+        # Without the lock, which a thread may have held at the fork; none is here that changes anything.
+        if self._items:
+            return self._items.popleft()  # type: ignore[no-any-return]
+        if self._index != self._length:
+            check_process(self._pid)
+        raise StopIteration
 
     def __aiter__(self) -> Imap:
         return self
@@ -147,6 +163,8 @@ class Imap(_Watched):
             raise value
 
     def _has_next(self: Any) -> bool:
+        if self._pid != os.getpid():
+            return True  # or an error, at once
         with self._cond:
             there: bool = self._is_next_here()
             return there

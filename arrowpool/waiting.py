@@ -8,10 +8,14 @@ whoever waits on behalf of the user waits in slices.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from concurrent.futures._base import PENDING, RUNNING
 from typing import Any
+
+from arrowpool.errors import ForkedPoolError
 
 #: An interrupt is noticed after this time at the latest.
 _SLICE_SECONDS = 0.25
@@ -39,8 +43,18 @@ def slices(timeout: float | None) -> Iterator[float]:
             return
 
 
+def check_process(pid: int) -> None:
+    """Raise `ForkedPoolError` in every process but `pid`: nobody there brings what is waited for, or ever releases a lock."""
+    if os.getpid() != pid:
+        raise ForkedPoolError(pid)
+
+
 class InterruptibleFuture(Future[Any]):
-    """A future whose waiters can be interrupted, whoever handles the signal."""
+    """A future whose waiters can be interrupted, whoever handles the signal, and that a forked child does not wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pid = os.getpid()
 
     def result(self, timeout: float | None = None) -> Any:
         try:
@@ -54,6 +68,8 @@ class InterruptibleFuture(Future[Any]):
         return super().exception(0)
 
     def _await(self, timeout: float | None) -> None:
+        if self._state in (PENDING, RUNNING):
+            check_process(self._pid)
         with self._condition:
             for seconds in slices(timeout):
                 if self.done():

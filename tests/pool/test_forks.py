@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import gc
 import multiprocessing
 import os
+import signal
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -176,3 +180,99 @@ def test_workers_are_replaced_while_a_module_that_uses_them_is_imported(tmp_path
     monkeypatch.setitem(sys.modules, name, None)
     del sys.modules[name]
     assert len(set(__import__(name).PIDS)) == 4
+
+
+def in_a_child(work):
+    """What `work` says of itself in a forked child, which is not given long."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(LIMIT)
+        with open(writer, "w") as file:
+            try:
+                file.write(str(work()))
+            except BaseException as error:
+                file.write(repr(error))
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as file:
+        said = file.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return said
+
+
+USES = {
+    "apply": lambda pool: pool.apply(abs, (-1,)),
+    "apply_async": lambda pool: pool.apply_async(abs, (-1,)),
+    "map": lambda pool: pool.map(abs, [-1]),
+    "map_async": lambda pool: pool.map_async(abs, [-1]),
+    "starmap": lambda pool: pool.starmap(max, [(1, 2)]),
+    "starmap_async": lambda pool: pool.starmap_async(max, [(1, 2)]),
+    "imap": lambda pool: pool.imap(abs, [-1]),
+    "imap_unordered": lambda pool: pool.imap_unordered(abs, [-1], chunksize=2),
+    "share": lambda pool: pool.share(np.ones(5)).__enter__(),
+    "join": lambda pool: (pool.close(), pool.join()),
+}
+
+
+def test_a_child_that_uses_its_parents_pool(our_pool, tmp_path):
+    """An error at once: its parent's threads are not there. And whatever the child does, the parent goes on."""
+    gate = tmp_path / "go on"
+    array = np.ones(3)
+    there, finished = our_pool.apply_async(abs, (-2,)), our_pool.imap(abs, [-3, -4])
+    there.wait(LIMIT)
+    assert finished.next(LIMIT) == 3
+    while not finished.unread():
+        time.sleep(0.005)
+    running = our_pool.apply_async(tasks.wait_for_file, (array, str(gate)))
+    many = our_pool.map_async(functools.partial(tasks.wait_for_file, array), [str(gate)] * 3)
+    ordered = our_pool.imap(functools.partial(tasks.wait_for_file, array), [str(gate)])
+    chunked = our_pool.imap_unordered(functools.partial(tasks.wait_for_file, array), [str(gate)] * 2, chunksize=2)
+    waits = {
+        "get": running.get,
+        "get with a limit": lambda: many.get(60),
+        "wait": running.wait,
+        "next": ordered.next,
+        "a loop": lambda: list(chunked),
+        "await": lambda: asyncio.run(asyncio.wait_for(running, 20)),
+        "async for": lambda: asyncio.run(asyncio.wait_for(anext(aiter(ordered)), 20)),
+    }
+    for how, use in {**{name: functools.partial(use, our_pool) for name, use in USES.items()}, **waits}.items():
+        said = in_a_child(use)
+        assert said == f"ForkedPoolError({os.getpid()})", how
+    assert in_a_child(lambda: (there.get(), finished.next(1))) == "(2, 4)"
+    for end in (our_pool.close, our_pool.terminate, lambda: our_pool.__exit__(None, None, None), gc.collect):
+        in_a_child(end)
+    gate.touch()
+    assert running.get(LIMIT) == 1.0
+    assert many.get(LIMIT) == [1.0] * 3
+    assert ordered.next(LIMIT) == 1.0
+    assert list(chunked) == [1.0] * 2
+    assert our_pool.map_async(abs, range(-3, 0), 1).get(LIMIT) == [3, 2, 1]
+
+
+def test_a_child_that_lets_go_of_its_parents_pool_says_nothing(ours, recwarn):
+    held = [ours.pool(1)]
+    said = in_a_child(lambda: (held.clear(), gc.collect(), [str(one.message) for one in recwarn])[-1])
+    assert said == "[]"
+    assert held[0].apply_async(abs, (-1,)).get(LIMIT) == 1
+    held[0].terminate()
+    held[0].join()
+
+
+def test_a_child_that_uses_its_parents_executor(ours, tmp_path):
+    gate = tmp_path / "go on"
+    with arrowpool.ProcessPoolExecutor(1, mp_context=ours.context) as executor:
+        future = executor.submit(tasks.wait_for_file, np.ones(3), str(gate))
+        for use in (
+            lambda: executor.submit(abs, -1),
+            lambda: list(executor.map(abs, [-1])),
+            future.result,
+            future.exception,
+            executor.terminate_workers,
+        ):
+            assert in_a_child(use) == f"ForkedPoolError({os.getpid()})"
+        assert in_a_child(executor.shutdown) == "None"
+        gate.touch()
+        assert future.result(LIMIT) == 1.0
+        assert executor.submit(abs, -1).result(LIMIT) == 1
