@@ -23,7 +23,7 @@ from arrowpool.lifecycle import Borrowed, LifecycleManager, Segment
 from arrowpool.memory import system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import Flags, Use
-from arrowpool.memory.lease import Grant
+from arrowpool.memory.lease import Account, Grant
 from arrowpool.memory.mapping import Lease, Mapping
 from arrowpool.reducer import Reducer, Unit, loads
 from arrowpool.settings import ALIGNMENT, INLINE_LIMIT, OWN_SEGMENT, PIECE, RELIEF_SECONDS, SHARED_SEGMENT
@@ -373,17 +373,14 @@ class Receiver:
         self._lender = lender
         #: Mappings of what is lent, the one used last at the end.
         self._borrowed: dict[tuple[int, int], Mapping] = {}
-        self._flags = flags
-        self._released = released
+        self._account = Account(flags, released)
         self._mapping: Mapping | None = None
 
     def accept(self, grants: tuple[GrantWire, ...]) -> list[Grant]:
         """Take the rights to some segments; they end when the returned objects and all built on them are gone."""
-        flags = self._flags
-        released = self._released
+        account = self._account
         return [
-            Grant(flags, slot, offset, size, source[0] if source else None, released)
-            for slot, offset, size, *source in grants
+            Grant(account, slot, offset, size, source[0] if source else None) for slot, offset, size, *source in grants
         ]
 
     def trim(self) -> None:

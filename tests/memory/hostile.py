@@ -1,8 +1,9 @@
-"""What a process may do to itself that takes from us what we rely on: memory locked, system calls refused."""
+"""What a process may do to itself that takes from us what we rely on: memory locked, system calls refused. In a child, then."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import struct
 
@@ -44,3 +45,15 @@ def refuse(*calls, code=1):
 
 
 needs_seccomp = pytest.mark.skipif(platform.machine() not in _ARCHITECTURES, reason="system call numbers")
+
+
+def in_child(run):
+    """Whether `run`, in a forked child, returned True."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if run() is True else 2
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -11,7 +11,7 @@ import pytest
 import arrowpool
 from arrowpool.memory import arena, facilities, pages, system
 from arrowpool.memory.arena import Arena
-from arrowpool.memory.lease import Grant
+from arrowpool.memory.lease import Account, Grant
 from arrowpool.memory.mapping import Mapping
 from tests.memory import hostile
 
@@ -38,18 +38,6 @@ HOSTILE = {
 }
 
 
-def in_child(run):
-    """Whether `run`, in a forked child, returned True."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            code = 0 if run() is True else 2
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
 def may_show_old_writes():
     """Lease, write in place, let go; see whether the next lease of the recycled segment shows any of it."""
     owner = Arena(arena.create(16 * MIB))
@@ -58,7 +46,7 @@ def may_show_old_writes():
     segment = owner.allocate(300 * system.PAGE)
     for round_ in range(1, 6):
         owner.room(*segment)[:] = round_
-        seen = consumer.lease(Grant(flags, 0, *segment))
+        seen = consumer.lease(Grant(Account(flags), 0, *segment))
         if not (seen == round_).all():
             return True
         seen[:: 2 * system.PAGE] = 200  # more dirty stretches than one scan reports
@@ -78,7 +66,7 @@ def test_the_next_lease_shows_the_owners_bytes(how):
         HOSTILE[how]()
         return may_show_old_writes() is False
 
-    assert in_child(run)
+    assert hostile.in_child(run)
 
 
 def test_what_cannot_be_restored_is_never_released(monkeypatch):
@@ -96,15 +84,15 @@ def test_what_cannot_be_restored_is_never_released(monkeypatch):
         flags = np.zeros(8, dtype=np.uint8)
         segment = owner.allocate(system.PAGE)
         owner.room(*segment)[:] = 1
-        seen = consumer.lease(Grant(flags, 0, *segment))
+        seen = consumer.lease(Grant(Account(flags), 0, *segment))
         seen[:] = 2
         del seen
-        again = consumer.lease(Grant(flags, 1, *segment))
+        again = consumer.lease(Grant(Account(flags), 1, *segment))
         right = bool((again == 1).all())
         del again, consumer
         return right and flags.tolist()[:2] == [0, 1] and all(size == system.PAGE for _, size in unmapped)
 
-    assert in_child(run)
+    assert hostile.in_child(run)
 
 
 @hostile.needs_seccomp
@@ -114,12 +102,15 @@ def test_a_map_that_stays_is_never_released():
         consumer = Mapping(system.read_only(owner.fd))
         flags = np.zeros(8, dtype=np.uint8)
         segment = owner.allocate(system.PAGE)
-        first, second = consumer.lease(Grant(flags, 0, *segment)), consumer.lease(Grant(flags, 1, *segment))
+        first, second = (
+            consumer.lease(Grant(Account(flags), 0, *segment)),
+            consumer.lease(Grant(Account(flags), 1, *segment)),
+        )
         hostile.refuse("munmap")
         del second, first
         return flags.tolist()[:2] == [1, 0]
 
-    assert in_child(run)
+    assert hostile.in_child(run)
 
 
 def test_one_page_map_for_all_mappings():
@@ -127,7 +118,7 @@ def test_one_page_map_for_all_mappings():
     before = len(os.listdir("/proc/self/fd"))
     consumers = [Mapping(system.read_only(owner.fd)) for _ in range(5)]
     assert len(os.listdir("/proc/self/fd")) == before + 5 + 1
-    assert in_child(lambda: pages.page_map() is not consumers[0]._pages)
+    assert hostile.in_child(lambda: pages.page_map() is not consumers[0]._pages)
     consumers.clear()
     assert len(os.listdir("/proc/self/fd")) == before
     owner.close()

@@ -13,7 +13,7 @@ from arrowpool.memory import arena, lease, limits, system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import ControlPage
 from arrowpool.memory.control import create as create_control
-from arrowpool.memory.lease import Grant
+from arrowpool.memory.lease import Account, Grant
 from arrowpool.memory.mapping import Mapping
 
 MIB = 1 << 20
@@ -32,7 +32,7 @@ def consumer(owner):
 
 
 def grant(flags, slot, segment):
-    return Grant(flags, slot, *segment)
+    return Grant(Account(flags), slot, *segment)
 
 
 def test_consumer_sees_what_the_owner_wrote_and_keeps_its_writes_to_itself(owner, consumer):
@@ -97,7 +97,7 @@ def test_a_lease_outlives_mapping_and_owner(owner, consumer):
 
 def test_a_grant_that_is_never_opened_ends_too():
     flags = np.zeros(8, dtype=np.uint8)
-    right = Grant(flags, 3, 0, system.PAGE)
+    right = Grant(Account(flags), 3, 0, system.PAGE)
     assert flags[3] == 0
     del right
     assert flags[3] == 1
