@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -27,7 +28,9 @@ import pyarrow as pa
 
 from arrowpool.errors import ShelfKeyError
 from arrowpool.memory import system
-from arrowpool.shelf import layout, owner, store
+from arrowpool.shelf import keys, layout, owner, store
+from arrowpool.shelf.about import About
+from arrowpool.shelf.keys import DEFAULT, Kept, Living
 from arrowpool.shelf.layout import EXACT, TABLE, Memory
 from arrowpool.shelf.owner import Owner
 from arrowpool.shelf.store import Store
@@ -48,8 +51,6 @@ __all__ = [
     "put",
     "put_many",
 ]
-
-_DEFAULT = "default"
 
 _owner: Owner | None = None
 _starting = threading.Lock()
@@ -90,24 +91,35 @@ class Info:
 
 
 class Shelf:
-    """Objects put together: all of them are let go of at the end of a ``with`` block, or when asked to.
+    """Objects put together. Its methods are those of this module, for a shelf of its own.
 
     Parameters
     ----------
     name : str, optional
         A shelf with a name is persistent: its objects stay until they are deleted, and any process of this user that opens
-        a shelf of that name has them. Without a name it is private: its objects live as long as it does.
+        a shelf of that name has them. Without a name it is private: its objects go at the end of a ``with`` block, by
+        `delete_all`, or with the process.
+
+    Notes
+    -----
+    A key without a slash is one of this shelf, as it was given to `put`. What `put` has returned leads to the same object
+    on every shelf, and with the functions of this module: ``features/rsi``, or the key of an object that a process holds.
 
     Examples
     --------
     >>> with Shelf() as shelf:
     ...     keys = [shelf.put(chunk) for chunk in chunks]
+    >>> features = Shelf("features")
+    >>> features.put(rsi, "rsi")
+    'features/rsi'
+    >>> features.get("rsi"), arrowpool.get("features/rsi")
     """
 
     def __init__(self, name: str | None = None):
         self.name = name
         self._store = Store(name) if name is not None else None
         self._keys: set[str] = set()
+        self._pid = os.getpid()
 
     def __repr__(self) -> str:
         return f"<Shelf {self.name or 'private'}: {len(self.list_keys())} objects>"
@@ -118,43 +130,76 @@ class Shelf:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._store is None:
+        # A child that was forked in the block leaves it, too; the objects are its parent's.
+        if self._store is None and self._pid == os.getpid():
             self.delete_all()
 
     def put(self, obj: Any, key: str | None = None) -> str:
         """Put an object; return its key. See :func:`put`."""
-        if self._store is None:
+        if self.name is None or self._store is None:
             if key is not None:
                 raise ValueError("only a shelf with a name, or put(..., persist=True), can have keys of your choice")
             made = _this_owner().put(layout.plan(obj))
             self._keys.add(made)
             return made
-        key = store.check_name(key) if key is not None else _new_name()
-        self._store.put(layout.plan(obj), key)
-        return key if self.name == _DEFAULT else f"{self.name}/{key}"
+        kept = Kept(self.name, keys.check_name(key) if key is not None else _new_name())
+        self._store.put(layout.plan(obj), kept.name)
+        return str(kept)
+
+    def put_many(self, objects: Iterable[Any]) -> list[str]:
+        """See :func:`put_many`."""
+        return [self.put(obj) for obj in objects]
 
     def list_keys(self) -> list[str]:
         """The keys of this shelf's objects."""
-        if self._store is None:
+        if self.name is None or self._store is None:
             return sorted(key for key in self._keys if exists(key))
-        prefix = "" if self.name == _DEFAULT else f"{self.name}/"
-        return [prefix + key for key, _ in self._store.items()]
+        return [str(Kept(self.name, key)) for key, _, _ in self._store.items()]
 
     def get(self, key: str) -> Any:
         """See :func:`get`."""
-        return get(key)
+        return _get(key, self.name)
+
+    def get_many(self, keys: Iterable[str]) -> list[Any]:
+        """See :func:`get_many`."""
+        return [self.get(key) for key in keys]
+
+    def get_arrow(self, key: str) -> pa.Table:
+        """See :func:`get_arrow`."""
+        return _get_arrow(key, self.name)
+
+    def get_numpy(self, key: str, column: str | None = None) -> np.ndarray[Any, Any]:
+        """See :func:`get_numpy`."""
+        return _get_numpy(key, column, self.name)
+
+    def exists(self, key: str) -> bool:
+        """See :func:`exists`."""
+        return _exists(key, self.name)
+
+    def info(self, key: str) -> Info:
+        """See :func:`info`."""
+        return _info(key, self.name)
+
+    def memory_usage(self, key: str | None = None) -> int:
+        """Bytes that one object takes, or all objects of this shelf."""
+        return sum(self.info(one).nbytes for one in ([key] if key is not None else self.list_keys()))
 
     def delete(self, *keys: str) -> None:
         """See :func:`delete`."""
-        delete(*keys)
-        self._keys.difference_update(keys)
+        try:
+            _delete(keys, self.name)
+        finally:
+            self._keys.difference_update(keys)
 
     def delete_all(self) -> None:
         """Delete all objects of this shelf."""
-        for key in self.list_keys():
+        if self._store is not None:
+            for key in self._store.names():
+                self._store.delete(key)
+            return
+        for one in list(self._keys):
             with contextlib.suppress(ShelfKeyError):  # somebody was faster
-                delete(key)
-        self._keys.clear()
+                self.delete(one)
 
 
 def put(obj: Any, *, persist: bool = False, key: str | None = None) -> str:
@@ -167,8 +212,9 @@ def put(obj: Any, *, persist: bool = False, key: str | None = None) -> str:
     persist : bool
         Keep it until it is deleted, also after this process has ended. Else it goes with this process.
     key : str, optional
-        A key of your choice, for a persistent object: letters, digits, ``_``, ``-`` and ``.``. What is there under that
-        key is replaced; who reads that goes on reading it.
+        A key of your choice, for a persistent object: up to 100 letters, digits, ``_``, ``-`` and ``.``; ``2024-01-15``, say.
+        What is there under that key is replaced in one step: readers get the old object or the new one, and who reads the
+        old one goes on reading it. When several processes put one at a time, the last one wins.
 
     Returns
     -------
@@ -177,13 +223,15 @@ def put(obj: Any, *, persist: bool = False, key: str | None = None) -> str:
 
     Raises
     ------
+    ValueError
+        When an object cannot have that key.
     ArenaFullError
         When there is no memory (or disk space) for it.
     Exception
         Whatever pickling it raises.
     """
     if persist:
-        return Shelf(_DEFAULT).put(obj, key)
+        return Shelf(DEFAULT).put(obj, key)
     if key is not None:
         raise ValueError("only a persistent object can have a key of your choice: put(..., persist=True)")
     return _this_owner().put(layout.plan(obj))
@@ -206,7 +254,11 @@ def get(key: str) -> Any:
     PermissionError
         When it belongs to another user.
     """
-    files = _open(key)
+    return _get(key, DEFAULT)
+
+
+def _get(key: str, shelf: str | None) -> Any:
+    files = _open(key, shelf)
     return layout.rebuild(files.get(TABLE), files.get(EXACT))
 
 
@@ -225,9 +277,13 @@ def get_arrow(key: str) -> pa.Table:
     TypeError
         When the object is none that Arrow can express as a table.
     """
-    table = _open(key, only=TABLE).get(TABLE)
+    return _get_arrow(key, DEFAULT)
+
+
+def _get_arrow(key: str, shelf: str | None) -> pa.Table:
+    table = _open(key, shelf, only=TABLE).get(TABLE)
     if table is None:
-        raise TypeError(f"what lies under {key!r} ({info(key).kind}) is no Arrow table; use get()")
+        raise TypeError(f"what lies under {key!r} ({_info(key, shelf).kind}) is no Arrow table; use get()")
     return layout.open_table(table)
 
 
@@ -248,14 +304,18 @@ def get_numpy(key: str, column: str | None = None) -> np.ndarray[Any, Any]:
     TypeError
         When the object is not what was asked for.
     """
+    return _get_numpy(key, column, DEFAULT)
+
+
+def _get_numpy(key: str, column: str | None, shelf: str | None) -> np.ndarray[Any, Any]:
     if column is None:
-        obj = get(key)
+        obj = _get(key, shelf)
         if not isinstance(obj, np.ndarray):
             raise TypeError(f"what lies under {key!r} is a {type(obj).__name__}: say which column")
         return obj
-    memory = _open(key, only=TABLE).get(TABLE)
+    memory = _open(key, shelf, only=TABLE).get(TABLE)
     if memory is None:
-        raise TypeError(f"what lies under {key!r} ({info(key).kind}) has no columns; use get()")
+        raise TypeError(f"what lies under {key!r} ({_info(key, shelf).kind}) has no columns; use get()")
     return layout.column(memory, key, column)
 
 
@@ -267,7 +327,11 @@ def delete(*keys: str) -> None:
     ShelfKeyError
         When there is nothing under one of the keys; the others are deleted all the same.
     """
-    missing = [key for key in keys if not _delete(key)]
+    _delete(keys, DEFAULT)
+
+
+def _delete(keys: Iterable[str], shelf: str | None) -> None:
+    missing = [key for key in keys if not _delete_one(key, shelf)]
     if missing:
         raise ShelfKeyError(f"nothing to delete under {', '.join(map(repr, missing))}")
 
@@ -277,13 +341,17 @@ def delete_all() -> None:
     if _owner is not None and _owner.pid == os.getpid():
         for key in _owner.list_keys():
             _owner.delete(key)
-    Shelf(_DEFAULT).delete_all()
+    Shelf(DEFAULT).delete_all()
 
 
 def exists(key: str) -> bool:
     """Whether there is something under that key."""
+    return _exists(key, DEFAULT)
+
+
+def _exists(key: str, shelf: str | None) -> bool:
     try:
-        info(key)
+        _info(key, shelf)
     except (KeyError, PermissionError):
         return False
     return True
@@ -301,14 +369,13 @@ def list_infos() -> list[Info]:
 
 def _living() -> Iterator[Info]:
     for key, about in owner.everything():
-        yield _info(key, about, None)
+        yield _info_of_living(key, about)
 
 
 def _persistent() -> Iterator[Info]:
     for name in store.stores():
-        kept = Store(name)
-        for key, about in kept.items():
-            yield _info(key if name == _DEFAULT else f"{name}/{key}", about, kept.path(key))
+        for key, about, place in Store(name).items():
+            yield _info_of_kept(Kept(name, key), about, place)
 
 
 def memory_usage(key: str | None = None) -> int:
@@ -324,54 +391,53 @@ def info(key: str) -> Info:
     ShelfKeyError
         When there is nothing under that key (any more).
     """
-    about, fds = _describe(key)
+    return _info(key, DEFAULT)
+
+
+def _info(key: str, shelf: str | None) -> Info:
+    where = keys.parse(key, shelf)
+    if isinstance(where, Kept):
+        about, fds, place = Store(where.shelf).open(where.name)
+        found = _info_of_kept(where, about, place)
+    else:
+        described, fds = _describe(where)
+        found = _info_of_living(key, described)
     for fd in fds:
         os.close(fd)
-    where = _where(key)
-    return _info(key, about, where[0].path(where[1]) if where is not None else None)
+    return found
 
 
-def _info(key: str, about: dict[str, Any], place: Any) -> Info:
+def _info_of_kept(key: Kept, about: About, place: Path) -> Info:
+    table = about.files.get(TABLE)
+    return Info(
+        key=str(key),
+        kind=about.kind,
+        nbytes=about.nbytes,
+        created=datetime.fromtimestamp(about.created, timezone.utc),
+        persistent=True,
+        owner=None,
+        arrow=table is not None,
+        path=str(place / table[0]) if table is not None else None,
+    )
+
+
+def _info_of_living(key: str, about: dict[str, Any]) -> Info:
     arrow = TABLE in about["files"]
-    path: str | None = None
-    if arrow:
-        path = str(place / TABLE) if place is not None else about["paths"][TABLE]
     return Info(
         key=key,
         kind=about["kind"],
         nbytes=about["nbytes"],
         created=datetime.fromtimestamp(about["created"], timezone.utc),
-        persistent=place is not None,
-        owner=None if place is not None else int(key.partition("-")[0]),
+        persistent=False,
+        owner=int(key.partition("-")[0]),
         arrow=arrow,
-        path=path,
+        path=about["paths"][TABLE] if arrow else None,
     )
 
 
-# Where a key leads
-
-
-def _where(key: str) -> tuple[Store, str] | None:
-    """Store and name of a persistent object's key; None for the key of a process's."""
-    if not isinstance(key, str) or not key or len(key) > 300:
-        raise ShelfKeyError(f"that is no key: {key!r}")
-    name, slash, rest = key.rpartition("/")
-    try:
-        if slash:
-            return Store(name), store.check_name(rest)
-        parts = key.split("-")
-        if len(parts) == 3 and parts[0].isdigit() and parts[2].isdigit():
-            return None
-        return Store(_DEFAULT), store.check_name(key)
-    except ValueError as error:
-        raise ShelfKeyError(f"that is no key: {key!r}") from error
-
-
-def _describe(key: str) -> tuple[dict[str, Any], list[int]]:
+def _describe(living: Living) -> tuple[dict[str, Any], list[int]]:
     """Description of an object and descriptors of its files."""
-    where = _where(key)
-    if where is not None:
-        return where[0].open(where[1])
+    key = str(living)
     if _owner is not None and _owner.pid == os.getpid():
         stored = _owner.get(key)
         if stored is not None:
@@ -382,11 +448,11 @@ def _describe(key: str) -> tuple[dict[str, Any], list[int]]:
     return about, fds
 
 
-def _delete(key: str) -> bool:
+def _delete_one(key: str, shelf: str | None) -> bool:
     try:
-        where = _where(key)
-        if where is not None:
-            return where[0].delete(where[1])
+        where = keys.parse(key, shelf)
+        if isinstance(where, Kept):
+            return Store(where.shelf).delete(where.name)
         if _owner is not None and _owner.pid == os.getpid() and _owner.delete(key):
             return True
         return bool(owner.ask(key, "delete")[0])
@@ -394,17 +460,23 @@ def _delete(key: str) -> bool:
         return False
 
 
-def _open(key: str, only: str | None = None) -> dict[str, Memory]:
+def _open(key: str, shelf: str | None, only: str | None = None) -> dict[str, Memory]:
     """The files of an object by name, mapped privately."""
-    about, fds = _describe(key)
+    where = keys.parse(key, shelf)
+    if isinstance(where, Kept):
+        about, fds, _ = Store(where.shelf).open(where.name)
+        sizes = [(name, size) for name, (_, size) in about.files.items()]
+    else:
+        described, fds = _describe(where)
+        sizes = list(described["files"].items())
     try:
         opened: dict[str, Memory] = {}
-        for (name, size), fd in zip(about["files"].items(), fds, strict=True):
+        for (name, size), fd in zip(sizes, fds, strict=True):
             found = os.fstat(fd)
             if found.st_uid not in os.getresuid():
                 raise PermissionError(f"what lies under {key!r} belongs to another user ({found.st_uid})")
             if not isinstance(size, int) or found.st_size < size:
-                raise ShelfKeyError(f"the object under {key!r} is cut off")
+                raise ShelfKeyError(f"the object under {key!r} is damaged: it is cut off")
             if only in (None, name):
                 opened[name] = _map(fd, size)
         return opened
@@ -469,7 +541,7 @@ def _forget_in_child() -> None:
 
 
 def _new_name() -> str:
-    return secrets.token_urlsafe(6).lstrip("-_.") or _new_name()
+    return secrets.token_urlsafe(9).lstrip("-_") or _new_name()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

@@ -2,21 +2,28 @@
 
     <root>/<shelf>/<key>/table.arrow, exact.bin, about.json
 
-An object is written under another name and renamed when it is whole, and renamed before it is removed: what is there under
-its key is complete. What a process that died has left half-done carries its id and start time, and is removed by the next
-one that comes by.
+What is there under a key is complete, and one object:
+
+- A writer makes a directory of its own beside, and exchanges it for the one under the key in a single step. Where the file
+  system cannot, it moves its files into the directory under the key, named anew, and replaces `about.json`, which says what
+  they are called.
+- A reader opens the directory once, and what is in it by that descriptor. It then finds all of one object; or finds that
+  some of it is being removed, and opens what has taken its place.
+- Writers hold the shelf's directories (see `directories.locked`) while they rename, not while they write. So the last one
+  wins, and an object that moves to another root is in one of them. A reader that finds nothing looks once more while no
+  writer renames: the object may have moved past it.
+
+A writer that dies leaves the old object or the new one, and what it had begun: a directory whose name begins with a dot, that
+bears its process id and start time, and that it had locked. The next one that comes by removes that.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
+import logging
 import os
-import re
 import secrets
-import shutil
-import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,88 +33,45 @@ import psutil
 
 from arrowpool.errors import ArenaFullError, ShelfKeyError
 from arrowpool.memory import limits, system
+from arrowpool.shelf import directories, keys
+from arrowpool.shelf.about import About
 from arrowpool.shelf.layout import Memory, Plan
 
 _ABOUT = "about.json"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_ABOUT_BYTES = 1 << 16
+#: What another root may have, when one has it not: room, or the right to write.
+_TRY_ELSEWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EFBIG)
 
+#: What the process lacks, not the object.
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
-def check_name(name: str, what: str = "key") -> str:
-    """`name`, if it can be the name of a file and nothing else.
-
-    Raises
-    ------
-    ValueError
-        When it could reach elsewhere, or is too long.
-    """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(
-            f"a {what} has up to 100 letters, digits, '_', '-' and '.', and begins with neither of the last: {name!r}"
-        )
-    return name
-
-
-def _roots() -> list[Path]:
-    """Where shelves lie: in memory if there is room for them, else in the temporary directory."""
-    chosen = os.environ.get("ARROWPOOL_SHELF_DIR")
-    if chosen:
-        return [Path(chosen)]
-    name = f"arrowpool-{os.geteuid()}"
-    return [Path("/dev/shm") / name, Path(tempfile.gettempdir()) / name]
-
-
-def _is_ours(directory: Path) -> bool:
-    """Whether the directory is there.
-
-    Raises
-    ------
-    PermissionError
-        When it is, but others could read or replace what is in it.
-    """
-    try:
-        found = directory.lstat()
-    except OSError:
-        return False
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise PermissionError(
-            f"{directory} must be a directory of this user alone (mode 0700); remove it, or make it so"
-        )
-    return True
+_log = logging.getLogger(__name__)
 
 
 class Store:
     """The objects of one name."""
 
     def __init__(self, name: str):
-        self._name = check_name(name, "shelf")
+        self._name = keys.check_shelf(name)
 
-    def _directories(self) -> list[Path]:
-        found = []
-        for root in _roots():
-            if _is_ours(root) and _is_ours(root / self._name):
-                found.append(root / self._name)
-        return found
-
-    def _directory_for(self, nbytes: int) -> Path:
-        """Where an object of that size goes."""
-        failure: OSError | None = None
-        for root in _roots():
-            try:
-                free = shutil.disk_usage(root.parent).free
-                if nbytes > free:
+    @contextlib.contextmanager
+    def _directories(self) -> Iterator[list[tuple[int, Path]]]:
+        """Descriptor and path of every directory of this shelf, the best root first."""
+        paths, is_chosen = directories.roots()
+        with contextlib.ExitStack() as opened:
+            found = []
+            for path in paths:
+                root = directories.open_root(path, is_chosen)
+                if root is None:
                     continue
-                for directory in (root, root / self._name):
-                    with contextlib.suppress(FileExistsError):
-                        directory.mkdir(mode=0o700, parents=directory is root)
-                    _is_ours(directory)
-                return root / self._name
-            except PermissionError:
-                raise
-            except OSError as error:
-                failure = error
-        if failure is not None:
-            raise failure
-        raise ArenaFullError(f"{nbytes:,} bytes are wanted for the shelf; no directory of {_roots()} has so many free")
+                try:
+                    fd = directories.open_below(root, self._name, path / self._name)
+                finally:
+                    os.close(root)
+                if fd is not None:
+                    opened.callback(os.close, fd)
+                    found.append((fd, path / self._name))
+            yield found
 
     def put(self, plan: Plan, key: str) -> None:
         """Write an object, in the place of one that has the key already.
@@ -117,108 +81,239 @@ class Store:
         ArenaFullError
             When there is no room for it.
         """
-        if plan.nbytes > limits.memory()[1] and self._directory_for(plan.nbytes).is_relative_to("/dev/shm"):
-            raise ArenaFullError(f"{plan.nbytes:,} bytes are wanted for the shelf, more than there is memory")
-        directory = self._directory_for(plan.nbytes)
         self.clean()
-        building = directory / _unfinished("new")
-        building.mkdir(mode=0o700)
-        try:
-            about = {
-                "kind": plan.kind,
-                "created": time.time(),
-                "nbytes": plan.nbytes,
-                "files": {file.name: file.size for file in plan.files},
-            }
-            for file in plan.files:
-                fd = os.open(building / file.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                try:
-                    os.ftruncate(fd, file.size)
-                    _fill(fd, file.size, file.write)
-                finally:
-                    os.close(fd)
-            (building / _ABOUT).write_text(json.dumps(about))
-            while True:
-                try:
-                    building.rename(directory / key)
-                    return
-                except OSError:
-                    # It has one already: that goes away first.
-                    if not self.delete(key):
-                        raise
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
+        paths, is_chosen = directories.roots()
+        failure: BaseException | None = None
+        for path in paths:
+            root = directory = None
+            try:
+                root = directories.open_root(path, is_chosen, create=True)
+                if root is None:
+                    continue
+                directory = directories.open_below(root, self._name, path / self._name, create=True)
+                if directory is None:
+                    continue  # somebody has removed it this moment
+                if not _fits(directory, plan.nbytes):
+                    continue
+                self._put_in(directory, plan, key)
+                return
+            except MemoryError as error:
+                failure = error
+            except OSError as error:
+                if error.errno not in _TRY_ELSEWHERE:  # what others can enter has no number, and is an error at once
+                    raise
+                failure = error
+            finally:
+                for fd in (directory, root):
+                    if fd is not None:
+                        os.close(fd)
+        if failure is not None:
+            raise failure
+        where = ", ".join(map(str, paths))
+        raise ArenaFullError(f"{plan.nbytes:,} bytes are wanted for the shelf; nowhere are so many free: {where}")
 
-    def open(self, key: str) -> tuple[dict[str, Any], list[int]]:
-        """Description of an object and descriptors of its files, in the description's order.
+    def _put_in(self, directory: int, plan: Plan, key: str) -> None:
+        name = _unfinished("new")
+        os.mkdir(name, 0o700, dir_fd=directory)
+        try:
+            building = directories.open_one(directory, name)
+            try:
+                with directories.locked([building]):
+                    for file in plan.files:
+                        _write(building, file.name, file.size, file.write)
+                    about = About(
+                        plan.kind, time.time(), plan.nbytes, {file.name: (file.name, file.size) for file in plan.files}
+                    )
+                    directories.write_file(building, _ABOUT, about.dump())
+                    self._publish(directory, name, building, about, key)
+            finally:
+                os.close(building)
+        finally:
+            directories.remove(directory, name)  # or what it was exchanged for
+
+    def _publish(self, directory: int, name: str, building: int, about: About, key: str) -> None:
+        here = _identity(directory)
+        with self._directories() as found:
+            with directories.locked([fd for fd, _ in found]):
+                _put_under(directory, name, building, about, key)
+                # In a better root than the old one it is seen now, in another one once the old one is gone.
+                gone = [(fd, _take_out(fd, key)) for fd, _ in reversed(found) if _identity(fd) != here]
+            _remove(gone)
+
+    def open(self, key: str) -> tuple[About, list[int], Path]:
+        """Description of an object, descriptors of its files, in the description's order, and where it lies.
 
         Raises
         ------
         ShelfKeyError
             When there is no such object, or it is damaged.
         """
-        for directory in self._directories():
-            place = directory / key
-            try:
-                about = json.loads((place / _ABOUT).read_text())
-            except FileNotFoundError:
-                continue
-            except ValueError as error:
-                raise ShelfKeyError(f"the object under {key!r} is damaged: {error}") from error
-            fds: list[int] = []
-            try:
-                for name in about["files"]:
-                    fds.append(os.open(place / check_name(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
-            except (OSError, ValueError, TypeError) as error:
-                for fd in fds:
-                    os.close(fd)
-                raise ShelfKeyError(f"the object under {key!r} is damaged: {error}") from error
-            return about, fds
-        raise ShelfKeyError(f"no key {key!r} on the shelf {self._name!r}")
+        with self._directories() as found:
+            for directory, path in found:
+                opened = _open(directory, key)
+                if opened is not None:
+                    return *opened, path / key
+        # It may have moved from a root that was still to be looked at to one that had been.
+        with self._directories() as found, directories.locked([fd for fd, _ in found], shared=True):
+            for directory, path in found:
+                opened = _open(directory, key)
+                if opened is not None:
+                    return *opened, path / key
+        raise ShelfKeyError(f"no key {str(keys.Kept(self._name, key))!r} on the shelf {self._name!r}")
 
-    def path(self, key: str) -> Path | None:
-        """The directory of an object."""
-        return next((d / key for d in self._directories() if (d / key / _ABOUT).exists()), None)
+    def names(self) -> list[str]:
+        """All keys there are, also of what is damaged."""
+        with self._directories() as found:
+            return sorted({name for directory, _ in found for name in os.listdir(directory) if keys.is_name(name)})
 
-    def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Key and description of every object."""
-        for directory in self._directories():
-            for place in sorted(directory.iterdir()):
-                if not place.name.startswith("."):
-                    with contextlib.suppress(OSError, ValueError):
-                        yield place.name, json.loads((place / _ABOUT).read_text())
+    def items(self) -> Iterator[tuple[str, About, Path]]:
+        """Key and description of every object, and where it lies. What is damaged is left out, and the log says so."""
+        seen = set()
+        with self._directories() as found:
+            for directory, path in found:
+                for key in sorted(os.listdir(directory)):
+                    if key in seen or not keys.is_name(key):
+                        continue
+                    seen.add(key)
+                    try:
+                        opened = _open(directory, key, files=False)
+                    except ShelfKeyError as error:
+                        _log.warning("%s; delete it, or put it again", error)
+                        continue
+                    if opened is not None:
+                        yield key, opened[0], path / key
 
     def delete(self, key: str) -> bool:
         """Remove an object; whether it was there."""
-        for directory in self._directories():
-            gone = directory / _unfinished("old")
-            try:
-                (directory / key).rename(gone)
-            except FileNotFoundError:
-                continue
-            shutil.rmtree(gone, ignore_errors=True)
-            return True
-        return False
+        with self._directories() as found:
+            with directories.locked([fd for fd, _ in found]):
+                # The one in the best root is what is seen: it goes last, so that nothing older shows.
+                gone = [(fd, _take_out(fd, key)) for fd, _ in reversed(found)]
+            _remove(gone)
+        return any(name is not None for _, name in gone)
 
     def clean(self) -> list[Path]:
         """Remove what dead processes have left half-done; return what that was."""
         removed = []
-        for directory in self._directories():
-            for place in directory.glob(".*"):
-                if _is_abandoned(place.name):
-                    shutil.rmtree(place, ignore_errors=True)
-                    removed.append(place)
+        with self._directories() as found:
+            for directory, path in found:
+                for name in os.listdir(directory):
+                    if name.startswith(".") and _is_abandoned(name) and not directories.is_held(directory, name):
+                        directories.remove(directory, name)
+                        removed.append(path / name)
         return removed
 
 
 def stores() -> list[str]:
     """Names of all shelves of this user that there are."""
     names = set()
-    for root in _roots():
-        if _is_ours(root):
-            names |= {place.name for place in root.iterdir() if _NAME.fullmatch(place.name) and place.is_dir()}
+    paths, is_chosen = directories.roots()
+    for path in paths:
+        root = directories.open_root(path, is_chosen)
+        if root is None:
+            continue
+        try:
+            with os.scandir(root) as entries:
+                names |= {one.name for one in entries if keys.is_name(one.name) and one.is_dir(follow_symlinks=False)}
+        finally:
+            os.close(root)
     return sorted(names)
+
+
+def _open(directory: int, key: str, *, files: bool = True) -> tuple[About, list[int]] | None:
+    """Description of what is there under a key, and descriptors of its files if wanted; None where there is nothing."""
+    before: tuple[Any, ...] | None = None
+    while True:
+        place = -1
+        content = b""
+        fds: list[int] = []
+        try:
+            place = directories.open_one(directory, key)
+            content = directories.read_file(place, _ABOUT, _ABOUT_BYTES)
+            about = About.parse(content)
+            for name, _ in about.files.values() if files else ():
+                fds.append(directories.open_file(place, name))
+            return about, fds
+        except (OSError, ValueError) as error:
+            for fd in fds:
+                os.close(fd)
+            if place < 0 and isinstance(error, FileNotFoundError):
+                return None
+            if isinstance(error, OSError) and error.errno in _SHORT:
+                raise
+            # It is being replaced or removed; or this is how it lies there.
+            now = (_identity(place) if place >= 0 else None, content)
+            if now == before:
+                raise ShelfKeyError(f"the object under {key!r} is damaged: {error}") from error
+            before = now
+        finally:
+            if place >= 0:
+                os.close(place)
+
+
+def _fits(directory: int, nbytes: int) -> bool:
+    """Whether so many bytes are free in the file system of a directory."""
+    found = os.fstatvfs(directory)
+    return (
+        not found.f_blocks or nbytes <= found.f_bavail * found.f_frsize
+    )  # memory without a limit of its own has no blocks
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def _take_out(directory: int, key: str) -> str | None:
+    """Give what is there under a key another name, by which it can be removed; None when there was nothing."""
+    name = _unfinished("old")
+    try:
+        os.rename(key, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    return name
+
+
+def _remove(gone: list[tuple[int, str | None]]) -> None:
+    for fd, name in gone:
+        if name is not None:
+            directories.remove(fd, name)
+
+
+def _put_under(directory: int, name: str, building: int, about: About, key: str) -> None:
+    """Let the object that has been built be the one under that key; the old one is then under the other name, if anywhere."""
+    while True:
+        try:
+            os.rename(name, key, src_dir_fd=directory, dst_dir_fd=directory)
+            return
+        except OSError as error:
+            # It has one already.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        # It may be removed meanwhile, where writers cannot lock each other out.
+        with contextlib.suppress(FileNotFoundError):
+            if not directories.exchange(directory, name, key):
+                _replace_inside(directory, building, about, key)
+            return
+
+
+def _replace_inside(directory: int, building: int, about: About, key: str) -> None:
+    """Make the directory under a key hold the new object, in one step as its readers see it."""
+    place = directories.open_one(directory, key)
+    try:
+        mark = secrets.token_hex(4)
+        files = {name: (f"{mark}-{name}", size) for name, (_, size) in about.files.items()}
+        for name, (renamed, _) in files.items():
+            os.rename(name, renamed, src_dir_fd=building, dst_dir_fd=place)
+        fresh = f"{mark}-{_ABOUT}"
+        directories.write_file(place, fresh, About(about.kind, about.created, about.nbytes, files).dump())
+        os.replace(fresh, _ABOUT, src_dir_fd=place, dst_dir_fd=place)
+        used = {_ABOUT, *(renamed for renamed, _ in files.values())}
+        for name in os.listdir(place):
+            if name not in used:
+                directories.remove(place, name)
+    finally:
+        os.close(place)
 
 
 def _unfinished(why: str) -> str:
@@ -238,16 +333,23 @@ def _is_abandoned(name: str) -> bool:
         return False
 
 
-def _fill(fd: int, size: int, write: Callable[[Memory], None]) -> None:
-    """Write a file of that size through a map of it."""
-    if size == 0:
-        return
-    if not system.is_in_memory(fd):
-        system.reserve(fd, 0, size)
-    mapped = system.page_ceil(size)
-    address = system.map_shared(fd, mapped)
+def _write(directory: int, name: str, size: int, write: Callable[[Memory], None]) -> None:
+    """Make a file of that size, and write it through a map."""
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
-        system.populate(address, mapped)
-        write(system.bytes_at(address, size))
+        if not system.is_on_disk(fd) and size > limits.memory()[1]:
+            raise ArenaFullError(f"{size:,} bytes are wanted for the shelf, more than there is memory")
+        os.ftruncate(fd, size)
+        if size == 0:
+            return
+        if not system.is_in_memory(fd):
+            system.reserve(fd, 0, size)
+        mapped = system.page_ceil(size)
+        address = system.map_shared(fd, mapped)
+        try:
+            system.populate(address, mapped)
+            write(system.bytes_at(address, size))
+        finally:
+            system.unmap(address, mapped)
     finally:
-        system.unmap(address, mapped)
+        os.close(fd)
