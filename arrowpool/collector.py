@@ -18,6 +18,7 @@ from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
 from arrowpool.channel import Message
+from arrowpool.codecs import settle
 from arrowpool.errors import (
     PoolTerminatedError,
     TaskTimeoutError,
@@ -128,6 +129,7 @@ class Collector(Service):
                 while self._inbox:
                     self._handle(self._inbox.popleft())
                 settle_forks()
+                settle()
         except BaseException as error:
             self._break(PoolTerminatedError(f"the pool cannot go on: {error!r}"))
             raise

@@ -54,6 +54,7 @@ from multiprocessing.pool import (  # type: ignore[attr-defined]
 from typing import Any
 
 from arrowpool.channel import Channel, Message
+from arrowpool.codecs import settle
 from arrowpool.errors import ArenaFullError, contained
 from arrowpool.functions import fingerprint
 from arrowpool.memory import system
@@ -231,6 +232,7 @@ class _Worker:
                 reply: Message = (SKIPPED, number)
             else:
                 reply = self._run_task(number, function, star, body, task_grants, grants)
+            settle()
             # Also what was skipped: the parent counts what it has sent.
             self.completed += 1
             # Before the reply: its time is over whether or not the parent reads that soon.

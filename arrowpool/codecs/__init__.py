@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
 
-__all__ = ["ByteArray", "Encode", "Extent", "Outbox", "Reduced", "encoder_for", "extents", "library_of"]
+__all__ = ["ByteArray", "Encode", "Extent", "Outbox", "Reduced", "encoder_for", "extents", "library_of", "settle"]
 
 #: Top-level name of a library -> the module here that knows its types.
 _MODULES = {
@@ -40,6 +40,13 @@ def encoder_for(cls: type) -> Encode | None:
         return None
     encode: Encode | None = importlib.import_module(_MODULES[library]).encoder_for(cls)
     return encode
+
+
+def settle() -> None:
+    """Free what other libraries have let go of meanwhile; costs nothing where there is nothing of this kind."""
+    kept = sys.modules.get("arrowpool.codecs.kept")
+    if kept is not None:
+        kept.settle()
 
 
 def extents(obj: object) -> Iterator[Extent]:

@@ -9,10 +9,12 @@ Dtypes that do not come back exactly from Arrow (Object, 128-bit integers) make 
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import polars as pl
 
+from arrowpool.codecs.kept import WITNESS, keeper
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
 
 __all__ = ["encoder_for"]
@@ -72,15 +74,20 @@ class _Stream:
 
 
 def rebuild_frame(table: Any, order: dict[str, bool]) -> pl.DataFrame:
-    """The frame over the table's memory."""
-    frame = pl.DataFrame(_Stream(table))
-    for name, descending in order.items():
-        frame.replace_column(frame.get_column_index(name), frame[name].set_sorted(descending=descending))
-    return frame
+    """The frame over the table's memory, which polars may let go of in any thread."""
+    return cast(pl.DataFrame, keeper().give(table, partial(_read, order)))
 
 
 def _rebuild_series(table: Any, order: dict[str, bool]) -> pl.Series:
-    return rebuild_frame(table, order).to_series()
+    return cast(pl.Series, keeper().give(table, lambda witnessed: _read(order, witnessed).to_series()))
+
+
+def _read(order: dict[str, bool], witnessed: Any) -> pl.DataFrame:
+    frame = pl.DataFrame(_Stream(witnessed))
+    frame.drop_in_place(WITNESS)
+    for name, descending in order.items():
+        frame.replace_column(frame.get_column_index(name), frame[name].set_sorted(descending=descending))
+    return frame
 
 
 _SIMPLE = frozenset(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
 
 import numpy as np
 import pytest
 
+from arrowpool.codecs import kept, settle
 from tests.codecs.harness import as_the_stdlib_does, move
 from tests.codecs.sameness import facts
 
@@ -50,6 +54,96 @@ def test_the_room_lives_as_long_as_the_column() -> None:
     del column
     gc.collect()
     assert alive() is None
+
+
+def test_the_room_is_free_as_soon_as_the_frame_goes() -> None:
+    """Also while nothing collects garbage."""
+    gc.disable()
+    try:
+        for make in (pl.DataFrame, lambda data: pl.DataFrame(data)["a"]):
+            moved = move(make({"a": range(N)}))
+            alive = weakref.ref(moved.rooms.pop().base)
+            assert alive() is not None
+            del moved
+            assert alive() is None
+        moved = move(pl.DataFrame({"a": range(N), "b": range(N)}))
+        alive = weakref.ref(moved.rooms.pop().base)
+        column = moved.obj["b"][5:10]
+        del moved
+        settle()
+        assert alive() is not None
+        del column
+        settle()
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_of_many_frames_each_is_let_go_of_by_itself() -> None:
+    keeper = kept.keeper()
+    gc.collect()
+    before = len(keeper)
+    frames = [move(pl.DataFrame({"a": [i] * 100})).obj for i in range(1000)]
+    columns = [frame["a"] for frame in frames[::2]]
+    assert len(keeper) == before + 1000
+    del frames
+    assert len(keeper) == before + 500
+    assert [column[0] for column in columns] == list(range(0, 1000, 2))
+    del columns
+    gc.collect()
+    assert len(keeper) == before
+
+
+FREED_BY_OTHERS = """
+import pickle, sys, threading
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from arrowpool.codecs import polars
+
+class Owner:
+    elsewhere = freed = 0
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def __del__(self):
+        Owner.freed += 1
+        Owner.elsewhere += threading.current_thread() is not threading.main_thread()
+
+def of_python(array):
+    # The same array over memory that only who holds the interpreter's lock can free.
+    children = [of_python(array.values)] if pa.types.is_large_list(array.type) else []
+    buffers = array.buffers()[: 2 if children else None]
+    foreign = [None if b is None else pa.foreign_buffer(b.address, b.size, Owner(b)) for b in buffers]
+    return pa.Array.from_buffers(array.type, len(array), foreign, children=children)
+
+def frame(rows):
+    lists = pa.array([[1, 2, i] for i in range(rows)], pa.large_list(pa.int64()))
+    texts = pa.array([str(i) for i in range(rows)], pa.large_string())
+    columns = {"n": pa.array(np.arange(rows)), "x": pa.array(np.arange(float(rows))), "s": texts, "l": lists}
+    return polars.rebuild_frame(pa.table({name: of_python(column) for name, column in columns.items()}), {})
+
+for _ in range(20):
+    one = frame(20_000)
+    one.extend(one.clone())
+    pickle.dumps(one)
+    one.lazy().filter(pl.col("n") > 7).group_by("x").agg(pl.col("l").first(), pl.col("s").last()).collect()
+    several = pl.concat([frame(1000) for _ in range(3)], rechunk=False)
+    pickle.dumps(several)
+    del one, several
+import gc
+gc.collect()
+assert Owner.freed == 20 * 4 * 6, Owner.freed
+assert Owner.elsewhere == 0, Owner.elsewhere
+sys.held = frame(1000), frame(1000)["x"], frame(1000).lazy()  # until after the interpreter's end
+"""
+
+
+def test_polars_may_let_go_in_any_thread() -> None:
+    """Some calls hold the interpreter's lock and wait for polars' threads, so these must not want it."""
+    environment = {**os.environ, "POLARS_MAX_THREADS": "4"}
+    subprocess.run([sys.executable, "-c", FREED_BY_OTHERS], check=True, timeout=60, env=environment)
 
 
 def test_writes_do_not_reach_the_room() -> None:

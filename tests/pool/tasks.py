@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -363,6 +364,12 @@ def write_one_cell(obj):
 def contiguous_columns(frame):
     """For each column, whether its elements lie side by side."""
     return [frame[name].to_numpy().flags.c_contiguous for name in frame]
+
+
+def extend_and_pickle(frame):
+    """Append a polars frame to itself; bytes of its pickle."""
+    frame.extend(frame.clone())
+    return len(pickle.dumps(frame))
 
 
 def digest(obj):

@@ -350,3 +350,17 @@ def test_limits_of_control_groups(tmp_path, monkeypatch):
     tree({"proc/self/cgroup": "4:memory:/x\n1:cpu:/\n"})
     tree({"sys/fs/cgroup/memory/memory.limit_in_bytes": "5000", "sys/fs/cgroup/memory/memory.usage_in_bytes": "1"})
     assert limits._cgroup_memory() == (5000, 1)
+
+
+def test_polars_and_the_interpreter_do_not_wait_for_each_other(ours, tmp_path):
+    """Its threads let go of our memory while its calls hold the interpreter's lock; here and in the worker."""
+    program = """
+        import polars as pl
+        frame = pl.DataFrame({"x": np.arange(20_000.0), "l": [[1, 2, i] for i in range(20_000)]})
+        with arrowpool.get_context(METHOD).Pool(1) as pool:
+            for _ in range(5):
+                assert pool.apply(tasks.extend_and_pickle, (frame,)) > frame.estimated_size()
+                assert tasks.extend_and_pickle(pool.apply(tasks.identity, (frame,))) > frame.estimated_size()
+        said("done")
+    """
+    assert run(program, ours.method, tmp_path).stdout == "done\n"
