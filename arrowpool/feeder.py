@@ -229,7 +229,7 @@ class Feeder(Service):
             if is_tight():
                 self._room.have_trimmed()
         elif isinstance(event, Short):
-            self._room.have_trimmed(event.lane)
+            self._room.help(event.lane)
         elif isinstance(event, Share):
             self._share(event)
         elif isinstance(event, Unshare):

@@ -123,6 +123,8 @@ class Launcher:
         Where that lies on disk, if it does.
     released : callable
         Gets the bytes of what the caller lets go of.
+    owners : int
+        How many processes have an arena: the pool's workers, and its parent.
     """
 
     context: BaseContext
@@ -134,6 +136,7 @@ class Launcher:
     spill_dir: str | None
     released: Callable[[int], None]
     forks: bool
+    owners: int
 
     def launch(self) -> Lane:
         """Start a worker and return the way to it.
@@ -160,6 +163,7 @@ class Launcher:
                 reader=reader, writer=writer, control=page, lifeline=lifeline, arguments=arguments, results=results
             )
             shared = ControlPage(page)
+            shared.owners = self.owners
             receiver = Receiver(os.dup(results) if results >= 0 else -1, shared.parent_leases, self.released)
             ours.callback(receiver.close)
             process = self.process(

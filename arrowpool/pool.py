@@ -131,7 +131,7 @@ class ArrowPool(stdlib.Pool):
             self._change_notifier = Notifier()
             undo.callback(self._change_notifier.close)
             self._cache = stdlib._PoolCache(notifier=self._change_notifier)  # type: ignore[attr-defined]
-            arguments = _make_arena(limit.capacity, spilled)
+            arguments = _make_arena(limit.capacity, spilled, self._processes + 1)
             sender = Sender(arguments, reach, copy_threads=min(COPY_THREADS, default_size()))
             undo.callback(sender.close)
             self._ledger = Ledger()
@@ -161,6 +161,7 @@ class ArrowPool(stdlib.Pool):
                 spill_dir=spilled,
                 released=self._releases,
                 forks=forks,
+                owners=self._processes + 1,
             )
             self._worker_handler = Supervisor(
                 launcher,
@@ -477,10 +478,10 @@ def default_size() -> int:
     return os.cpu_count() or 1
 
 
-def _make_arena(capacity: int, spill_dir: str | None) -> Arena | None:
+def _make_arena(capacity: int, spill_dir: str | None, owners: int) -> Arena | None:
     global _said_fallback
     try:
-        return Arena(arena.create(capacity, spill_dir))
+        return Arena(arena.create(capacity, spill_dir), owners)
     except OSError as error:
         if spill_dir is not None:
             raise

@@ -79,9 +79,21 @@ class Room:
                 with contextlib.suppress(OSError):
                     lane.channel.send(((), (), 0, 0, (), TRIM, ()))
 
-    def _relieve(self) -> bool:
+    def help(self, lane: Lane) -> None:
+        """A worker is short of memory: have all others give back what they can, and tell it how much that may be."""
+        elsewhere = self._spare(lane)
+        self.have_trimmed(lane)
+        lane.control.answer(elsewhere)
+
+    def _spare(self, but: Lane | None = None) -> int:
+        """Bytes that workers keep warm, or have not noticed to be released."""
+        return sum(
+            max(0, lane.control.results.resident - lane.receiver.leased()) for lane in self._lanes if lane is not but
+        )
+
+    def _relieve(self) -> Callable[[int], bool] | None:
         if self.may_wait and self._in_flight():
-            return False
+            return None
         self.reap()
         self.have_trimmed()
-        return bool(self._lanes)
+        return (lambda lacking: self._spare() >= lacking) if self._lanes else None

@@ -50,8 +50,11 @@ RECALL_SECONDS = 0.02
 #: Leases that one process can hold of another's arena at a time; beyond that, objects travel in band.
 LEASE_SLOTS = 1 << 20
 
-#: An owner asks again how much memory there is after it has taken so much more of it, or given so much back.
+#: An owner asks again how much memory there is after it has taken so much more of it (or less, where there is little, or there
+#: are many owners), or given so much back.
 HEADROOM_STEP = 64 * MIB
 
 #: For so long whoever finds no memory waits for the others to give back what they keep warm.
 RELIEF_SECONDS = 1.0
+#: And only for so long when the others have nothing to give back: results may be let go of at any moment.
+HOPELESS_SECONDS = 0.1

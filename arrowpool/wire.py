@@ -23,10 +23,18 @@ from arrowpool.lifecycle import Borrowed, LifecycleManager, Segment
 from arrowpool.memory import system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import Flags, Use
-from arrowpool.memory.lease import Account, Grant
+from arrowpool.memory.lease import Account, Grant, unreleased
 from arrowpool.memory.mapping import Lease, Mapping
 from arrowpool.reducer import Reducer, Unit, loads
-from arrowpool.settings import ALIGNMENT, INLINE_LIMIT, OWN_SEGMENT, PIECE, RELIEF_SECONDS, SHARED_SEGMENT
+from arrowpool.settings import (
+    ALIGNMENT,
+    HOPELESS_SECONDS,
+    INLINE_LIMIT,
+    OWN_SEGMENT,
+    PIECE,
+    RELIEF_SECONDS,
+    SHARED_SEGMENT,
+)
 
 #: Where a unit lies: ``(segment, offset, bytes)`` with the number of one of the parcel's segments. Or, with ``~number``, a
 #: negative one, of a shared object: ``(~number,)`` for the object, ``(~number, offset, bytes, copy)`` for a window of it.
@@ -114,8 +122,9 @@ class Sender:
         self.lent_bytes = 0
         #: Told of objects of which so many bytes could not be shared.
         self.pickled: Callable[[Any, int], None] | None = None
-        #: Asks all others for what they keep warm, when there is no memory; returns whether to wait for that.
-        self.relieve: Callable[[], bool] = bool
+        #: Asks all others for what they keep warm, when there is no memory; None if there is nothing to wait for. Else what
+        #: tells, while it is waited for that, whether they may have so many bytes to give back.
+        self.relieve: Callable[[], Callable[[int], bool] | None] = type(None)
 
     def reduce(self, obj: Any) -> Reduced:
         """Take `obj` apart.
@@ -147,7 +156,8 @@ class Sender:
         Raises
         ------
         ArenaFullError
-            When there is no room, and none has come within a second. Nothing is held then.
+            When there is no room, and none has come within a second, or sooner if nobody has any to give back. Nothing is
+            held then.
         """
         if not reduced.units:
             return Parcel((reduced.stream, ()), (), 0)
@@ -213,14 +223,16 @@ class Sender:
         try:
             return arena.allocate(size)
         except ArenaFullError:
-            if not self.relieve():
+            may_come = self.relieve()
+            if may_come is None:
                 raise
-        deadline = time.monotonic() + RELIEF_SECONDS
+        began = time.monotonic()
         while True:
             try:
                 return arena.allocate(size)
             except ArenaFullError:
-                if time.monotonic() > deadline:
+                waited = time.monotonic() - began
+                if waited > (RELIEF_SECONDS if may_come(arena.lacking) else HOPELESS_SECONDS):
                     raise
             time.sleep(_RELIEF_STEP_SECONDS)  # nobody reports that there is memory again
 
@@ -279,7 +291,8 @@ class Sender:
     def use(self, consumer: Hashable) -> Use:
         """What the arena is used for, with this consumer's leases."""
         lifecycle = self.lifecycle
-        return Use(len(lifecycle.live), lifecycle.bytes_live, lifecycle.leases_of(consumer))
+        resident = self.arena.resident if self.arena is not None else 0
+        return Use(len(lifecycle.live), lifecycle.bytes_live, lifecycle.leases_of(consumer), resident)
 
     def consumer_lost(self, consumer: Hashable) -> None:
         """Free what only `consumer` held."""
@@ -382,6 +395,10 @@ class Receiver:
         return [
             Grant(account, slot, offset, size, source[0] if source else None) for slot, offset, size, *source in grants
         ]
+
+    def leased(self) -> int:
+        """Bytes that may still be read, here or by a forked child."""
+        return sum(size for _, size in unreleased(self._account))
 
     def trim(self) -> None:
         """Keep no mappings of what is lent, but for those that something is read through."""

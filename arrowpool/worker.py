@@ -157,7 +157,8 @@ class _Worker:
         self._control = control
         self._interrupts = interrupts
         self._receiver = Receiver(endpoints.arguments, self._control.worker_leases, lender=lender)
-        self._sender = Sender(Arena(endpoints.results) if endpoints.results >= 0 else None)
+        arena = Arena(endpoints.results, control.owners, endpoints.arguments) if endpoints.results >= 0 else None
+        self._sender = Sender(arena)
         self._sender.lifecycle.consumer_joined(_PARENT)
         self._sender.relieve = self._relieve
         self._blobs: dict[int, _Blob] = {}
@@ -201,11 +202,18 @@ class _Worker:
         self._settle()
         if self._sender.arena is not None:
             self._sender.arena.trim()
+            self._control.results = self._sender.use(_PARENT)
 
-    def _relieve(self) -> bool:
+    def _relieve(self) -> Callable[[int], bool]:
+        answers, _ = self._control.relief
         self._trim()
         self._channel.send((SHORT,))
-        return True
+
+        def may_come(nbytes: int) -> bool:
+            now, elsewhere = self._control.relief
+            return now == answers or elsewhere >= nbytes
+
+        return may_come
 
     def _reap(self) -> None:
         if self._sender.reap(_PARENT, self._control.parent_leases):

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from arrowpool.errors import ArenaFullError
 from arrowpool.memory import system
 from arrowpool.memory.allocator import Allocator
-from arrowpool.memory.limits import headroom, is_tight
+from arrowpool.memory.limits import headroom, is_tight, unasked
+from arrowpool.memory.turns import Turns
 from arrowpool.settings import HEADROOM_STEP, MIB
 
 _log = logging.getLogger(__name__)
@@ -35,9 +36,14 @@ class Arena:
     ----------
     fd : int
         Descriptor of the arena's file, as made by :func:`create`; the arena owns it from here on.
+    owners : int
+        How many processes have an arena and take memory at the same time: the pool's workers, and its parent.
+    turns : int
+        Descriptor of a file by which these take turns where memory is short, opened in each of them: see `Turns`. Not the
+        arena's own; by default that of `fd`.
     """
 
-    def __init__(self, fd: int):
+    def __init__(self, fd: int, owners: int = 1, turns: int = -1):
         self.fd = fd
         self.capacity = os.fstat(fd).st_size
         try:
@@ -45,6 +51,8 @@ class Arena:
         except BaseException:
             os.close(fd)
             raise
+        self._owners = owners
+        self._turns = Turns(fd if turns < 0 else turns)
         self._address = address
         self._bytes = system.bytes_at(address, self.capacity)
         self._allocator = Allocator(self.capacity)
@@ -53,6 +61,8 @@ class Arena:
         self._headroom = 0
         #: Bytes freed since it was last asked whether memory is tight.
         self._freed = 0
+        #: Bytes of memory that were lacking the last time; 0 when it was room in the arena.
+        self.lacking = 0
         self.close = weakref.finalize(self, _close, fd, address, self.capacity, os.getpid())
         self.close.atexit = False
 
@@ -80,17 +90,16 @@ class Arena:
         size = system.page_ceil(max(nbytes, 1))
         found = self._allocator.allocate(size)
         if found is None:
+            self.lacking = 0
             raise ArenaFullError(
                 f"no room for {nbytes:,} bytes in shared memory: {self.used:,} of {self.capacity:,} bytes are in use. "
                 "Release results or frames that are no longer needed, or send smaller chunks."
             )
         offset, cold = found
+        if not cold:
+            return offset, size
         try:
-            self._check(sum(end - start for start, end in cold))
-            for start, end in cold:
-                if not self._is_memfd:
-                    system.reserve(self.fd, start, end - start)
-                system.populate(self._address + start, end - start)
+            self._grow(cold)
         except MemoryError as error:
             self._allocator.free(offset, size)
             self._allocator.mark_cold(cold)
@@ -100,19 +109,39 @@ class Arena:
             ) from error
         return offset, size
 
-    def _check(self, nbytes: int) -> None:
-        """Refuse to grow by `nbytes` when that would leave the machine (or its container) without memory."""
-        if nbytes > self._headroom:
+    def _grow(self, cold: list[tuple[int, int]]) -> None:
+        """Get pages for these stretches; refuse when that would leave the machine (or its container) without memory.
+
+        Other owners see the same memory and may take of it at the same moment. So each may take so little without asking
+        that all of them together stay within the reserve. Whoever asks for a small part of what there is keeps the turn
+        shared until the pages are there; whoever asks for more waits until nobody else is at it.
+        """
+        nbytes = sum(end - start for start, end in cold)
+        if nbytes <= self._headroom:
+            self._headroom -= nbytes
+            self._populate(cold)
+            return
+        with self._turns:
             available = headroom(self.fd)
-            if nbytes > available:
-                self.trim()
+            if 2 * nbytes * self._owners > available:
+                self._turns.alone()
                 available = headroom(self.fd)
-            if nbytes > available:
-                raise MemoryError(
-                    f"{nbytes:,} more bytes of shared memory are wanted and {max(0, available):,} available"
-                )
-            self._headroom = min(available, nbytes + HEADROOM_STEP)
-        self._headroom -= nbytes
+                if nbytes > available:
+                    self.trim()
+                    available = headroom(self.fd)
+                if nbytes > available:
+                    self.lacking = nbytes - available
+                    raise MemoryError(
+                        f"{nbytes:,} more bytes of shared memory are wanted and {max(0, available):,} available"
+                    )
+            self._headroom = unasked(available - nbytes, self._owners)
+            self._populate(cold)
+
+    def _populate(self, cold: list[tuple[int, int]]) -> None:
+        for start, end in cold:
+            if not self._is_memfd:
+                system.reserve(self.fd, start, end - start)
+            system.populate(self._address + start, end - start)
 
     def free(self, offset: int, size: int) -> None:
         """Take a segment back; its pages stay warm for the next one, unless memory is tight."""

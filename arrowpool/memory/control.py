@@ -11,8 +11,10 @@ began              worker        parent        when the running task was begun, 
 recalled           parent        worker        tasks in ``[first, end)`` are not to be begun any more
 interrupted        parent        worker        one more than the number of the task that the next SIGINT is meant for
 pids               both          others        parent and worker
-arguments          parent        others        segments and bytes of the parent's arena in use, and leases of this worker
-results            worker        others        segments and bytes of this worker's arena in use, and leases of the parent
+owners             parent        worker        how many processes of this pool have an arena
+relief             parent        worker        answers to its calls for memory, and bytes that others had to give back then
+arguments          parent        others        segments and bytes of the parent's arena in use, leases of this worker, bytes with pages
+results            worker        others        segments and bytes of this worker's arena in use, leases of the parent, bytes with pages
 flags, to worker   worker        parent        1: the worker's lease in this slot of the parent's arena is over
 flags, to parent   parent        worker        1: the parent's lease in this slot of the worker's arena is over
 =================  ============  ============  =====================================================================
@@ -34,9 +36,10 @@ from arrowpool.settings import LEASE_SLOTS
 
 _WORDS = system.PAGE
 SIZE = _WORDS + 2 * LEASE_SLOTS
-_STARTED, _RECALLED_FIRST, _RECALLED_END, _INTERRUPTED, _BEGAN, _PARENT, _WORKER = range(7)
-_ARGUMENTS, _RESULTS = slice(8, 11), slice(11, 14)
-_USE = struct.Struct("QQQ")
+_STARTED, _RECALLED_FIRST, _RECALLED_END, _INTERRUPTED, _BEGAN, _PARENT, _WORKER, _OWNERS = range(8)
+_ARGUMENTS, _RESULTS = slice(8, 12), slice(12, 16)
+_ANSWERS, _ELSEWHERE = 16, 17
+_USE = struct.Struct("QQQQ")
 
 Flags = NDArray[np.uint8]
 
@@ -56,11 +59,12 @@ def create() -> int:
 
 
 class Use(NamedTuple):
-    """What an arena is used for: segments, their bytes, and the leases of one consumer."""
+    """What an arena is used for: segments, their bytes, the leases of one consumer, and all bytes that have memory."""
 
     segments: int
     nbytes: int
     leases: int
+    resident: int
 
 
 class ControlPage:
@@ -99,6 +103,25 @@ class ControlPage:
     @pids.setter
     def pids(self, pids: tuple[int, int]) -> None:
         self._words[_PARENT], self._words[_WORKER] = pids
+
+    @property
+    def owners(self) -> int:
+        return max(1, self._words[_OWNERS])
+
+    @owners.setter
+    def owners(self, count: int) -> None:
+        self._words[_OWNERS] = count
+
+    @property
+    def relief(self) -> tuple[int, int]:
+        """How often the parent has answered this worker's call for memory, and how much the others could give back then."""
+        return self._words[_ANSWERS], self._words[_ELSEWHERE]
+
+    def answer(self, elsewhere: int) -> None:
+        """Tell a worker that is short of memory how much the others have that they do not need."""
+        # In this order: what it finds with a new number is not older.
+        self._words[_ELSEWHERE] = elsewhere
+        self._words[_ANSWERS] += 1
 
     @property
     def arguments(self) -> Use:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from arrowpool.memory import system
-from arrowpool.settings import MIB
+from arrowpool.settings import HEADROOM_STEP, MIB
 
 #: The least that an arena or a budget is given.
 _LEAST = 64 * MIB
@@ -83,6 +83,12 @@ def headroom(fd: int) -> int:
     total, available = memory()
     available -= total // _RESERVE
     return available if system.is_in_memory(fd) else min(available, _free_in(os.fstatvfs(fd)))
+
+
+def unasked(available: int, owners: int) -> int:
+    """Bytes that each of so many owners may take without asking, so that all together stay within a part of the reserve: it
+    is still there when others have taken all the rest meanwhile."""
+    return max(0, min(HEADROOM_STEP, available // (4 * _RESERVE * owners)))
 
 
 def _address_space_in_use(limit: int) -> int:

@@ -277,6 +277,38 @@ def test_the_limit_of_a_container(ours, tmp_path, memory_group):
     assert done.stdout.split() == ["MemoryError", "True", "ok"], done.stdout
 
 
+def test_many_workers_in_a_small_container_keep_results(tmp_path, memory_group):
+    """Each may take a little without asking: all of them together no more than there is. And who fails does so soon."""
+    program = f"""
+        import time
+
+        open({memory_group!r}, "w").write(str(os.getpid()))
+        with arrowpool.get_context(METHOD).Pool(8) as pool:
+            results = [pool.apply_async(tasks.zeros, (1 << 20,)) for i in range(200)]  # 8 MB each
+            held, refused = [], 0
+            for result in results:
+                try:
+                    held.append(result.get(60))
+                except MemoryError:
+                    refused += 1
+            said(len(held) > 60, refused > 60)
+            began = time.monotonic()
+            for _ in range(3):
+                try:
+                    held.append(pool.apply(tasks.zeros, (1 << 23,)))
+                except MemoryError as error:
+                    said("MemoryError")
+            said(time.monotonic() - began < 2)
+            del held, results, result
+            gc.collect()
+            check(pool)
+        pool.join()
+        said("ok")
+    """
+    done = run(program, "fork", tmp_path)
+    assert done.stdout.split() == ["True", "True", *["MemoryError"] * 3, "True", "ok"], done.stdout
+
+
 def test_no_memory_for_an_argument(ours, monkeypatch):
     with ours.pool(2) as pool:
         small, large = np.ones(100_000), np.ones(4 * MIB)
