@@ -29,36 +29,32 @@ class Channel:
     ----------
     reader, writer : int
         Where messages come from, and where they go to.
-    lifeline : int
-        In the parent, the writing end of a pipe on which nothing is ever written: the worker, which has the other end, is
-        told by the kernel when the parent is no more, however it went. -1 in the worker.
     """
 
-    def __init__(self, reader: int, writer: int, lifeline: int = -1):
+    def __init__(self, reader: int, writer: int):
         self._reader = reader
         self._writer = writer
-        self._lifeline = lifeline
         self._received = bytearray()
         #: Held while the writer is written to: closed in between, its number may be that of another worker's pipe.
         self._sending = threading.Lock()
         self._finished = False
 
     @classmethod
-    def pair(cls) -> tuple[Channel, tuple[int, int, int]]:
-        """The parent's end, and the descriptors (reader, writer, reader of the lifeline) of the worker's."""
+    def pair(cls) -> tuple[Channel, tuple[int, int]]:
+        """The parent's end, and the descriptors (reader, writer) of the worker's."""
         fds: list[int] = []
         try:
-            for _ in range(3):
+            for _ in range(2):
                 fds += os.pipe()
         except OSError:
             for fd in fds:
                 os.close(fd)
             raise
-        here_reader, there_writer, there_reader, here_writer, there_lifeline, here_lifeline = fds
+        here_reader, there_writer, there_reader, here_writer = fds
         for fd in (here_writer, there_writer):
             with contextlib.suppress(AttributeError, OSError):
                 fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        return cls(here_reader, here_writer, here_lifeline), (there_reader, there_writer, there_lifeline)
+        return cls(here_reader, here_writer), (there_reader, there_writer)
 
     def fileno(self) -> int:
         return self._reader
@@ -136,8 +132,6 @@ class Channel:
 
     def close(self) -> None:
         self.finish()
-        fds = (self._reader, self._lifeline)
-        self._reader = self._lifeline = -1
-        for fd in fds:
-            if fd >= 0:
-                os.close(fd)
+        reader, self._reader = self._reader, -1
+        if reader >= 0:
+            os.close(reader)

@@ -104,6 +104,8 @@ class Collector(Service):
         self._woken = select.poll()
         self._woken.register(self._wake_reader, select.POLLIN)
         self._stop: Stop | None = None
+        #: Whether this thread has ended, or is about to end all calls for the last time.
+        self.over = False
         #: Why no worker can ever run a task.
         self._broken: BaseException | None = None
 
@@ -132,9 +134,12 @@ class Collector(Service):
                 settle()
         except BaseException as error:
             self._break(PoolTerminatedError(f"the pool cannot go on: {error!r}"))
+            for lane in list(self._lanes.values()):
+                lane.process.kill()  # it could wait for ever to have its answers read
             raise
         finally:
-            self._abandon(PoolTerminatedError("the pool was terminated before this result was there"))
+            self.over = True
+            self.end_calls()
             util.debug("collector exiting")
 
     def close(self) -> None:
@@ -300,7 +305,12 @@ class Collector(Service):
             self._broke(error)
         self._abandon(self._broken)
 
+    def end_calls(self) -> None:
+        """End the calls that still wait; by this thread at its end, and by whoever makes a call after that."""
+        self._abandon(self._broken or PoolTerminatedError("the pool was terminated before this result was there"))
+
     def _abandon(self, error: BaseException) -> None:
         """End every call that still waits, with `error`: nobody shall wait for ever."""
         for result in list(self._cache.values()):
-            fail(result, again(error))
+            with contextlib.suppress(KeyError):  # another thread was faster
+                fail(result, again(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import reduction
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -17,13 +17,13 @@ from arrowpool.channel import Channel
 from arrowpool.forking import Handover, keep_from_children, no_forks, worker_fork
 from arrowpool.functions import Reach
 from arrowpool.lane import Lane
-from arrowpool.memory import arena, control, system
+from arrowpool.memory import arena, control, facilities, system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import ControlPage
 from arrowpool.memory.lease import watch_forks
 from arrowpool.reducer import Reducer
 from arrowpool.settings import INLINE_LIMIT
-from arrowpool.signals import interrupts_held_back, tie
+from arrowpool.signals import Lifeline, signals_held_back, tie
 from arrowpool.wire import Body, GrantWire, Parcel, Receiver, Reduced, Sender
 from arrowpool.worker import Endpoints, main
 
@@ -137,6 +137,7 @@ class Launcher:
     released: Callable[[int], None]
     forks: bool
     owners: int
+    lifeline: Lifeline = field(default_factory=Lifeline)
 
     def launch(self) -> Lane:
         """Start a worker and return the way to it.
@@ -155,7 +156,9 @@ class Launcher:
                 channel, there = Channel.pair()
                 ours.callback(channel.close)
                 keep_from_children(channel)
-                reader, writer, lifeline = [handover.add(fd) for fd in there]
+                reader, writer = [handover.add(fd) for fd in there]
+                lifeline, its_own = self.lifeline.end_for_worker()
+                handover.add(lifeline)
                 results = handover.add(arena.create(self.capacity, self.spill_dir)) if self.capacity else -1
                 page = handover.add(control.create())
                 arguments = handover.add(system.read_only(self.arguments)) if self.arguments >= 0 else -1
@@ -173,20 +176,50 @@ class Launcher:
             )
             process.name = process.name.replace("Process", "PoolWorker")
             process.daemon = True
-            with interrupts_held_back(), worker_fork(handover) if self.forks else contextlib.nullcontext():
+            with signals_held_back(self.forks), worker_fork(handover) if self.forks else contextlib.nullcontext():
                 process.start()
-            assert process.pid is not None
-            with contextlib.suppress(OSError):  # it has ended already; or it waits for that itself
-                tie(process.pid, lifeline)
-            shared.pids = (os.getpid(), process.pid)
+            pid = getattr(process, "pid", None) or 0  # a class of the caller's may be no process at all
+            if pid and its_own:
+                with contextlib.suppress(OSError):  # it has ended already; or it waits for that itself
+                    tie(pid, lifeline)
+            shared.pids = (os.getpid(), pid)
             ours.pop_all()
         return Lane(process, channel, shared, receiver, _watch(process), quota=self.maxtasks)
 
+    def close(self) -> None:
+        """No worker is left, and none will be started."""
+        self.initializer.close()
+        self.lifeline.close()
+
 
 def _watch(process: BaseProcess) -> int:
-    """A descriptor that is readable once the process has ended, whoever else has inherited what from it."""
+    """A descriptor that is readable once the process has ended, whoever else has inherited what from it; -1 if there is none."""
+    pid, sentinel = getattr(process, "pid", None), getattr(process, "sentinel", -1)
+    if pid is None or sentinel < 0:
+        return -1
     try:
-        assert process.pid is not None
-        return os.pidfd_open(process.pid)
+        if not facilities.has("pidfd"):
+            raise OSError("no pidfd")
+        watched = os.pidfd_open(pid)
     except (AttributeError, OSError):
-        return os.dup(process.sentinel)
+        return os.dup(sentinel)
+    if getattr(_popen(process), "method", None) in ("fork", "spawn"):
+        # In the place of the pipe that children of the worker keep open: `join` of this process does not wait for them either.
+        os.dup2(watched, sentinel, inheritable=False)
+        os.close(watched)
+        return sentinel
+    return watched  # the fork server writes the exit code to its sentinel
+
+
+def let_go(lane: Lane) -> None:
+    """A worker that has ended, and was joined: keep no descriptor of it."""
+    if lane.sentinel >= 0 and lane.sentinel != getattr(lane.process, "sentinel", -1):
+        os.close(lane.sentinel)
+    popen = _popen(lane.process)
+    if popen is not None:
+        popen.close()  # not the process itself: its exit code is asked for by others
+    lane.sentinel = -1
+
+
+def _popen(process: BaseProcess) -> Any:
+    return getattr(process, "_popen", None)

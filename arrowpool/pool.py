@@ -40,7 +40,7 @@ from arrowpool.wire import Sender
 
 _log = logging.getLogger(__name__)
 
-#: Workers that have not ended this long after SIGTERM are killed.
+#: Workers that have not ended this long after SIGTERM are killed, all together.
 _TERMINATE_SECONDS = 5.0
 _said_fallback = False
 _Shared = TypeVar("_Shared")
@@ -121,7 +121,8 @@ class ArrowPool(stdlib.Pool):
         self._broken: list[BaseException] = []
         self._taskqueue: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-        spilled = None if spill_dir is None else os.fspath(spill_dir)
+        # Workers are started later as well, when the current directory may be another one.
+        spilled = None if spill_dir is None else os.path.abspath(spill_dir)
         limit = limits(max_bytes, spilled, self._processes)
         forks = self._ctx.get_start_method() == "fork"
         reach = Reach(forks=forks)
@@ -163,6 +164,7 @@ class ArrowPool(stdlib.Pool):
                 forks=forks,
                 owners=self._processes + 1,
             )
+            undo.callback(launcher.close)
             self._worker_handler = Supervisor(
                 launcher,
                 self._pool,
@@ -178,7 +180,7 @@ class ArrowPool(stdlib.Pool):
         self._terminate = util.Finalize(
             self,
             _terminate_pool,
-            args=(self._pool, self._taskqueue, *threads, self._change_notifier, initializing),
+            args=(self._taskqueue, *threads, self._change_notifier),
             exitpriority=15,
         )
         try:
@@ -300,6 +302,8 @@ class ArrowPool(stdlib.Pool):
         self._taskqueue.put(call)
         if self._broken:  # since it was checked; who ended all calls for that may not have known of this one
             self._result_handler.tell(Broken(self._broken[0]))
+        if self._result_handler.over:
+            self._result_handler.end_calls()
 
     def _wait_for(self, result: Any) -> Any:
         """The value of a call that is waited for; an interrupt (or any other signal handler's exception) cancels it."""
@@ -515,13 +519,11 @@ def _guarded(callback: Callable[[Any], Any] | None) -> Callable[[Any], None] | N
 
 
 def _terminate_pool(
-    workers: list[BaseProcess],
     taskqueue: queue.SimpleQueue[Any],
     supervisor: Supervisor,
     feeder: Feeder,
     collector: Collector,
     notifier: Notifier,
-    initializer: Initializer,
 ) -> None:
     """End everything now; called once, by `terminate`, after `join`, or when the pool is gone or Python exits."""
     supervisor._state = TERMINATE
@@ -530,14 +532,7 @@ def _terminate_pool(
     collector.tell(Stop(drain=False))
     # The supervisor first, so that no worker is started behind our back.
     supervisor.join()
-    for process in workers:
-        if process.exitcode is None:
-            process.terminate()
-    for process in workers:
-        process.join(_TERMINATE_SECONDS)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
+    supervisor.end_workers(_TERMINATE_SECONDS)
     collector.join()
     # It may be held up in the user's iterable, where nothing can reach it; its memory must then stay.
     if feeder.join(_TERMINATE_SECONDS):
@@ -548,7 +543,6 @@ def _terminate_pool(
     supervisor.close()
     collector.close()
     notifier.close()
-    initializer.close()
     # What was only kept because these workers, when they were forked, could see it.
     settle_forks()
 

@@ -13,16 +13,18 @@ from multiprocessing.pool import CLOSE, RUN, TERMINATE
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from arrowpool.errors import WorkerInitError, describe_exit
+from arrowpool.errors import PoolTerminatedError, WorkerInitError, describe_exit
 from arrowpool.feeder import Feeder
 from arrowpool.lane import Broken, Lane, LaneExited, LaneJoined, Stop
-from arrowpool.launch import Launcher
+from arrowpool.launch import Launcher, let_go
 from arrowpool.service import Service
 
 _log = logging.getLogger(__name__)
 
 #: After this long another attempt is made to start a worker in place of one that ended.
 _TRY_AGAIN_MILLISECONDS = 500.0
+#: The kernel takes no wait of more than 2**31 milliseconds; a look in between costs nothing.
+_LONGEST_MILLISECONDS = 3_600_000.0
 
 
 class Notifier:
@@ -121,6 +123,28 @@ class Supervisor(Service):
         return self._state == RUN or (self._state == CLOSE and bool(self._cache))
 
     def run(self) -> None:
+        try:
+            self._keep_up()
+        except BaseException as error:
+            # Nobody learns of deaths any more: no call can be waited for. What is left is to wait for the pool's end.
+            self._fail(PoolTerminatedError(f"the pool cannot go on: {error!r}"), error)
+            while self._state == RUN:
+                self._await_word()
+            self._feeder.end()
+            self._tell_collector(Stop(drain=False))
+            for lane in self._lanes:
+                lane.process.kill()
+            raise
+        finally:
+            util.debug("supervisor exiting")
+
+    def _await_word(self) -> None:
+        poll = select.poll()
+        poll.register(self._notifier.reader, select.POLLIN)
+        if poll.poll():
+            self._notifier.drain()
+
+    def _keep_up(self) -> None:
         while self._state == RUN or (self._cache and self._state != TERMINATE):
             self._wait()
             self._bury()
@@ -144,11 +168,12 @@ class Supervisor(Service):
             # Also those that were not ready yet, and so unknown to the feeder.
             for lane in self._lanes:
                 lane.channel.finish()
+                if self._broken:
+                    lane.process.kill()  # nobody waits for what it does
             self._tell_collector(Stop(drain=True))
-            while self._lanes and self._state != TERMINATE:
+            while self._watched() and self._state != TERMINATE:
                 self._wait()
                 self._bury()
-        util.debug("supervisor exiting")
 
     def repopulate_if_needed(self) -> None:
         if len(self._workers) < self._size and not self._broken:
@@ -158,7 +183,7 @@ class Supervisor(Service):
         """Until a worker has ended or the pool's state has changed."""
         poll = select.poll()
         poll.register(self._notifier.reader, select.POLLIN)
-        for lane in list(self._lanes):
+        for lane in self._watched():
             poll.register(lane.sentinel, select.POLLIN)
         if any(fd == self._notifier.reader for fd, _ in poll.poll(self._patience())):
             self._notifier.drain()
@@ -192,24 +217,18 @@ class Supervisor(Service):
                 else:
                     lane.doomed = False
                     self._feeder.wake()
-        return (soonest - now) * 1000 + 1
+        return min((soonest - now) * 1000 + 1, _LONGEST_MILLISECONDS)
 
     def _bury(self) -> None:
         """Take ended workers off the list and say how they ended."""
-        poll = select.poll()
-        for lane in list(self._lanes):
-            poll.register(lane.sentinel, select.POLLIN)
-        ended = {fd for fd, _ in poll.poll(0)}
-        for lane in list(self._lanes):
-            if lane.sentinel not in ended:
-                continue
+        for lane in _ended(self._watched(), 0):
             lane.process.join()
             with self._changing:
                 self._lanes.remove(lane)
                 if lane.process in self._workers:
                     self._workers.remove(lane.process)
-            os.close(lane.sentinel)
             exitcode = lane.process.exitcode
+            let_go(lane)
             self._tell_collector(LaneExited(lane, exitcode))
             self._count_stillborn(lane, exitcode)
 
@@ -228,17 +247,52 @@ class Supervisor(Service):
                 None,
             )
 
-    def _fail(self, error: WorkerInitError, cause: BaseException | None) -> None:
+    def _fail(self, error: Exception, cause: BaseException | None) -> None:
         error.__cause__ = cause
         self.give_up()
         # It has first been told of the workers that ended, one of which may have said more about the reason.
         self._tell_collector(Broken(error))
 
+    def _watched(self) -> list[Lane]:
+        return [lane for lane in list(self._lanes) if lane.sentinel >= 0]
+
+    def end_workers(self, patience: float) -> None:
+        """End all workers; once this thread has ended, and by whoever ends the pool.
+
+        One that is idle ends by itself as its channel closes, whatever it does about signals. One that is busy gets SIGTERM,
+        and SIGKILL if it is there still when `patience` seconds are over, for all of them together.
+        """
+        for lane in self._lanes:
+            lane.control.ending = True
+            lane.channel.finish()
+        for lane in self._lanes:
+            if lane.process.exitcode is None:
+                lane.process.terminate()
+        left = self._watched()
+        until = time.monotonic() + patience
+        while left and time.monotonic() < until:
+            ended = _ended(left, until - time.monotonic())
+            left = [lane for lane in left if lane not in ended]
+        for lane in left:
+            lane.process.kill()
+        for lane in self._lanes:
+            lane.process.join()
+
     def close(self) -> None:
         """Release the descriptors; after the thread and all workers have ended."""
         for lane in self._lanes:
-            os.close(lane.sentinel)
+            let_go(lane)
             # The collector may never have heard of it.
             lane.channel.close()
             lane.receiver.close()
         self._lanes.clear()
+        self._launcher.close()
+
+
+def _ended(lanes: list[Lane], seconds: float) -> list[Lane]:
+    """Those whose process has ended; waits up to so many seconds for the first one."""
+    poll = select.poll()
+    for lane in lanes:
+        poll.register(lane.sentinel, select.POLLIN)
+    ended = {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
+    return [lane for lane in lanes if lane.sentinel in ended]

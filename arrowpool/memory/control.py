@@ -10,6 +10,7 @@ started            worker        parent        how many tasks this worker has be
 began              worker        parent        when the running task was begun, by the monotonic clock; 0 while none runs
 recalled           parent        worker        tasks in ``[first, end)`` are not to be begun any more
 interrupted        parent        worker        one more than the number of the task that the next SIGINT is meant for
+ending             parent        worker        not 0: a SIGTERM is the parent's, and ends this worker
 pids               both          others        parent and worker
 owners             parent        worker        how many processes of this pool have an arena
 relief             parent        worker        answers to its calls for memory, and bytes that others had to give back then
@@ -38,7 +39,7 @@ _WORDS = system.PAGE
 SIZE = _WORDS + 2 * LEASE_SLOTS
 _STARTED, _RECALLED_FIRST, _RECALLED_END, _INTERRUPTED, _BEGAN, _PARENT, _WORKER, _OWNERS = range(8)
 _ARGUMENTS, _RESULTS = slice(8, 12), slice(12, 16)
-_ANSWERS, _ELSEWHERE = 16, 17
+_ANSWERS, _ELSEWHERE, _ENDING = 16, 17, 18
 _USE = struct.Struct("QQQQ")
 
 Flags = NDArray[np.uint8]
@@ -148,6 +149,15 @@ class ControlPage:
     def is_interrupted(self, number: int) -> bool:
         """Whether a SIGINT is meant for the task `number`."""
         return self._words[_INTERRUPTED] == number + 1
+
+    @property
+    def ending(self) -> bool:
+        """Whether the parent wants the worker to end, whatever it does."""
+        return bool(self._words[_ENDING])
+
+    @ending.setter
+    def ending(self, ending: bool) -> None:
+        self._words[_ENDING] = ending
 
     def recall(self, first: int, end: int) -> None:
         """Tell the worker not to begin the tasks numbered ``[first, end)``; neither is ever less than the time before."""

@@ -313,6 +313,20 @@ def spin(_=None):
     sum(iter(int, 1))
 
 
+def note_and_spin(path):
+    note(path)
+    spin()
+
+
+def leave_a_child(seconds):
+    """Fork a child that lives on; return its process id."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(seconds)
+        os._exit(0)
+    return child
+
+
 def pick(array, index):
     return float(array[index])
 
