@@ -30,6 +30,7 @@ from arrowpool.errors import (
 from arrowpool.lane import (
     Broken,
     Cancelled,
+    Dropped,
     Failed,
     Lane,
     LaneExited,
@@ -166,10 +167,21 @@ class Collector(Service):
             result = self._cache.get(event.job)
             if result is not None:
                 fail(result, event.error or CancelledError("the call was interrupted"))
+        elif isinstance(event, Dropped):
+            self._drop(event)
         elif isinstance(event, Broken):
             self._break(event.error)
         elif isinstance(event, Stop):
             self._stop = event
+
+    def _drop(self, event: Dropped) -> None:
+        """Nobody will read these results: end the call, or let it run for what its tasks do."""
+        result = self._cache.get(event.job)
+        if result is None:
+            return
+        if event.ends:
+            self._handle(Cancelled(event.job))
+        result.drop()
 
     # Replies
 

@@ -1,4 +1,4 @@
-"""Which worker gets what: a free one, several short tasks in one frame; and taking tasks back from workers.
+"""Which worker gets what: a free one, several short tasks in one frame; how many are drawn ahead; and taking tasks back.
 
 Those that wait behind a long task are taken back, and those whose call was cancelled:
 
@@ -51,6 +51,28 @@ def frame_size(first: Task, lane: Lane, workers: int) -> int:
     share = (call.length - first.index if call.length is not None else first.index) // (2 * workers)
     count = min(FRAME_TASKS, share, int(FRAME_SECONDS / (mean + _TASK_OVERHEAD_SECONDS)))
     return count if lane.quota is None else min(count, lane.quota - lane.sent)
+
+
+def ahead_size(call: Call, workers: int, budget: int) -> int:
+    """How many tasks of a call may be encoded ahead, or go in one frame: more than workers if they are short, but no more
+    than so many that their results are within the budget."""
+    mean = call.mean_seconds
+    if mean is None or mean >= SHORT_TASK_SECONDS:
+        return workers
+    if not call.result_bytes:
+        return FRAME_TASKS // 2
+    return max(workers, min(FRAME_TASKS // 2, budget * call.replies // call.result_bytes))
+
+
+def draw_size(call: Call, workers: int) -> int:
+    """How many tasks may be drawn ahead from a user's iterator: what workers do in two frames, if they are short.
+
+    One, where it could change the function's data from task to task.
+    """
+    mean = call.mean_seconds
+    if mean is None or mean >= SHORT_TASK_SECONDS or not call.blobs or not call.blobs[0].stateless:
+        return 1
+    return min(FRAME_TASKS, 2 * max(1, workers) * int(FRAME_SECONDS / (mean + _TASK_OVERHEAD_SECONDS)))
 
 
 class Recall:

@@ -3,12 +3,14 @@
 The one thread that encodes arguments (with `encoder`) and keeps the books of their arena. Tasks are bound to a worker as late as possible:
 some are encoded ahead, but none is sent behind a running one, except where tasks are measured to be short and go several
 to a frame; those are taken back when the one before them turns out long. Bytes in flight stay within the budget: then it
-waits for releases, and so a user's generator is consumed only as fast as workers make room.
+waits for releases, and so a user's generator is consumed only as fast as workers make room. None of the user's iterators is
+drawn in this thread (see `source`); what pickling an argument calls is the only code of the user's that runs in it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import time
 from collections import deque
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import util
 from typing import Any
 
-from arrowpool.dispatch import Recall, frame_size, free_lane
+from arrowpool.dispatch import Recall, ahead_size, draw_size, frame_size, free_lane
 from arrowpool.encoder import Encoder, Unplaced
 from arrowpool.errors import ArenaFullError, PoolTerminatedError, contained
 from arrowpool.lane import (
@@ -25,11 +27,14 @@ from arrowpool.lane import (
     Broken,
     Call,
     Cancelled,
+    Drawn,
     Failed,
+    Hurry,
     Lane,
     LaneExited,
     LaneJoined,
     LookAgain,
+    Read,
     Released,
     Returned,
     Share,
@@ -45,17 +50,16 @@ from arrowpool.room import Room
 from arrowpool.service import Service
 from arrowpool.settings import (
     FRAME_BYTES,
-    FRAME_TASKS,
     IDLE_SECONDS,
     PREFETCH_SECONDS,
     RECALL_SECONDS,
-    SHORT_TASK_SECONDS,
     WARM_SECONDS,
 )
+from arrowpool.source import Source
+from arrowpool.turns import Turns
 from arrowpool.wire import Sender
 
-#: How often to look again while waiting for what nobody reports: a lease that ends in a garbage collection, an iterator
-#: that is read.
+#: How often to look again while waiting for what nobody reports: a lease that ends in a garbage collection.
 _LOOK_AGAIN_SECONDS = 0.02
 
 
@@ -108,7 +112,7 @@ class Feeder(Service):
         self._room = Room(sender, self._lanes, budget, self._settle_answered, self._in_flight)
         self._encoder = Encoder(sender, self._room, ledger)
         self._recall = Recall(self._lanes, self._give_back)
-        self._calls: deque[Call] = deque()
+        self._turns = Turns(self._is_throttled)
         #: Tasks that are encoded and not bound to a worker yet.
         self._ahead: deque[Task] = deque()
         #: The task that waits for room: not encoded any further.
@@ -122,7 +126,7 @@ class Feeder(Service):
 
     def __repr__(self) -> str:
         return (
-            f"<Feeder lanes: {len(self._lanes)} | calls: {len(self._calls)} | ahead: {len(self._ahead)} | "
+            f"<Feeder lanes: {len(self._lanes)} | calls: {len(self._turns)} | ahead: {len(self._ahead)} | "
             f"{self._sender.lifecycle!r}>"
         )
 
@@ -151,8 +155,7 @@ class Feeder(Service):
 
     def hurry(self) -> None:
         """The pool is closed: results may pile up, since who waits for its end may read them only after that."""
-        self._closing = True
-        self._inbox.put(Answered())
+        self._inbox.put(Hurry())
 
     def refuse(self) -> None:
         """This thread has ended, or is given up: what came too late for it will never be placed. From any thread."""
@@ -178,14 +181,17 @@ class Feeder(Service):
         finally:
             util.debug("feeder exiting")
             self._waiting = None
-            for held in (self._lanes, self._ahead, self._calls, self._answered):
+            for call in self._turns.calls():
+                self._turns.exhausted(call)
+                self._turns.over(call)
+            for held in (self._lanes, self._ahead, self._answered):
                 held.clear()
             self.refuse()
             self._has_ended(None)
 
     def _take_events(self) -> None:
         """Wait for an event, or until there is something to look at again; take all that are there."""
-        self._hungry = bool(self._ahead or self._calls or self._waiting)
+        self._hungry = bool(self._ahead or self._waiting or self._turns.next())
         if not self._answered:
             try:
                 self._handle(self._inbox.get(timeout=self._patience()))
@@ -198,7 +204,7 @@ class Feeder(Service):
                 self._handle(self._inbox.get_nowait())
 
     def _patience(self) -> float | None:
-        if self._waiting is not None or (self._calls and self._is_throttled(self._calls[0])):
+        if self._waiting is not None:
             return _LOOK_AGAIN_SECONDS
         if self._recall.is_pending():
             return RECALL_SECONDS
@@ -208,7 +214,7 @@ class Feeder(Service):
     def _look_again(self) -> None:
         self._room.reap()
         now = time.monotonic()
-        if self._calls or any(lane.outstanding for lane in self._lanes):
+        if self._turns or any(lane.outstanding for lane in self._lanes):
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now
@@ -219,10 +225,19 @@ class Feeder(Service):
         if event is None:
             self._ended = True
         elif isinstance(event, tuple):
-            self._calls.append(Call(iter(event[0]), event[1]))
+            self._begin(Call(iter(event[0]), event[1]))
         elif isinstance(event, Call):
-            self._calls.append(event)
-            self._idle_since = None
+            self._begin(event)
+        elif isinstance(event, Drawn):
+            self._turns.drawn(event.job)
+        elif isinstance(event, Read):
+            self._turns.release(event.job)
+            self._draw_on(self._turns.find(event.job))
+        elif isinstance(event, Hurry):
+            self._closing = True
+            self._turns.release_all()
+            for call in self._turns.calls():
+                self._draw_on(call)
         elif isinstance(event, Returned):
             self._give_back(event.tasks)
         elif isinstance(event, Released):
@@ -254,50 +269,55 @@ class Feeder(Service):
         elif isinstance(event, Stop):
             self._ended = True
 
+    def _begin(self, call: Call) -> None:
+        """A new call: one that a user's iterator makes the tasks of gets a thread to draw them."""
+        self._idle_since = None
+        if call.lazy:
+            source = Source(call.tasks, functools.partial(self._inbox.put, Drawn(call.job)))
+            # Python starts no thread while it exits: then they are drawn here.
+            with contextlib.suppress(RuntimeError):
+                source.start()
+                call.tasks = call.source = source
+        self._turns.add(call)
+        self._draw_on(call)
+
     # Sending
 
     def _pump(self) -> None:
-        """Send while a worker is free, then encode ahead."""
+        """Send while a worker is free, then encode ahead. What has come in meanwhile may change all that: look at it first."""
         while True:
-            lane = free_lane(self._lanes, queue_behind=self._next_may_queue())
+            call = self._ahead[0].call if self._ahead else self._turns.next()
+            lane = free_lane(self._lanes, queue_behind=self._is_short(call, PREFETCH_SECONDS))
             if lane is None:
                 break
             task = self._ahead.popleft() if self._ahead else self._encode_next()
             if task is None:
                 return
             alone = self._one_by_one or task.parcel.segments
-            size = 1 if alone else frame_size(task, lane, len(self._lanes))
-            if task.call.lazy:
-                # Each at once, and as many of them one after the other as would go in one frame.
-                self._send(lane, [task])
-                lane.last_frame = size
-            else:
-                self._send(lane, [task, *self._companions(task, size)])
-        # More of them when they are short, while there is nothing else to do.
-        many = FRAME_TASKS // 2 if self._next_is_below(SHORT_TASK_SECONDS) else len(self._lanes)
-        while len(self._ahead) < many and self._inbox.empty():
-            call = self._next_call()
-            if self._waiting is None and call is not None and call.lazy:
-                # It may wait for results of what it has given: all of that is sent before it is asked for more.
+            size = 1 if alone else min(frame_size(task, lane, len(self._lanes)), self._ahead_size(task.call) * 2)
+            self._send(lane, [task, *self._companions(task, size)])
+            self._turns.took(task.call)
+            if not self._inbox.empty():
+                return
+        while self._inbox.empty():
+            # While there is nothing else to do.
+            call = self._turns.next()
+            many = len(self._lanes) if call is None else self._ahead_size(call)
+            if len(self._ahead) >= many:
                 return
             task = self._encode_next()
             if task is None:
                 return
             self._ahead.append(task)
 
-    def _next_is_below(self, seconds: float) -> bool:
-        """Whether the next task's call has had tasks that took less than this."""
-        call = self._ahead[0].call if self._ahead else self._calls[0] if self._calls else None
+    def _ahead_size(self, call: Call) -> int:
+        return len(self._lanes) if self._one_by_one else ahead_size(call, len(self._lanes), self._room.budget)
+
+    def _is_short(self, call: Call | None, seconds: float) -> bool:
+        """Whether this call has had tasks that took less than this."""
         return (
             not self._one_by_one and call is not None and call.mean_seconds is not None and call.mean_seconds < seconds
         )
-
-    def _next_may_queue(self) -> bool:
-        """Whether the next task may go to a worker that has one to run: a short one, or one that cannot be encoded ahead."""
-        if self._one_by_one:
-            return False
-        call = self._ahead[0].call if self._ahead else self._next_call()
-        return (call is not None and call.lazy) or self._next_is_below(PREFETCH_SECONDS)
 
     def _companions(self, first: Task, size: int) -> Iterator[Task]:
         """More short tasks of the same call that go in the same frame, which has room for so many."""
@@ -306,7 +326,7 @@ class Feeder(Service):
         for _ in range(size - 1):
             if self._ahead:
                 task: Task | Unplaced | None = self._ahead.popleft()
-            elif self._waiting is None and not call.exhausted and self._calls[0] is call:
+            elif self._waiting is None and not call.exhausted and (call.source is None or call.source.has_some()):
                 task = self._take(call)
             else:
                 return
@@ -374,7 +394,7 @@ class Feeder(Service):
             if self._waiting is not None:
                 taken, self._waiting = self._waiting, None
             else:
-                call = self._next_call()
+                call = self._turns.next()
                 if call is None:
                     return None
                 taken = self._take(call)
@@ -385,7 +405,9 @@ class Feeder(Service):
             try:
                 if self._room.make(taken.reduced.nbytes):
                     self._room.may_wait = True
-                    return self._encoder.place(taken)
+                    task = self._encoder.place(taken)
+                    self._draw_on(task.call)
+                    return task
                 self._waiting = taken
                 return None
             except Exception as error:
@@ -395,37 +417,50 @@ class Feeder(Service):
                 self._tell_collector(Failed(taken.call.job, taken.at, error))
                 taken.call.pending -= 1
                 self._finish(taken.call)
+                self._draw_on(taken.call)
             finally:
                 self._room.may_wait = False
 
     def _take(self, call: Call) -> Task | Unplaced | None:
         """The next task of a call; None when it failed, or there are no more."""
+        known = call.job
         taken = self._encoder.take(call)
+        if call.job != known:
+            self._turns.found(call)
         if taken is None:
-            self._calls.remove(call)
-            call.exhausted = True
             if call.set_length is not None:
                 call.set_length(call.last_index + 1)
+            self._turns.exhausted(call)
             self._finish(call)
-        elif isinstance(taken, Failed):
-            self._tell_collector(taken)
             return None
-        else:
-            call.pending += 1
+        if isinstance(taken, Failed):
+            self._tell_collector(taken)
+            self._draw_on(call)
+            return None
+        call.pending += 1
+        if isinstance(taken, Task):
+            self._draw_on(call)
         return taken
 
-    def _next_call(self) -> Call | None:
-        for call in self._calls:
-            if not self._is_throttled(call):
-                return call
-        return None
+    def _draw_on(self, call: Call | None) -> None:
+        """Have a user's iterator go on, all that it gave before being encoded, unless it is to wait."""
+        if call is None or call.source is None or (self._waiting is not None and self._waiting.call is call):
+            return
+        if call.source.may_go_on() and not self._is_throttled(call):
+            call.source.ask(draw_size(call, len(self._lanes)))
 
     def _is_throttled(self, call: Call) -> bool:
-        """Whether results of an imap pile up unread beyond the budget. Reading them goes on with it."""
+        """Whether results of an imap pile up unread beyond the budget. Then this thread is told when some are read."""
         if self._closing or not call.result_bytes:
             return False
         result = self._cache.get(call.job)
-        return isinstance(result, Imap) and call.result_bytes / call.replies * result.unread() > self._room.budget
+        if not isinstance(result, Imap) or not self._is_piled_up(call, result):
+            return False
+        result.when_read(functools.partial(self._inbox.put, Read(call.job)))
+        return self._is_piled_up(call, result)  # it may have been read since, and nobody told
+
+    def _is_piled_up(self, call: Call, result: Imap) -> bool:
+        return call.result_bytes / call.replies * result.unread() > self._room.budget
 
     def _in_flight(self) -> bool:
         return bool(self._ahead) or any(lane.outstanding for lane in self._lanes)
@@ -444,6 +479,7 @@ class Feeder(Service):
 
     def _finish(self, call: Call) -> None:
         if call.exhausted and not call.pending:
+            self._turns.over(call)
             self._forget(self._encoder.finish(call))
 
     def _forget(self, blobs: list[Blob]) -> None:
@@ -464,19 +500,20 @@ class Feeder(Service):
 
     def _cancel(self, job: int) -> None:
         """Do no more of this job: forget what is left of it, take back what was sent, interrupt what runs."""
-        calls = {task.call for task in self._ahead}
-        calls |= {task.call for lane in self._lanes for task in list(lane.outstanding.values())}
-        for call in {*calls, *self._calls}:
-            if call.job != job:
-                continue
-            if not call.exhausted:
-                self._calls.remove(call)
-                call.exhausted = True
-            self._recall.cancel(call)
+        call = self._turns.find(job)
+        if call is None:
+            return
+        call.cancelled = True
+        self._turns.exhausted(call)
+        if call.pending:
             if self._waiting is not None and self._waiting.call is call:
                 self._waiting = None
                 call.pending -= 1
-            for task in [task for task in self._ahead if task.call is call]:
-                self._ahead.remove(task)
-                self._settle(task)
-            self._finish(call)
+            mine = [task for task in self._ahead if task.call is call]
+            if mine:
+                self._ahead = deque(task for task in self._ahead if task.call is not call)
+                for task in mine:
+                    self._settle(task)
+            if call.pending:
+                self._recall.cancel(call)
+        self._finish(call)

@@ -62,7 +62,7 @@ class Job:
                 future = self._open.get(index)
                 if future is None:  # nobody waits for any of it any more
                     return
-                runs = future.set_running_or_notify_cancel()
+                runs = _begins(future)
                 if not runs:
                     del self._open[index]
             del future
@@ -150,11 +150,21 @@ def _set(future: Future[Any], success: bool, value: Any) -> None:
         else:
             future.set_exception(value)
     except InvalidStateError:
-        # It was cancelled, and the feeder will not get there: tell those who wait for it.
-        future.set_running_or_notify_cancel()
+        # It was cancelled, and the feeder will not get there: tell those who wait for it. Or its user has set it.
+        _begins(future)
     except BaseException:
         # It would end the thread that sets all futures. As text: a traceback would keep the results in its frames.
         _log.error("a done callback raised\n%s", traceback.format_exc())
+
+
+def _begins(future: Future[Any]) -> bool:
+    """Whether a future that waits now runs; not one that was cancelled, nor one that its user has set."""
+    if future.done() and not future.cancelled():
+        return False
+    try:
+        return future.set_running_or_notify_cancel()
+    except RuntimeError:  # set, or cancelled and said so, just now
+        return False
 
 
 def is_exiting() -> bool:

@@ -21,6 +21,7 @@ from typing import Any
 from arrowpool.channel import Channel
 from arrowpool.memory.control import ControlPage
 from arrowpool.settings import HEADROOM_STEP
+from arrowpool.source import Source
 from arrowpool.waiting import InterruptibleFuture
 from arrowpool.windows import Stretch
 from arrowpool.wire import Parcel, Receiver
@@ -57,8 +58,11 @@ class Call:
     items: list[Any] | tuple[Any, ...] | None = None
     #: How many tasks there will be, when that is known.
     length: int | None = None
-    #: Whether they come out of the user's iterator, which may wait for results of what it has given.
+    #: Whether the user's own code makes them, one after the other: it may block, wait for results of what it has given, and
+    #: change what it gave before.
     lazy: bool = False
+    #: Where they are drawn in a thread of their own; the same as `tasks`.
+    source: Source | None = None
     #: Result object of the call, once the first task is known.
     job: int = -1
     function: Any = None
@@ -197,6 +201,33 @@ class Unshare:
     """To the feeder: calls from now on shall not refer to it."""
 
     share: Share
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """To the feeder: the source of this job has tasks."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """To the feeder: results of this job were read, or need not be kept, which it has been waiting for."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hurry:
+    """To the feeder: the pool is closed, so results may pile up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """To the collector: nobody will read the results of this imap, and its call ends or is let run."""
+
+    job: int
+    ends: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import os
 import queue
 import traceback
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import pool as stdlib
 from multiprocessing import util
@@ -20,19 +21,22 @@ from multiprocessing.process import BaseProcess
 from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import Any, TypeVar
 
+import numpy as np
+
 from arrowpool.collector import Collector
 from arrowpool.errors import again
 from arrowpool.feeder import Feeder
 from arrowpool.functions import Reach
-from arrowpool.lane import Broken, Call, Cancelled, Releases, Share, Stop, Unshare
+from arrowpool.lane import Broken, Call, Cancelled, Dropped, Releases, Share, Stop, Unshare
 from arrowpool.launch import Initializer, Launcher
 from arrowpool.ledger import Ledger
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.lease import live_grants_of, settle_forks
 from arrowpool.memory.limits import limits
-from arrowpool.results import AsyncResult, ImapResults, MapResult, Unchunked, UnorderedImapResults
+from arrowpool.results import AsyncResult, ImapResults, MapResult, UnorderedImapResults
 from arrowpool.settings import COPY_THREADS
+from arrowpool.source import tasks_of
 from arrowpool.stats import Stats, show_bytes
 from arrowpool.supervisor import Notifier, Supervisor
 from arrowpool.waiting import check_process
@@ -44,6 +48,8 @@ _log = logging.getLogger(__name__)
 _TERMINATE_SECONDS = 5.0
 _said_fallback = False
 _Shared = TypeVar("_Shared")
+#: Iterating over these runs no code but Python's and NumPy's.
+_INERT = frozenset((list, tuple, range, str, bytes, bytearray, dict, set, frozenset, deque, np.ndarray))
 #: Pickle writes these without asking us.
 _NOT_SHARED = frozenset(
     (
@@ -268,9 +274,10 @@ class ArrowPool(stdlib.Pool):
         result: Any = MapResult(
             self, chunksize, len(iterable), _guarded(callback), error_callback=_guarded(error_callback)
         )
-        tasks = self._guarded_task_generation(result._job, mapper, batches)  # type: ignore[attr-defined]
+        length = result._number_left
+        tasks = tasks_of(result._job, mapper, batches, length)
         items = iterable if type(iterable) in (list, tuple) else None
-        self._submit(Call(tasks, None, items, job=result._job, length=result._number_left))
+        self._submit(Call(tasks, None, items, job=result._job, length=length, lazy=_runs_code(iterable)))
         return result
 
     def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Any:
@@ -285,18 +292,16 @@ class ArrowPool(stdlib.Pool):
         """
         return self._imap(UnorderedImapResults, func, iterable, chunksize)
 
-    def _imap(self, kind: Callable[[ArrowPool], Any], func: Any, iterable: Iterable[Any], chunksize: Any) -> Any:
+    def _imap(self, kind: type[ImapResults], func: Any, iterable: Iterable[Any], chunksize: Any) -> Any:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
-        batches = iterable if chunksize == 1 else stdlib.Pool._get_tasks(func, iterable, chunksize)  # type: ignore[attr-defined]
-        result = kind(self)
-        tasks = self._guarded_task_generation(  # type: ignore[attr-defined]
-            result._job, func if chunksize == 1 else mapstar, batches
-        )
-        lazy = not hasattr(iterable, "__len__")
-        self._submit(Call(tasks, result._set_length, job=result._job, lazy=lazy))
-        return result if chunksize == 1 else Unchunked(result)
+        chunked = chunksize != 1
+        batches = stdlib.Pool._get_tasks(func, iterable, chunksize) if chunked else iterable  # type: ignore[attr-defined]
+        result = kind(self, chunked)
+        tasks = tasks_of(result._job, mapstar if chunked else func, batches)
+        self._submit(Call(tasks, result.results._set_length, job=result._job, lazy=_runs_code(iterable)))
+        return result
 
     def _submit(self, call: Call) -> None:
         self._taskqueue.put(call)
@@ -318,6 +323,11 @@ class ArrowPool(stdlib.Pool):
         """End a call: what runs of it is interrupted, what waits is dropped; its result is this, or `CancelledError`."""
         if self._pid == os.getpid():
             self._result_handler.tell(Cancelled(job, error))
+
+    def _drop(self, job: int, ends: bool) -> None:
+        """Nobody will read the results of an imap. Called in finalizers, so it takes no lock."""
+        if self._pid == os.getpid():
+            self._result_handler.tell(Dropped(job, ends))
 
     def close(self) -> None:
         """
@@ -475,6 +485,11 @@ def _check(
         raise ValueError("task_timeout must be a positive number (seconds) or None")
 
 
+def _runs_code(iterable: Any) -> bool:
+    """Whether iterating may run the user's code, which may take its time."""
+    return type(iterable) not in _INERT
+
+
 def default_size() -> int:
     """How many workers a pool has that is not told."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
@@ -534,12 +549,12 @@ def _terminate_pool(
     supervisor.join()
     supervisor.end_workers(_TERMINATE_SECONDS)
     collector.join()
-    # It may be held up in the user's iterable, where nothing can reach it; its memory must then stay.
+    # It may be held up in what pickles an argument, where nothing can reach it; its memory must then stay.
     if feeder.join(_TERMINATE_SECONDS):
         feeder.sender.close()
     else:
         feeder.refuse()
-        _log.warning("the iterable given to a pool still blocks after the pool was terminated")
+        _log.warning("pickling what was given to a pool still blocks after the pool was terminated")
     supervisor.close()
     collector.close()
     notifier.close()

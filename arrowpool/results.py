@@ -3,8 +3,11 @@
     value = await pool.apply_async(f, (df,))
     async for value in pool.imap(f, frames): ...
 
-No thread waits for that: whoever sets a result wakes the event loop. Cancelling what awaits a result ends its call, as an
-interrupt does: tasks that run are interrupted, tasks that wait are dropped.
+No thread waits for that: whoever sets a result wakes the event loop. Cancelling the last one that waits for a result ends its
+call, as an interrupt does: tasks that run are interrupted, tasks that wait are dropped.
+
+Of an imap, the pool holds the results (`Imap`) and the user an iterator over them (`ImapResults`), so that the pool learns
+when the user has let go of that.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from multiprocessing import TimeoutError
 from multiprocessing import pool as stdlib
 from multiprocessing.pool import IMapIterator, IMapUnorderedIterator
@@ -21,13 +25,17 @@ from typing import Any
 
 from arrowpool.waiting import check_process, slices
 
+#: Who iterates over results that are there lets the event loop run as often as this.
+_LOOP_SECONDS = 0.005
+
 
 class _Watched:
     """Mixed in: wakes event loops when there is something new."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._watchers: deque[Callable[[], None]] = deque()
         self._pid = os.getpid()
+        #: Who waits, threads and coroutines, by a token of theirs: how to wake them. One atomic operation at a time.
+        self._watchers: dict[object, Callable[[], None]] = {}
         super().__init__(*args, **kwargs)
 
     def _cancel(self: Any) -> None:
@@ -36,33 +44,59 @@ class _Watched:
             pool._cancel(self._job)
 
     def _wake(self) -> None:
-        with contextlib.suppress(IndexError):
-            while True:
-                self._watchers.popleft()()
+        if self._watchers:
+            for wake in list(self._watchers.values()):
+                wake()
 
-    async def _changed(self: Any, is_there: Callable[[], bool]) -> None:
-        """Return when `is_there`, from which on it stays so; a cancellation ends the call."""
+    async def _changed(self, is_there: Callable[[], bool]) -> None:
+        """Return when `is_there`, from which on it stays so. Cancelled while nobody else waits, it ends the call."""
+        if is_there():
+            return
         loop = asyncio.get_running_loop()
-        while not is_there():
-            future: asyncio.Future[None] = loop.create_future()
-
-            def done(future: asyncio.Future[None] = future) -> None:
-                if not future.done():
-                    future.set_result(None)
-
-            def wake(done: Callable[[], None] = done) -> None:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                    loop.call_soon_threadsafe(done)
-
-            self._watchers.append(wake)
-            if is_there():
-                return
-            check_process(self._pid)
-            try:
+        with self._awaited() as token:
+            while not is_there():
+                future: asyncio.Future[None] = loop.create_future()
+                self._watchers[token] = _waker(loop, future)
+                if is_there():
+                    return
+                check_process(self._pid)
                 await future
-            except asyncio.CancelledError:
+
+    async def pause(self) -> None:
+        """Let the event loop run; a cancellation is one of waiting."""
+        with self._awaited():
+            await asyncio.sleep(0)
+
+    @contextlib.contextmanager
+    def _awaited(self) -> Iterator[object]:
+        """A coroutine waits; gives its token."""
+        token = object()
+        self._watchers[token] = _do_nothing
+        try:
+            yield token
+        except asyncio.CancelledError:
+            self._watchers.pop(token, None)
+            if not self._watchers:
                 self._cancel()
-                raise
+            raise
+        finally:
+            self._watchers.pop(token, None)
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _waker(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Callable[[], None]:
+    def done() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def wake() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(done)
+
+    return wake
 
 
 class _Awaitable(_Watched):
@@ -71,9 +105,14 @@ class _Awaitable(_Watched):
         if self.ready():
             return
         check_process(self._pid)
-        for seconds in slices(timeout):
-            if self._event.wait(seconds):
-                return
+        token = object()
+        self._watchers[token] = _do_nothing  # the event wakes this thread
+        try:
+            for seconds in slices(timeout):
+                if self._event.wait(seconds):
+                    return
+        finally:
+            self._watchers.pop(token, None)
 
     def _set(self: Any, index: int, outcome: tuple[bool, Any]) -> None:
         super()._set(index, outcome)  # type: ignore[misc]
@@ -94,12 +133,22 @@ class MapResult(_Awaitable, stdlib.MapResult):  # type: ignore[type-arg]
 
 
 class Imap(_Watched):
-    """Mixed into an imap iterator: takes nothing any more once it was ended; an interrupt while waiting ends its call."""
+    """Mixed into an iterator of the standard library's: the results of an imap, as they come, and until they are taken.
 
+    The collector sets them; it and the feeder end them; any thread takes them, by way of an `ImapResults`.
+    """
+
+    _job: int
+    #: Whether the user has ever asked for a result.
+    asked = False
+    #: Whether nothing is taken in any more; and whether what comes is only counted, since nobody will read it.
     _ended = False
+    _unkept = False
+    #: Called, once, when a result is taken or need not be kept.
+    _when_read: Callable[[], Any] | None = None
 
-    def next(self: Any, timeout: float | None = None) -> Any:
-        """The next result.
+    def take(self: Any, timeout: float | None) -> tuple[bool, Any]:
+        """The next outcome; an interrupt while waiting ends the call.
 
         Raises
         ------
@@ -107,36 +156,25 @@ class Imap(_Watched):
             When there are no more.
         multiprocessing.TimeoutError
             When none comes within `timeout` seconds.
-        KeyboardInterrupt
-            When interrupted; the call is cancelled then.
         """
+        if self._pid != os.getpid():
+            return self._take_inherited()  # type: ignore[no-any-return]
         try:
-            success, value = self._take(timeout)
+            with self._cond:
+                if not self._is_next_here():
+                    self._wait(timeout)
+                if self._items:
+                    outcome: tuple[bool, Any] = self._items.popleft()
+                elif self._index == self._length:
+                    self._pool = None
+                    raise StopIteration
+                else:
+                    raise TimeoutError
         except KeyboardInterrupt:
             self._cancel()
             raise
-        if success:
-            return value
-        raise value
-
-    __next__ = next
-
-    def _take(self: Any, timeout: float | None) -> tuple[bool, Any]:
-        if self._pid != os.getpid():
-            return self._take_inherited()  # type: ignore[no-any-return]
-        with self._cond:
-            if not self._is_next_here():
-                for seconds in slices(timeout):
-                    self._cond.wait(seconds)
-                    if self._is_next_here():
-                        break
-            if self._items:
-                outcome: tuple[bool, Any] = self._items.popleft()
-                return outcome
-            if self._index == self._length:
-                self._pool = None
-                raise StopIteration
-            raise TimeoutError
+        self._was_read()
+        return outcome
 
     def _take_inherited(self: Any) -> tuple[bool, Any]:
         # Without the lock, which a thread may have held at the fork; none is here that changes anything.
@@ -146,21 +184,20 @@ class Imap(_Watched):
             check_process(self._pid)
         raise StopIteration
 
-    def __aiter__(self) -> Imap:
-        return self
+    def _wait(self: Any, timeout: float | None) -> None:
+        token = object()
+        self._watchers[token] = _do_nothing  # the condition wakes this thread
+        try:
+            for seconds in slices(timeout):
+                self._cond.wait(seconds)
+                if self._is_next_here():
+                    return
+        finally:
+            self._watchers.pop(token, None)
 
-    async def __anext__(self: Any) -> Any:
-        while True:
-            await self._changed(self._has_next)
-            try:
-                success, value = self._take(0)
-            except StopIteration:
-                raise StopAsyncIteration from None
-            except TimeoutError:
-                continue  # a thread was faster
-            if success:
-                return value
-            raise value
+    async def arrival(self) -> None:
+        """Return when there is an outcome to take, or the end."""
+        await self._changed(self._has_next)
 
     def _has_next(self: Any) -> bool:
         if self._pid != os.getpid():
@@ -173,7 +210,14 @@ class Imap(_Watched):
         return bool(self._items) or self._index == self._length
 
     def _set(self: Any, index: int, outcome: tuple[bool, Any]) -> None:
-        if not self._ended:
+        if self._ended:
+            return
+        if self._unkept:
+            with self._cond:
+                self._index += 1
+                if self._index == self._length:
+                    self._end()
+        else:
             super()._set(index, outcome)  # type: ignore[misc]
             self._wake()
 
@@ -196,50 +240,159 @@ class Imap(_Watched):
         """How many results are here that nobody has taken."""
         return len(self._items) + len(self._unsorted)
 
+    def when_read(self, tell: Callable[[], Any]) -> None:
+        """Have `tell` called, once, when there are fewer unread results."""
+        self._when_read = tell
+
+    def _was_read(self) -> None:
+        tell, self._when_read = self._when_read, None
+        if tell is not None:
+            tell()
+
     def fail(self: Any, error: BaseException) -> None:
         """End it: `error` is the last thing that comes."""
         with self._cond:
             if self._index != self._length:
                 self._ended = True
-                self._items.append((False, error))
+                if not self._unkept:
+                    self._items.append((False, error))
                 self._index += 1
                 self._length = self._index
                 self._end()
         self._wake()
 
+    def drop(self: Any) -> None:
+        """Nobody will read it: let go of what is here, keep nothing of what comes. Its tasks are run all the same."""
+        if self._pid != os.getpid():
+            return
+        with self._cond:
+            self._unkept = True
+            self._index += len(self._unsorted)
+            dropped = [*self._items, *self._unsorted.values()]
+            self._items.clear()
+            self._unsorted.clear()
+            if self._index == self._length:
+                self._end()
+        del dropped  # without the lock: who knows what their finalizers do
+        self._was_read()
 
-class ImapResults(Imap, IMapIterator):  # type: ignore[type-arg]
+
+class _OrderedImap(Imap, IMapIterator):  # type: ignore[type-arg]
     """Results in the order of the items."""
 
 
-class UnorderedImapResults(Imap, IMapUnorderedIterator):  # type: ignore[type-arg]
+class _UnorderedImap(Imap, IMapUnorderedIterator):  # type: ignore[type-arg]
     """Results in the order in which they come."""
 
 
-class Unchunked:
-    """The results of an imap in chunks, one by one."""
+class ImapResults(IMapIterator):  # type: ignore[type-arg]
+    """The results of `imap`: `multiprocessing.pool.IMapIterator`, for event loops too; the same for every chunksize.
 
-    def __init__(self, chunks: Any):
-        self._chunks = chunks
-        self._items: Iterator[Any] = iter(())
+    Once you let go of it in the middle, or `close` it, its call ends: what runs of it is interrupted, what waits is dropped.
+    One that was never read from is let run, as with the standard library; its results are not kept.
 
-    def __iter__(self) -> Iterator[Any]:
+    Parameters
+    ----------
+    pool : ArrowPool
+    chunked : bool
+        Whether each result is a list of values.
+    """
+
+    _kind: type[Imap] = _OrderedImap
+
+    def __init__(self, pool: Any, chunked: bool = False):
+        # Not the standard library's constructor: all state is in what the pool has.
+        self._results: Any = self._kind(pool)
+        self._job: int = self._results._job
+        #: The values of a chunk that are still to come, None without chunks.
+        self._values: deque[Any] | None = deque() if chunked else None
+        #: When to let the event loop run, by its clock.
+        self._pause_at = 0.0
+        self._closed = False
+        self._let_go = weakref.finalize(self, _let_go, self._results)
+        self._let_go.atexit = False
+
+    @property
+    def results(self) -> Any:
+        """What the pool has of it."""
+        return self._results
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of call {self._job}>"
+
+    def __iter__(self) -> ImapResults:
         return self
 
-    def __next__(self) -> Any:
-        while True:
-            for item in self._items:
-                return item
-            self._items = iter(next(self._chunks))
+    def next(self, timeout: float | None = None) -> Any:
+        """The next result.
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+        Raises
+        ------
+        StopIteration
+            When there are no more.
+        multiprocessing.TimeoutError
+            When none comes within `timeout` seconds.
+        KeyboardInterrupt
+            When interrupted; the call is cancelled then.
+        """
+        results, values = self._results, self._values
+        results.asked = True
+        while True:
+            if values:
+                try:
+                    return values.popleft()
+                except IndexError:
+                    pass  # another thread was faster
+            if self._closed:
+                raise StopIteration
+            success, value = results.take(timeout)
+            if not success:
+                raise value
+            if values is None:
+                return value
+            values.extend(value)
+
+    __next__ = next
+
+    def __aiter__(self) -> ImapResults:
         return self
 
     async def __anext__(self) -> Any:
+        self._results.asked = True
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._pause_at:
+            await self._results.pause()
+            self._pause_at = loop.time() + _LOOP_SECONDS
         while True:
-            for item in self._items:
-                return item
-            self._items = iter(await self._chunks.__anext__())
+            if not self._values and not self._closed:
+                await self._results.arrival()
+            try:
+                return self.next(0)
+            except StopIteration:
+                raise StopAsyncIteration from None
+            except TimeoutError:
+                continue  # a thread was faster
+
+    def close(self) -> None:
+        """End the call; there are no more results."""
+        self._results.asked = self._closed = True
+        self._let_go()
+        self._results.drop()
+        if self._values is not None:
+            self._values.clear()
+
+
+class UnorderedImapResults(ImapResults, IMapUnorderedIterator):  # type: ignore[type-arg]
+    """The results of `imap_unordered`; see `ImapResults`."""
+
+    _kind = _UnorderedImap
+
+
+def _let_go(results: Any) -> None:
+    """Nobody will read these results any more. A finalizer: it takes no lock."""
+    pool = results._pool  # None once all is answered
+    if pool is not None:
+        pool._drop(results._job, ends=results.asked)
 
 
 def fail(result: Any, error: BaseException) -> None:

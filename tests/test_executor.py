@@ -573,6 +573,24 @@ def test_a_callback_that_wants_to_exit(kind, gate, executor, said):
 
 
 @over(OURS[:1])
+def test_a_future_that_its_user_sets(kind, gate):
+    """A running one, one that waits, and one of a map's: that is no matter for all others."""
+    with kind(1) as executor:
+        running = executor.submit(pass_gate, gate.path, "the task's")
+        gate.wait_for(1)
+        waiting = [executor.submit(abs, -i) for i in range(6)]
+        running.set_result("mine")
+        waiting[3].set_result("mine too")
+        waiting[4].set_exception(KeyError("mine"))
+        assert running.result(LIMIT) == "mine"
+        gate.open()
+        assert [future.result(LIMIT) for future in (*waiting[:4], waiting[5])] == [0, 1, 2, "mine too", 5]
+        assert isinstance(waiting[4].exception(LIMIT), KeyError)
+        assert executor.submit(abs, -7).result(LIMIT) == 7
+        assert not executor._engine.pool._cache
+
+
+@over(OURS[:1])
 def test_shutdown_in_a_callback(kind):
     executor = kind()
     told = threading.Event()

@@ -433,6 +433,12 @@ def note_pid_and_block(path):
         time.sleep(0.01)
 
 
+def read_file(path):
+    """One line of a file; waits for it, where that is a named pipe."""
+    with open(path, "rb", buffering=0) as file:
+        return file.readline()
+
+
 def note_pid_and_block_once(path):
     """Block the first time it is run, and answer the second."""
     runs = note(path)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import multiprocessing.pool
+import os
 import threading
+import time
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -99,3 +103,116 @@ def test_a_loop_that_is_gone(our_pool):
     result = our_pool.apply_async(tasks.square, (3,))
     asyncio.run(main())
     assert our_pool.apply_async(tasks.square, (4,)).get(LIMIT) == 16
+
+
+@pytest.mark.parametrize("chunksize", [1, 10])
+def test_a_timeout_reaches_who_reads_results_that_are_there(our_pool, chunksize):
+    async def main():
+        results = our_pool.imap(tasks.square, range(30_000), chunksize)
+        read = 0
+
+        async def spend():
+            nonlocal read
+            async for _ in results:
+                read += 1
+                busy_until = time.perf_counter() + 2e-4
+                while time.perf_counter() < busy_until:
+                    pass
+
+        while our_pool._cache:
+            await asyncio.sleep(0.01)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(spend(), 0.2)
+        assert 0 < read < 15_000
+        # All is here already: nothing was lost of it.
+        assert await anext(results) == read * read
+
+    run(main())
+
+
+@pytest.mark.parametrize("call", ["apply", "map", "imap"])
+def test_who_is_cancelled_takes_nothing_from_others(our_pool, tmp_path, call):
+    async def main():
+        path = str(tmp_path / "go")
+        os.mkfifo(path)
+        if call == "apply":
+            result = our_pool.apply_async(tasks.read_file, (path,))
+        elif call == "map":
+            result = our_pool.map_async(tasks.read_file, [path], 1)
+        else:
+            result = our_pool.imap(tasks.read_file, [path])
+        one, other = (asyncio.ensure_future(anext(result) if call == "imap" else awaiting(result)) for _ in range(2))
+        await asyncio.sleep(0)
+        one.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await one
+        thread = None
+        if call != "imap":
+            # Nor from a thread that waits, also once no coroutine does.
+            got = []
+            thread = threading.Thread(target=lambda: got.append(result.get(LIMIT)))
+            thread.start()
+            while len(result._watchers) < 2:
+                await asyncio.sleep(0.005)
+            other.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await other
+            other = asyncio.ensure_future(awaiting(result))
+            await asyncio.sleep(0)
+        with open(os.open(path, os.O_RDWR), "w") as file:
+            file.write("here\n")
+            file.flush()
+            assert await other == ([b"here\n"] if call == "map" else b"here\n")
+        if thread is not None:
+            thread.join()
+            assert got == [other.result()]
+
+    run(main())
+
+
+def test_the_last_one_that_is_cancelled_ends_the_call(our_pool, tmp_path):
+    async def main():
+        result = our_pool.apply_async(tasks.note_pid_and_block, (str(tmp_path / "begun"),))
+        waiting = [asyncio.ensure_future(awaiting(result)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for one in waiting:
+            assert our_pool._cache
+            one.cancel()
+            await asyncio.wait([one])
+        while our_pool._cache:
+            await asyncio.sleep(0.005)
+        with pytest.raises(CancelledError):
+            result.get(LIMIT)
+
+    run(main())
+
+
+def test_an_await_that_is_abandoned_leaves_nothing(our_pool, tmp_path):
+    async def main():
+        path = str(tmp_path / "begun")
+        result = our_pool.apply_async(tasks.note_pid_and_block, (path,))
+        results = our_pool.imap(tasks.note_pid_and_block, [path])
+        for _ in range(20):
+            for waiting in (result.__await__(), anext(results).__await__()):
+                while next(waiting) is None:  # the loop may run first
+                    pass
+                waiting.close()
+        assert not result._watchers
+        assert not results.results._watchers
+        # Abandoned is not cancelled.
+        assert len(our_pool._cache) == 2
+        our_pool._cancel(result._job)
+        results.close()
+
+    run(main())
+
+
+def test_leaving_the_loop_over_results_ends_the_call(our_pool):
+    async def main():
+        async for value in our_pool.imap(tasks.square, itertools.count()):
+            if value > 100:
+                break
+        while our_pool._cache:
+            await asyncio.sleep(0.005)
+
+    run(main())
