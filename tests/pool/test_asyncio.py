@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import multiprocessing.pool
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from arrowpool import WorkerLostError
+from tests.conftest import across_methods
 from tests.pool import tasks
 
 LIMIT = 30
@@ -216,3 +219,69 @@ def test_leaving_the_loop_over_results_ends_the_call(our_pool):
             await asyncio.sleep(0.005)
 
     run(main())
+
+
+SERVICE = """
+import asyncio, os, signal, sys, time
+import arrowpool
+from tests.pool import tasks
+
+def block_in_python(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.001)
+
+async def main():
+    handled = []
+    HANDLERS
+    pool = arrowpool.get_context(sys.argv[1]).Pool(2)
+    workers = {process.pid for process in pool._pool}
+    await pool.apply_async(abs, (-1,))
+    for number in range(300):
+        # So long that the signal comes before, in, and after the task.
+        try:
+            await asyncio.wait_for(pool.apply_async(block_in_python, (0.003,)), 0.002 + 0.0007 * (number % 5))
+        except asyncio.TimeoutError:
+            pass
+    for _ in range(4):
+        try:
+            await asyncio.wait_for(pool.apply_async(block_in_python, (600,)), 0.05)
+        except asyncio.TimeoutError:
+            pass
+    assert await asyncio.wait_for(pool.apply_async(abs, (-1,)), 20) == 1, "a task that was cancelled still runs"
+    assert {process.pid for process in pool._pool} == workers, "a worker was lost"
+    began = time.monotonic()
+    pool.map_async(block_in_python, [600] * 2, 1)
+    await asyncio.sleep(0.1)
+    pool.terminate()
+    pool.join()
+    assert time.monotonic() - began < 4
+    await asyncio.sleep(0.01)
+    assert not handled, handled
+
+if __name__ == "__main__":
+    asyncio.run(main())
+    print("done")
+"""
+HANDLERS = {
+    "asyncio's own": "pass",
+    "of the loop": "for one in (signal.SIGINT, signal.SIGTERM): "
+    "asyncio.get_running_loop().add_signal_handler(one, handled.append, one)",
+    "a server's": "for one in (signal.SIGINT, signal.SIGTERM): signal.signal(one, lambda *_: handled.append(1))",
+}
+
+
+@across_methods("one, handlers", HANDLERS, few=2)
+def test_signals_in_a_program_that_handles_them(one, handlers, tmp_path):
+    """The pool is made while they are handled: what is cancelled ends, no worker does, and nobody takes a signal for his own."""
+    script = tmp_path / "script.py"
+    script.write_text(SERVICE.replace("HANDLERS", HANDLERS[handlers]))
+    done = subprocess.run(
+        [sys.executable, str(script), one.method],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    assert done.stderr == ""
+    assert done.stdout == "done\n"

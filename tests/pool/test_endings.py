@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -177,8 +178,8 @@ def test_a_thread_of_the_pool_fails(which, ending, tmp_path):
         assert thread.join(LIMIT)
     late = pool_module.AsyncResult(pool, None, None)  # of a call that was checked before that
     pool._submit(pool_module.Call(iter([(late._job, 0, abs, (-4,), {})]), None, job=late._job, length=1))
-    with pytest.raises(PoolTerminatedError, match="a defect"):
-        late.get(LIMIT)
+    with contextlib.suppress(PoolTerminatedError):
+        assert late.get(LIMIT) == 4  # or it is answered, by those that go on
     getattr(pool, ending)()
     ended = threading.Thread(target=pool.join)
     ended.start()
