@@ -11,12 +11,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from arrowpool.codecs.outbox import ByteArray
+from arrowpool.copying import Copiers
 from arrowpool.errors import ArenaFullError
 from arrowpool.functions import Reach
 from arrowpool.lifecycle import Borrowed, LifecycleManager, Segment
@@ -110,7 +110,7 @@ class Sender:
 
     def __init__(self, arena: Arena | None, reach: Reach | None = None, copy_threads: int = 1):
         self.arena = arena
-        self._threads = ThreadPoolExecutor(copy_threads, "arrowpool-copy") if copy_threads > 1 else None
+        self._copiers = Copiers(copy_threads) if copy_threads > 1 else None
         self.lifecycle = LifecycleManager()
         self._inline_limit = INLINE_LIMIT if arena is not None else sys.maxsize
         self._reach = reach
@@ -237,20 +237,16 @@ class Sender:
             time.sleep(_RELIEF_STEP_SECONDS)  # nobody reports that there is memory again
 
     def _copy(self, copies: list[Callable[[], Any]], nbytes: int) -> None:
-        if self._threads is None or len(copies) < 2 or nbytes < 2 * PIECE:
+        if self._copiers is None or len(copies) < 2 or nbytes < 2 * PIECE:
             for copy in copies:
                 copy()
-            return
-        running = [self._threads.submit(copy) for copy in copies]
-        # All of them, also when one fails: nobody may write to segments that are free again.
-        wait(running)
-        for copied in running:
-            copied.result()
+        else:
+            self._copiers.run(copies)
 
     def close(self) -> None:
         """Encode no more; end the threads and give the arena up."""
-        if self._threads is not None:
-            self._threads.shutdown()
+        if self._copiers is not None:
+            self._copiers.close()
         if self.arena is not None:
             self.arena.close()
 

@@ -241,3 +241,48 @@ def test_the_interpreter_exits(one, tmp_path, doing):
     assert done.stderr == ""
     assert done.returncode == (4 if doing == "an error" else 0)
     assert time.monotonic() - began < 30
+
+
+LATE = """
+    import atexit, sys, threading
+    import numpy as np
+    import arrowpool
+    from tests.pool import tasks
+
+    def use(pool):
+        with pool:
+            assert pool.apply_async(tasks.first, (np.ones(4_000_000),)).get(60) == 1.0  # copied in pieces
+            assert pool.apply_async(tasks.zeros, (3_000_000,)).get(60).nbytes == 24_000_000
+        pool.join()
+        print("done", flush=True)
+
+    def make():
+        return arrowpool.get_context(sys.argv[1]).Pool(2)
+
+    def after_main(pool=None):
+        threading.main_thread().join()
+        use(pool or make())
+
+    if __name__ == "__main__":
+        HOW
+"""
+WHEN = {
+    "in a thread after the end of the main thread": "threading.Thread(target=after_main, args=(make(),)).start()",
+    "made in a thread after the end of the main thread": "threading.Thread(target=after_main).start()",
+    "in atexit": "atexit.register(use, make())",
+}
+
+
+@across_methods("one, when", WHEN)
+def test_a_pool_is_used_late(one, tmp_path, when):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(LATE.replace("HOW", WHEN[when])))
+    done = subprocess.run(
+        [sys.executable, str(script), one.method],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    assert done.stderr == ""
+    assert done.stdout == "done\n"
