@@ -8,9 +8,12 @@ it knew when the workers were made: nothing is asked of a busy worker.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import sys
 import types
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +21,9 @@ import cloudpickle
 
 _MAIN = ("__main__", "__mp_main__")
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
+_MISSING = object()
+#: In the place of a fingerprint: the initializer of a worker has put this there.
+_PUT_THERE = ""
 
 
 class Reach:
@@ -33,24 +39,31 @@ class Reach:
         self._forks = forks
         self._specs = {name: vars(module).get("__spec__") for name, module in _modules().items()}
         main = vars(sys.modules["__main__"])
-        # Only what is compared later: a pool must not keep the user's frames alive.
-        self._main_values = {
-            name: value for name, value in list(main.items()) if isinstance(value, (*_ATOMS, types.FunctionType))
+        # Only what is compared later, and functions weakly: a pool must not keep the user's frames alive, nor what a
+        # notebook's cell has defined once it is run again.
+        self._main_values = {name: value for name, value in list(main.items()) if isinstance(value, _ATOMS)}
+        self._main_functions = {
+            name: weakref.ref(value) for name, value in list(main.items()) if isinstance(value, types.FunctionType)
         }
         self._main_prints = fingerprints(main)
         #: What workers have. Until the first spawned one tells, a script is taken to be the same there; a notebook is not.
         self._worker_prints: Mapping[str, str] = self._main_prints if forks or "__file__" in main else {}
         self._told = forks
         self._worker_names: frozenset[str] = frozenset(main) if forks else frozenset()
-        self._answers: dict[Any, tuple[Any, bool]] = {}
+        #: By the function's or class's id: the weak reference that ends the entry with it, what it had, and the answer.
+        self._answers: dict[int, tuple[weakref.ref[Any], tuple[Any, ...], bool]] = {}
 
     def worker_has(self, names: Mapping[str, str | None]) -> None:
-        """A spawned worker says what is in its ``__main__``: the names, and the fingerprints of functions and classes."""
+        """A spawned worker says what is in its ``__main__``; see `tell_names`."""
         if not self._told:
             self._told = True
             self._worker_prints = {name: print_ for name, print_ in names.items() if print_ is not None}
             self._worker_names = frozenset(names)
             self._answers.clear()
+
+    def is_guess(self, obj: Any) -> bool:
+        """Whether what is said of this function or class is not certain before a worker has told what it has."""
+        return not self._told and getattr(obj, "__module__", None) in _MAIN
 
     def resolves(self, obj: Any) -> bool:
         """Whether a worker that imports ``obj.__module__`` and looks up ``obj.__qualname__`` gets this very thing."""
@@ -71,26 +84,68 @@ class Reach:
 
     def _main_resolves(self, obj: Any, root: str) -> bool:
         key = getattr(obj, "__code__", None), getattr(obj, "__defaults__", None), getattr(obj, "__kwdefaults__", None)
-        known = self._answers.get(obj)
-        if known is not None and all(a is b for a, b in zip(known[0], key, strict=True)):
-            return known[1]
+        known = self._answers.get(id(obj))
+        if known is not None and all(a is b for a, b in zip(known[1], key, strict=True)):
+            return known[2]
         current = vars(sys.modules["__main__"]).get(root)
         print_ = fingerprint(current)
         # The same as when the workers were made, and (as spawned workers tell) the same as they have.
         answer = (
             print_ is not None
             and self._main_prints.get(root) == print_
-            and _same_defaults(self._main_values.get(root), current)
+            and self._same_defaults(root, current)
             and self._worker_prints.get(root) == print_
         )
-        if len(self._answers) > 1000:
-            self._answers.clear()
-        self._answers[obj] = (key, answer)
+        # Defaults that are no constants would be kept alive here, and may refer to the function.
+        if key[2] is None and all(isinstance(default, _ATOMS) for default in key[1] or ()):
+            entry = weakref.ref(obj, functools.partial(_forget, self._answers, id(obj)))
+            self._answers[id(obj)] = (entry, key, answer)
         return answer
+
+    def _same_defaults(self, name: str, now: Any) -> bool:
+        """Defaults that a fingerprint cannot compare (a frame, say) must be the very same objects."""
+        if not isinstance(now, types.FunctionType):
+            return True
+        reference = self._main_functions.get(name)
+        before = reference() if reference is not None else None
+        if before is now:
+            return True
+        return _identical(getattr(before, "__defaults__", None), now.__defaults__) and _identical(
+            tuple((getattr(before, "__kwdefaults__", None) or {}).values()),
+            tuple((now.__kwdefaults__ or {}).values()),
+        )
 
     def has_global(self, name: str, value: Any) -> bool:
         """Whether a worker's ``__main__`` has this plain value under `name`, or one that its initializer put there."""
-        return isinstance(value, _ATOMS) and name in self._worker_names and self._main_values.get(name, self) is value
+        return (
+            isinstance(value, _ATOMS)
+            and name in self._worker_names
+            and self._main_values.get(name, self) is value
+            # A script's main guard, which a spawned worker does not run, may have put another value there.
+            and (self._forks or self._worker_prints.get(name) in (_PUT_THERE, _print_of_value(value)))
+        )
+
+
+def tell_names(before: Mapping[str, Any]) -> dict[str, str | None]:
+    """What a worker has in its ``__main__``, which was `before` until its initializer ran: the names, with the fingerprints of
+    functions, classes and plain values, and a mark at plain values that the initializer put there."""
+    told = {}
+    for name, value in list(main_names().items()):
+        if not isinstance(value, _ATOMS):
+            told[name] = fingerprint(value)
+        elif before.get(name, _MISSING) is not value:
+            told[name] = _PUT_THERE
+        else:
+            told[name] = _print_of_value(value)
+    return told
+
+
+def _print_of_value(value: Any) -> str | None:
+    kind = type(value)
+    if kind not in _ATOMS:
+        return None  # a subclass may be anything
+    content = value if kind is bytes else repr(value).encode()
+    return f"{kind.__name__} {hashlib.blake2b(content, digest_size=16).hexdigest()}"
 
 
 def fingerprints(namespace: Mapping[str, Any]) -> dict[str, str]:
@@ -155,18 +210,16 @@ def _key(value: Any, depth: int = 0) -> Any:
     return type(value).__qualname__
 
 
-def _same_defaults(before: Any, now: Any) -> bool:
-    """Defaults that a fingerprint cannot compare (a frame, say) must be the very same objects."""
-    if before is now or not isinstance(now, types.FunctionType):
-        return True
-    return _identical(before.__defaults__, now.__defaults__) and _identical(
-        tuple((before.__kwdefaults__ or {}).values()), tuple((now.__kwdefaults__ or {}).values())
-    )
-
-
 def _identical(before: tuple[Any, ...] | None, now: tuple[Any, ...] | None) -> bool:
-    pairs = zip(before or (), now or (), strict=False)
+    pairs = itertools.zip_longest(before or (), now or (), fillvalue=_MISSING)
     return all(a is b or isinstance(b, _ATOMS) for a, b in pairs)
+
+
+def _forget(answers: dict[int, Any], number: int, reference: weakref.ref[Any]) -> None:
+    """An object is gone; another one may have its id already, and an entry of its own."""
+    known = answers.get(number)
+    if known is not None and known[0] is reference:
+        del answers[number]
 
 
 def _look_up(module: types.ModuleType, qualname: str) -> Any:
@@ -197,6 +250,30 @@ def is_stateless(function: Callable[..., Any]) -> bool:
     return type(function) is type
 
 
+def constants_of(function: Callable[..., Any]) -> tuple[Any, ...] | None:
+    """All that a callable carries, if nothing of that can change: as long as these are the same objects, so is what it does.
+
+    None if something of it can change; functions count as what their names say, as in any pickle.
+    """
+    parts: tuple[Any, ...]
+    if type(function) is functools.partial:
+        parts = (function.func, *function.args, *function.keywords, *function.keywords.values())
+        if function.__dict__:
+            return None
+    elif type(function) is types.FunctionType:
+        try:
+            cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        except ValueError:  # an empty one
+            return None
+        defaults = function.__kwdefaults__ or {}
+        parts = (*cells, *(function.__defaults__ or ()), *defaults, *defaults.values())
+        if function.__dict__:
+            return None
+    else:
+        return () if is_stateless(function) else None
+    return parts if all(type(part) in _ATOMS or (callable(part) and is_stateless(part)) for part in parts) else None
+
+
 def main_globals(live: bool) -> dict[str, Any]:
     """What becomes of ``__main__``'s globals for a function that came by value.
 
@@ -204,5 +281,18 @@ def main_globals(live: bool) -> dict[str, Any]:
     over it, and never back into ``__main__``. For an initializer (`live`), the module's own dictionary, since all that an
     initializer does is leave something behind.
     """
-    names = vars(sys.modules["__main__"])
+    names = main_names()
     return names if live else dict(names)
+
+
+def main_names() -> dict[str, Any]:
+    """The globals of ``__main__``, as its own functions see them.
+
+    In a spawned worker the script has run in another dictionary, of which the module's is a copy (`runpy.run_path`).
+    """
+    names = vars(sys.modules["__main__"])
+    if names.get("__name__") == "__mp_main__":
+        for value in list(names.values()):
+            if type(value) is types.FunctionType and value.__module__ == "__mp_main__":
+                return value.__globals__
+    return names

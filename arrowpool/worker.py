@@ -56,7 +56,7 @@ from typing import Any
 from arrowpool.channel import Channel, Message
 from arrowpool.codecs import settle
 from arrowpool.errors import ArenaFullError, contained
-from arrowpool.functions import fingerprint
+from arrowpool.functions import main_names, tell_names
 from arrowpool.memory import system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import ControlPage
@@ -108,7 +108,7 @@ def main(
     endpoints: Endpoints,
     start: Callable[[], None],
     maxtasks: int | None,
-    tell_names: bool,
+    tells_names: bool,
 ) -> None:
     """Run a worker until its parent closes the channel, or `maxtasks` tasks are done.
 
@@ -120,7 +120,7 @@ def main(
         Runs the user's initializer.
     maxtasks : int or None
         How many tasks to run before exiting.
-    tell_names : bool
+    tells_names : bool
         Whether the parent cannot know what is in this process's ``__main__``.
     """
     die_with_parent(endpoints.lifeline)
@@ -128,6 +128,7 @@ def main(
     os.close(endpoints.control)
     interrupts = Interrupts(control)
     channel = Channel(endpoints.reader, endpoints.writer)
+    before = dict(main_names()) if tells_names else {}
     try:
         start()
     except BaseException as error:
@@ -135,9 +136,8 @@ def main(
         if not isinstance(error, Exception):
             raise
         return
-    names: dict[str, str | None] = {}
-    if tell_names:
-        names = {name: fingerprint(value) for name, value in vars(sys.modules["__main__"]).items()}
+    names = tell_names(before) if tells_names else {}
+    before.clear()
     parent = multiprocessing.parent_process()
     lender = parent.pid if parent is not None and parent.pid is not None else -1
     channel.send((HELLO, names, system.may_open_of(lender)))
