@@ -7,35 +7,42 @@ room for that is the feeder's to say.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from multiprocessing.pool import mapstar, starmapstar  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
 
 from arrowpool.codecs import Extent, extents
 from arrowpool.errors import ArenaFullError, contained
-from arrowpool.functions import is_stateless
-from arrowpool.lane import Blob, Call, Failed, Task
+from arrowpool.functions import constants_of, is_stateless
+from arrowpool.lane import Blob, Call, EncodedFunction, Failed, Task
 from arrowpool.ledger import Ledger
 from arrowpool.memory import system
 from arrowpool.room import Room
 from arrowpool.settings import OWN_SEGMENT
+from arrowpool.snapshot import Snapshots, parts_of
 from arrowpool.windows import find, stretches
-from arrowpool.wire import Parcel, Reduced, Sender, is_plain
-from arrowpool.worker import Star
+from arrowpool.wire import Parcel, Reduced, Sender
 
 #: Functions without data that a pool remembers, and so sends to each worker once and not once a call.
 _FUNCTIONS_KEPT = 1000
+_NOTHING: dict[int, int] = {}
 
 
 class Unplaced(NamedTuple):
-    """A task whose large memory has no room yet."""
+    """A task whose large memory has no room yet; with its function, if that has changed and has large memory too."""
 
     call: Call
     at: int
     star: int
-    reduced: Reduced
+    payload: Reduced | Parcel
     blobs: tuple[Blob, ...]
+    function: EncodedFunction | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that will need room in segments."""
+        return self.payload.nbytes + (self.function.nbytes if self.function is not None else 0)
 
 
 class Encoder:
@@ -49,21 +56,37 @@ class Encoder:
         Asked whether so many bytes more may be placed now.
     ledger : Ledger
         Where it is noted down.
+    snapshots : Snapshots
+        Told when one is used up.
     """
 
-    def __init__(self, sender: Sender, room: Room, ledger: Ledger):
+    def __init__(self, sender: Sender, room: Room, ledger: Ledger, snapshots: Snapshots):
         self._sender = sender
+        self._snapshots = snapshots
         self._ledger = ledger
         sender.pickled = ledger.pickled
         self._room = room
         self._numbers = itertools.count()
         self._known_functions: dict[bytes, Blob] = {}
-        #: What users have said shall stay, by id: the object, kept alive, and its blobs, the newest last.
-        self._pinned: dict[int, tuple[Any, list[Blob]]] = {}
+        #: Blobs that nothing refers to any more, until somebody is told.
+        self._ended: list[Blob] = []
         #: While a task or a function is reduced: its call, and the blobs it turned out to need.
         self._current: tuple[Call, list[Blob]] | None = None
         sender.reducer.shared_number = self._shared_number
         sender.reducer.find_window = self._find_window
+
+    def adopt(self, call: Call) -> None:
+        """A call has arrived: see to it that what it refers to stays."""
+        for share in call.shares:
+            blob = share.blob
+            if blob is not None and blob.holds:
+                self._hold(call, blob)
+                call.pins[blob.number] = blob
+                call.pinned[id(share.obj)] = blob.number
+            elif call.snapshot is not None:
+                # Its block has ended in another thread while this call was made: it comes after that as well as before.
+                self._snapshots.drop(call.snapshot)
+                call.snapshot = None
 
     def take(self, call: Call) -> Task | Unplaced | Failed | None:
         """Take the next task off a call and apart; None when the call has no more."""
@@ -76,31 +99,49 @@ class Encoder:
             call.last_index += 1
             return Failed(call.job, call.last_index, contained(error, "the iterable"))
         call.job, call.last_index = job, index
-        star = Star.MAP if function is mapstar else Star.STARMAP if function is starmapstar else Star.CALL
-        payload: Any = (args, kwds)
-        if star is not Star.CALL:
-            function, payload = args[0]
+        star, function, payload, plain = parts_of(function, args, kwds)
         if call.failure is not None:
             return Failed(job, index, call.failure)
+        known = call.encoded
+        if plain and known is not None and not known.may_change and call.function is function:
+            if known.nbytes:
+                self._ledger.saved(known.nbytes)
+            return Task(call, index, star, Parcel((payload,), (), 0), call.blobs)
+        snapshot, call.snapshot = call.snapshot, None
+        reducer = self._sender.reducer
         try:
-            if not call.blobs or call.function is not function:
-                self._encode_function(call, function)
-            if call.blobs[0].parcel.nbytes:
-                self._ledger.saved(call.blobs[0].parcel.nbytes)
-            # Only what is a tuple and a dict itself goes through marshal; a subclass may be anything.
-            if type(args) is tuple and (
-                is_plain(payload) if star is not Star.CALL else not kwds and type(kwds) is dict and is_plain(args)
-            ):
-                return Task(call, index, star, Parcel((payload,), (), 0), call.blobs)
-            self._current = (call, blobs := [*call.blobs])
-            reduced = self._sender.reduce(payload)
+            if snapshot is not None and snapshot.failure is not None:
+                raise snapshot.failure
+            reducer.pinned = call.pinned
+            changed = None
+            if not self._is_encoded(call, function):
+                changed = self._encode_function(call, function, snapshot.function if snapshot is not None else None)
+            encoded = changed or call.encoded
+            assert encoded is not None
+            if encoded.nbytes:
+                self._ledger.saved(encoded.nbytes)
+            blobs = [*encoded.blobs]  # and with the function, once that is placed
+            taken: Parcel | Reduced
+            if plain:
+                taken = Parcel((payload,), (), 0)
+            else:
+                if snapshot is not None and snapshot.payload is not None:
+                    taken = snapshot.payload
+                else:
+                    self._current = (call, blobs)
+                    taken = self._sender.reduce(payload, encoded.seen)
+                self._refer_to_pins(call, blobs, taken)
+                if not taken.units:
+                    taken = Parcel((taken.stream, ()), (), 0)
         except BaseException as error:
             return Failed(job, index, contained(error, "pickling it"))
         finally:
             self._current = None
-        if reduced.units:
-            return Unplaced(call, index, star, reduced, tuple(blobs))
-        return Task(call, index, star, Parcel((reduced.stream, ()), (), 0), tuple(blobs))
+            reducer.pinned = _NOTHING
+            self._snapshots.drop(snapshot)
+        if changed is not None or not isinstance(taken, Parcel):
+            return Unplaced(call, index, star, taken, tuple(blobs), changed)
+        return self._task(call, index, star, taken, tuple(blobs))
 
     def place(self, unplaced: Unplaced) -> Task:
         """Copy a task's large memory to where its worker will read it.
@@ -110,66 +151,153 @@ class Encoder:
         ArenaFullError
             When there is no room.
         """
-        call, index, star, reduced, blobs = unplaced
-        return Task(call, index, star, self._sender.place(reduced), blobs)
+        call, index, star, payload, blobs, function = unplaced
+        parcel = self._sender.place(payload) if isinstance(payload, Reduced) else payload
+        if function is not None:
+            assert function.reduced is not None
+            try:
+                blob = self._new_blob(self._sender.place(function.reduced))
+            except BaseException:
+                self._sender.unpin(parcel.segments)
+                raise
+            self._install(call, call.function, function, blob)
+        return self._task(call, index, star, parcel, blobs)
 
-    def _encode_function(self, call: Call, function: Any) -> None:
-        """Encode the call's function once, with all that it captured."""
-        self._sender.reducer.refresh()
+    def _task(self, call: Call, index: int, star: int, parcel: Parcel, others: tuple[Blob, ...]) -> Task:
+        function = call.blobs[0]
+        own = None
+        if call.encoded is not None and call.encoded.may_change:
+            own = function
+            own.holds += 1
+        return Task(call, index, star, parcel, (function, *others), own)
+
+    def _is_encoded(self, call: Call, function: Any) -> bool:
+        """Whether the function is what it was when it was encoded last, as far as that shows without encoding it again."""
+        encoded = call.encoded
+        if encoded is None or call.function is not function:
+            return False
+        if not encoded.may_change:
+            return True
+        if encoded.constants is None:
+            return False
+        constants = constants_of(function)
+        return constants is not None and all(map(operator.is_, constants, encoded.constants))
+
+    def _encode_function(self, call: Call, function: Any, reduced: Reduced | None) -> EncodedFunction | None:
+        """Encode a call's function, with all that it captured: once, unless code of the user's runs between its tasks.
+
+        `reduced` is the function as it was taken when the call was made. Returns a function that has changed and has large
+        memory, which shall not be placed before there is room for it.
+        """
+        stateless = is_stateless(function)
         blobs: list[Blob] = []
         self._current = (call, blobs)
         try:
-            reduced = self._sender.reduce(function)
-            stateless = is_stateless(function)
-            plain = stateless and not reduced.units
-            blob = self._known_functions.get(reduced.stream) if plain else None
-            if blob is None:
-                blob = self._place_lasting(reduced, stateless)
-                if plain and len(self._known_functions) < _FUNCTIONS_KEPT:
-                    self._known_functions[reduced.stream] = blob
-                    blob.holds += 1
-            else:
-                blob.holds += 1
+            seen = None
+            if reduced is None:
+                if call.encoded is None:
+                    self._sender.reducer.refresh()
+                if stateless:
+                    reduced = self._sender.reduce(function)
+                else:
+                    reduced, seen = self._sender.reduce_and_note(function)
+            self._refer_to_pins(call, blobs, reduced)
+            may_change = call.lazy and not stateless
+            encoded = EncodedFunction(
+                reduced if may_change else None,
+                reduced.nbytes,
+                seen,
+                constants_of(function) if may_change else None,
+                may_change,
+                tuple(blobs),
+            )
+            known = call.encoded
+            if known is not None and known.reduced is not None and call.function is function:
+                blob = call.blobs[0]
+                if self._sender.is_placed(reduced, known.reduced, blob.parcel):
+                    call.encoded = encoded
+                    if not blob.pinned:
+                        self._pin(blob)  # it seems to stay, and is not a part of what is in flight
+                    return None
+                if reduced.nbytes:
+                    return encoded
+            self._install(call, function, encoded, self._function_blob(reduced, stateless))
+            return None
         except BaseException as error:
-            call.failure = contained(error, "pickling it")
+            if stateless or not call.lazy:
+                call.failure = contained(error, "pickling it")
             raise
         finally:
             self._current = None
+
+    def _function_blob(self, reduced: Reduced, stateless: bool) -> Blob:
+        plain = stateless and not reduced.units
+        blob = self._known_functions.get(reduced.stream) if plain else None
+        if blob is None:
+            blob = self._place_lasting(reduced, stateless)
+            if not plain or len(self._known_functions) >= _FUNCTIONS_KEPT:
+                return blob
+            self._known_functions[reduced.stream] = blob
+        blob.holds += 1
+        return blob
+
+    def _install(self, call: Call, function: Any, encoded: EncodedFunction, blob: Blob) -> None:
+        """Have the next tasks use this blob; it comes with a hold, which becomes the call's."""
+        for before in call.blobs[:1]:
+            call.held.discard(before)
+            self._let_go([before])
         call.held.add(blob)
-        call.function, call.blobs = function, (blob, *blobs)
+        call.function, call.encoded, call.blobs = function, encoded, (blob, *encoded.blobs)
 
     def _place_lasting(self, reduced: Reduced, stateless: bool = False) -> Blob:
         """Place what there is no choice about, however large it is. It is not counted as in flight."""
         self._room.make(reduced.nbytes)
-        parcel = self._sender.place(reduced)
-        self._room.pinned += parcel.nbytes
+        blob = self._new_blob(self._sender.place(reduced), stateless)
+        self._pin(blob)
+        return blob
+
+    def _new_blob(self, parcel: Parcel, stateless: bool = False) -> Blob:
         if parcel.nbytes:
             self._ledger.placed_for_many(parcel.nbytes)
-        return Blob(next(self._numbers), stateless, parcel, pinned=parcel.nbytes)
+        return Blob(next(self._numbers), stateless, parcel)
+
+    def _pin(self, blob: Blob) -> None:
+        blob.pinned = blob.parcel.nbytes
+        self._room.pinned += blob.pinned
 
     # What tasks share
 
     def _shared_number(self, obj: Any) -> int | None:
-        """The number under which an object goes that a user has shared, or that occurs several times in a call's list."""
+        """The number under which an object goes that occurs several times in a call's list."""
         if self._current is None:
             return None
         call, blobs = self._current
-        if id(obj) in self._pinned:
-            blob: Blob | None = self._pinned[id(obj)][1][-1]
-        else:
-            blob = self._share(call, obj)
+        blob = self._share(call, obj)
         if blob is None:
             return None
         self._refer(call, blobs, blob)
         self._ledger.saved(blob.parcel.nbytes)
         return blob.number
 
+    def _refer_to_pins(self, call: Call, blobs: list[Blob], reduced: Reduced) -> None:
+        """Add what users have shared to the blobs that a task needs."""
+        if call.pins:
+            for unit in reduced.units:
+                blob = call.pins.get(unit.shared_object) if unit.shared_object is not None else None
+                if blob is not None:
+                    self._refer(call, blobs, blob)
+                    if blob.parcel.nbytes:
+                        self._ledger.saved(blob.parcel.nbytes)
+
     def _refer(self, call: Call, blobs: list[Blob], blob: Blob) -> None:
+        self._hold(call, blob)
+        if blob not in blobs:
+            blobs.append(blob)
+
+    def _hold(self, call: Call, blob: Blob) -> None:
         if blob not in call.held:
             blob.holds += 1
             call.held.add(blob)
-        if blob not in blobs:
-            blobs.append(blob)
 
     def _share(self, call: Call, obj: Any) -> Blob | None:
         if call.items is None:
@@ -179,15 +307,15 @@ class Encoder:
         if id(obj) not in call.repeated:
             return None
         if id(obj) in call.shared:
-            return call.shared[id(obj)]
+            return call.shared[id(obj)][1]
         # A reducer of its own: this one is in the middle of the task that refers to the object.
         reduced = self._sender.reduce_apart(obj)
         if reduced.nbytes < OWN_SEGMENT:
-            call.shared[id(obj)] = None
+            call.shared[id(obj)] = obj, None
             return None
         blob = self._place_for(call, reduced)
         if blob is not None:
-            call.shared[id(obj)] = blob
+            call.shared[id(obj)] = obj, blob
         return blob
 
     def _place_for(self, call: Call, reduced: Reduced) -> Blob | None:
@@ -198,9 +326,8 @@ class Encoder:
             parcel = self._sender.place(reduced)
         except ArenaFullError:
             return None  # each task with a copy of its own may have to wait, and can
-        blob = Blob(next(self._numbers), False, parcel)
+        blob = self._new_blob(parcel)
         call.held.add(blob)
-        self._ledger.placed_for_many(parcel.nbytes)
         return blob
 
     def _find_window(self, address: int, nbytes: int) -> tuple[int, int] | None:
@@ -225,7 +352,7 @@ class Encoder:
         return stretch.blob.number, address - stretch.start
 
     def pin(self, obj: Any) -> Blob:
-        """Place an object, to be referred to by all calls from now on instead of being copied again.
+        """Place an object, to be referred to by all calls that are made from now on, instead of being copied again.
 
         Raises
         ------
@@ -233,46 +360,57 @@ class Encoder:
             Whatever pickling it raises; ArenaFullError when there is no room.
         """
         self._sender.reducer.refresh()
-        reduced = self._sender.reduce_apart(obj)
-        blob = self._place_lasting(reduced)
-        self._pinned.setdefault(id(obj), (obj, []))[1].append(blob)
-        self._sender.reducer.shared_types.add(type(obj))
-        return blob
+        return self._place_lasting(self._sender.reduce_apart(obj))
 
-    def unpin(self, obj: Any, blob: Blob) -> list[Blob]:
-        """Refer to this no more; return the blobs that no task will refer to again."""
-        blobs = self._pinned[id(obj)][1]
-        blobs.remove(blob)
-        if not blobs:
-            del self._pinned[id(obj)]
-        return self._let_go([blob])
+    # Endings. Each returns the blobs that no task will refer to again.
+
+    def unpin(self, blob: Blob) -> list[Blob]:
+        """No new call refers to this."""
+        self._let_go([blob])
+        return self._take_ended()
+
+    def settled(self, task: Task) -> list[Blob]:
+        """A task is over: let go of what only this one held."""
+        self._sender.unpin(task.parcel.segments)
+        if task.own is not None:
+            self._let_go([task.own])
+        return self._take_ended()
 
     def finish(self, call: Call) -> list[Blob]:
-        """The call is over: let go of its blobs; return those that no task will refer to again."""
-        ended = self._let_go(call.held)
+        """The call is over: let go of its blobs."""
+        self._let_go(call.held)
+        self._snapshots.drop(call.snapshot)
         call.held.clear()
         call.shared.clear()
-        call.function, call.blobs, call.items, call.stretches = None, (), None, None
-        return ended
+        call.shares, call.snapshot = (), None
+        call.function, call.blobs, call.encoded, call.items, call.stretches = None, (), None, None, None
+        return self._take_ended()
 
-    def _let_go(self, blobs: Iterable[Blob]) -> list[Blob]:
-        ended = []
+    def _let_go(self, blobs: Iterable[Blob]) -> None:
         for blob in blobs:
             blob.holds -= 1
             if not blob.holds:
                 self._sender.unpin(blob.parcel.segments)
                 self._room.pinned -= blob.pinned
-                ended.append(blob)
+                self._ended.append(blob)
+
+    def _take_ended(self) -> list[Blob]:
+        ended, self._ended = self._ended, []
         return ended
 
 
 def _members(items: Iterable[Any]) -> Iterator[Any]:
-    """The items, or the members of items that are containers."""
+    """The items, or the members of items that are containers.
+
+    What a subclass stores, not what its own methods would say: that may be made for the occasion, and soon be gone.
+    """
     for item in items:
-        if isinstance(item, (tuple, list)):
-            yield from item
+        if isinstance(item, tuple):
+            yield from tuple.__iter__(item)
+        elif isinstance(item, list):
+            yield from list.__iter__(item)
         elif isinstance(item, dict):
-            yield from item.values()
+            yield from dict.values(item)
         else:
             yield item
 

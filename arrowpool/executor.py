@@ -229,11 +229,29 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         self._check_process()
         with self._changing:
             pool = self._running()
+        shares = pool._shared_now()
+        # Without the lock: pickling may call anything, this executor too.
+        snapshot = None
+        if items is None:
+            function, args, kwds = works[0]
+            snapshot = pool._task_handler.snapshots.take(function, args, kwds, shares)
+        with self._changing:
+            pool = self._running()
             if pool._broken:
                 raise again(pool._broken[0])
             job = Job(pool, works)
             made = job.futures
-            pool._submit(Call(job.tasks(), None, items, job=job._job, length=len(works)))
+            pool._submit(
+                Call(
+                    job.tasks(),
+                    None,
+                    items,
+                    job=job._job,
+                    length=len(works),
+                    snapshot=snapshot,
+                    shares=shares,
+                )
+            )
         return made
 
     def _running(self) -> ArrowPool:

@@ -55,6 +55,7 @@ from arrowpool.settings import (
     RECALL_SECONDS,
     WARM_SECONDS,
 )
+from arrowpool.snapshot import Snapshots
 from arrowpool.source import Source
 from arrowpool.turns import Turns
 from arrowpool.wire import Sender
@@ -110,7 +111,9 @@ class Feeder(Service):
         self._closing = False
         self._lanes: list[Lane] = []
         self._room = Room(sender, self._lanes, budget, self._settle_answered, self._in_flight)
-        self._encoder = Encoder(sender, self._room, ledger)
+        #: Takes single calls, in their callers' threads.
+        self.snapshots = Snapshots(sender)
+        self._encoder = Encoder(sender, self._room, ledger, self.snapshots)
         self._recall = Recall(self._lanes, self._give_back)
         self._turns = Turns(self._is_throttled)
         #: Tasks that are encoded and not bound to a worker yet.
@@ -227,6 +230,7 @@ class Feeder(Service):
         elif isinstance(event, tuple):
             self._begin(Call(iter(event[0]), event[1]))
         elif isinstance(event, Call):
+            self._encoder.adopt(event)
             self._begin(event)
         elif isinstance(event, Drawn):
             self._turns.drawn(event.job)
@@ -249,7 +253,7 @@ class Feeder(Service):
             self._share(event)
         elif isinstance(event, Unshare):
             if event.share.blob is not None:
-                self._forget(self._encoder.unpin(event.share.obj, event.share.blob))
+                self._forget(self._encoder.unpin(event.share.blob))
         elif isinstance(event, LookAgain):
             self._room.reap()
         elif isinstance(event, Cancelled):
@@ -403,7 +407,7 @@ class Feeder(Service):
             if taken is None:
                 continue
             try:
-                if self._room.make(taken.reduced.nbytes):
+                if self._room.make(taken.nbytes):
                     self._room.may_wait = True
                     task = self._encoder.place(taken)
                     self._draw_on(task.call)
@@ -473,7 +477,7 @@ class Feeder(Service):
 
     def _settle(self, task: Task) -> None:
         """A task is over: let go of what it held, and of what its call held if it was the last."""
-        self._sender.unpin(task.parcel.segments)
+        self._forget(self._encoder.settled(task))
         task.call.pending -= 1
         self._finish(task.call)
 

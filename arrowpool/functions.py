@@ -274,6 +274,11 @@ def constants_of(function: Callable[..., Any]) -> tuple[Any, ...] | None:
     return parts if all(type(part) in _ATOMS or (callable(part) and is_stateless(part)) for part in parts) else None
 
 
+def is_fixed(function: Callable[..., Any]) -> bool:
+    """Whether nothing of a callable can ever change: unlike the cells of a closure, which take other constants."""
+    return is_stateless(function) or (type(function) is functools.partial and constants_of(function) is not None)
+
+
 def main_globals(live: bool) -> dict[str, Any]:
     """What becomes of ``__main__``'s globals for a function that came by value.
 

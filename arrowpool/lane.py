@@ -16,15 +16,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, NamedTuple
 
 from arrowpool.channel import Channel
 from arrowpool.memory.control import ControlPage
+from arrowpool.reducer import Seen
 from arrowpool.settings import HEADROOM_STEP
 from arrowpool.source import Source
 from arrowpool.waiting import InterruptibleFuture
 from arrowpool.windows import Stretch
-from arrowpool.wire import Parcel, Receiver
+from arrowpool.wire import Parcel, Receiver, Reduced
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +49,50 @@ class Blob:
     pinned: int = 0
 
 
+class EncodedFunction(NamedTuple):
+    """A call's function as it was encoded last.
+
+    Attributes
+    ----------
+    reduced : Reduced or None
+        Its stream and its memory, to compare with; None where that cannot be needed.
+    nbytes : int
+        Bytes of the memory.
+    seen : Seen or None
+        Its objects, to which the streams of payloads refer; None for a function without data.
+    constants : tuple or None
+        All that it carries, if nothing of that can change.
+    may_change : bool
+        Whether it must be encoded again for the next task, to see if it is still the same.
+    blobs : tuple of Blob
+        What it refers to.
+    """
+
+    reduced: Reduced | None
+    nbytes: int
+    seen: Seen | None
+    constants: tuple[Any, ...] | None
+    may_change: bool
+    blobs: tuple[Blob, ...]
+
+
+class Snapshot(NamedTuple):
+    """A call of one task as it was when it was made: its function and what goes to that, or the error of pickling them.
+
+    Attributes
+    ----------
+    payload : Reduced or None
+        None for a few plain values, which cannot change.
+    nbytes : int
+        Bytes of memory that it takes.
+    """
+
+    function: Reduced | None = None
+    payload: Reduced | None = None
+    failure: BaseException | None = None
+    nbytes: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """One call of a pool method on its way: where its tasks come from, and what is known of them."""
@@ -66,7 +111,15 @@ class Call:
     #: Result object of the call, once the first task is known.
     job: int = -1
     function: Any = None
-    #: What a task needs that needs nothing else: the function.
+    #: What was taken of it when it was made; None once the feeder has it, and where all is taken when its task is encoded.
+    snapshot: Snapshot | None = None
+    #: What users had shared when it was made. And once the feeder has it: the blobs of that by their numbers, and the numbers
+    #: by the objects' ids.
+    shares: tuple[Share, ...] = ()
+    pins: dict[int, Blob] = field(default_factory=dict)
+    pinned: dict[int, int] = field(default_factory=dict)
+    encoded: EncodedFunction | None = None
+    #: What a task needs that needs nothing else: the function, and what that refers to.
     blobs: tuple[Blob, ...] = ()
     #: All blobs that its tasks refer to; it holds each of them once.
     held: set[Blob] = field(default_factory=set)
@@ -81,9 +134,9 @@ class Call:
     mean_seconds: float | None = None
     replies: int = 0
     result_bytes: int = 0
-    #: Objects shared as a whole: id -> blob, None for one that is too small; and what occurs more than once in the items,
-    #: once that has been counted: objects by id, and memory.
-    shared: dict[int, Blob | None] = field(default_factory=dict)
+    #: Objects shared as a whole: id -> the object, which keeps the id its own, and its blob, None for one that is too small;
+    #: and what occurs more than once in the items, once that has been counted: objects by id, and memory.
+    shared: dict[int, tuple[Any, Blob | None]] = field(default_factory=dict)
     repeated: frozenset[int] | None = None
     stretches: list[Stretch] | None = None
 
@@ -104,6 +157,8 @@ class Task:
     star: int
     parcel: Parcel
     blobs: tuple[Blob, ...]
+    #: Its own hold on its function, where other tasks of the call may have another state of that.
+    own: Blob | None = None
     #: How often it was begun by a worker that was then lost.
     losses: int = 0
 
@@ -181,7 +236,7 @@ class Answered:
 
 @dataclass(eq=False, slots=True)
 class Share:
-    """To the feeder: place this object now and refer to it from all calls.
+    """To the feeder: place this object now. Calls that are made from then on refer to it.
 
     Attributes
     ----------
@@ -198,7 +253,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Unshare:
-    """To the feeder: calls from now on shall not refer to it."""
+    """To the feeder: no call that is made from now on refers to it."""
 
     share: Share
 

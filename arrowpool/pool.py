@@ -48,8 +48,19 @@ _log = logging.getLogger(__name__)
 _TERMINATE_SECONDS = 5.0
 _said_fallback = False
 _Shared = TypeVar("_Shared")
-#: Iterating over these runs no code but Python's and NumPy's.
-_INERT = frozenset((list, tuple, range, str, bytes, bytearray, dict, set, frozenset, deque, np.ndarray))
+#: Iterating over these runs no code but Python's and NumPy's; nor does it over those containers of pandas and polars.
+_INERT = frozenset(
+    (
+        *(list, tuple, range, str, bytes, bytearray, dict, set, frozenset, deque, np.ndarray),
+        *map(type, ({}.keys(), {}.values(), {}.items(), iter([]), iter(()), iter(range(0)), iter({}), iter(set()))),
+    )
+)
+_INERT_NAMES = frozenset(
+    (
+        *(("pandas", name) for name in ("Series", "DataFrame", "Index", "RangeIndex", "DatetimeIndex")),
+        ("polars", "Series"),
+    )
+)
 #: Pickle writes these without asking us.
 _NOT_SHARED = frozenset(
     (
@@ -125,6 +136,8 @@ class ArrowPool(stdlib.Pool):
         self._initializer = initializer
         self._initargs = tuple(initargs)
         self._broken: list[BaseException] = []
+        #: What is shared just now, in this order. Every operation used is atomic: calls are made in any thread.
+        self._shares: dict[Share, None] = {}
         self._taskqueue: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
         # Workers are started later as well, when the current directory may be another one.
@@ -247,8 +260,11 @@ class ArrowPool(stdlib.Pool):
         Asynchronous version of `apply()` method.
         """
         self._check_running()
+        shares = self._shared_now()
+        snapshot = self._task_handler.snapshots.take(func, args, kwds, shares)
         result: Any = AsyncResult(self, _guarded(callback), _guarded(error_callback))
-        self._submit(Call(iter([(result._job, 0, func, args, kwds)]), None, job=result._job, length=1))
+        tasks = iter([(result._job, 0, func, args, kwds)])
+        self._submit(Call(tasks, None, job=result._job, length=1, snapshot=snapshot, shares=shares))
         return result
 
     def _map_async(
@@ -277,7 +293,8 @@ class ArrowPool(stdlib.Pool):
         length = result._number_left
         tasks = tasks_of(result._job, mapper, batches, length)
         items = iterable if type(iterable) in (list, tuple) else None
-        self._submit(Call(tasks, None, items, job=result._job, length=length, lazy=_runs_code(iterable)))
+        lazy, shares = _runs_code(iterable), self._shared_now()
+        self._submit(Call(tasks, None, items, job=result._job, length=length, lazy=lazy, shares=shares))
         return result
 
     def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Any:
@@ -300,7 +317,8 @@ class ArrowPool(stdlib.Pool):
         batches = stdlib.Pool._get_tasks(func, iterable, chunksize) if chunked else iterable  # type: ignore[attr-defined]
         result = kind(self, chunked)
         tasks = tasks_of(result._job, mapstar if chunked else func, batches)
-        self._submit(Call(tasks, result.results._set_length, job=result._job, lazy=_runs_code(iterable)))
+        lazy, shares = _runs_code(iterable), self._shared_now()
+        self._submit(Call(tasks, result.results._set_length, job=result._job, lazy=lazy, shares=shares))
         return result
 
     def _submit(self, call: Call) -> None:
@@ -406,9 +424,15 @@ class ArrowPool(stdlib.Pool):
             self._task_handler.refuse()
         try:
             share.placed.result()
+            self._shares[share] = None
             yield obj
         finally:
+            self._shares.pop(share, None)
             self._taskqueue.put(Unshare(share))
+
+    def _shared_now(self) -> tuple[Share, ...]:
+        """What a call that is made now refers to, the newest last."""
+        return tuple(self._shares) if self._shares else ()
 
     def stats(self) -> Stats:
         """What this pool has done so far: what moved, what did not have to, where the time went, and what took the slow path.
@@ -486,8 +510,9 @@ def _check(
 
 
 def _runs_code(iterable: Any) -> bool:
-    """Whether iterating may run the user's code, which may take its time."""
-    return type(iterable) not in _INERT
+    """Whether iterating may run the user's code, which may take its time, or change what is called for the items."""
+    kind = type(iterable)
+    return kind not in _INERT and (kind.__module__.partition(".")[0], kind.__name__) not in _INERT_NAMES
 
 
 def default_size() -> int:

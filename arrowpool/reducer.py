@@ -14,7 +14,8 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple, cast
 
@@ -24,16 +25,18 @@ from cloudpickle import cloudpickle as by_value
 
 from arrowpool.codecs import ByteArray, Encode, encoder_for, library_of
 from arrowpool.functions import Reach, main_globals
+from arrowpool.memory import system
 from arrowpool.memory.mapping import Lease, lease_under
 from arrowpool.settings import OWN_SEGMENT
 
 _dump = pickle.Pickler.dump
 _UNKNOWN = (None, None)
 _EMPTY: Any = np.empty(0, dtype=np.uint8)
-#: Type -> its codec, None for "plain pickle"; and whether its objects may be shared as a whole. Types that come and go must
-#: not be kept alive for ever: see `_find`.
-_encoders: dict[type, tuple[Encode | None, bool]] = {}
-_ENCODERS_KEPT = 4096
+_NOWHERE = io.BytesIO()
+#: By the type's id: its codec, None for "plain pickle"; and whether its objects may be shared as a whole. An entry ends with
+#: its type, of which `_types` knows by weak references: a class that is defined again and again is not kept alive.
+_encoders: dict[int, tuple[Encode | None, bool]] = {}
+_types: dict[int, weakref.ref[type]] = {}
 
 
 class Window(NamedTuple):
@@ -48,7 +51,7 @@ class Unit:
     """One thing that leaves the stream: memory, with its size and how to write it into its place; or the number of an
     object that is shared as a whole and was placed before, or a window of that. The memory may lie in a `lease` of ours."""
 
-    __slots__ = ("_source", "_write", "lease", "nbytes", "shared_object", "window")
+    __slots__ = ("_frozen", "_source", "_write", "lease", "nbytes", "shared_object", "window")
 
     def __init__(
         self,
@@ -58,13 +61,45 @@ class Unit:
         shared_object: int | None = None,
         window: Window | None = None,
         lease: Lease | None = None,
+        frozen: Callable[[], Any] | None = None,
     ):
+        self._frozen = frozen
         self.nbytes = nbytes
         self.lease = lease
         self.shared_object = shared_object
         self.window = window
         self._source = source
         self._write = write
+
+    def is_as(self, placed: Unit, room: ByteArray | None) -> bool:
+        """Whether this is what `placed` was when it was copied into `room`, or left where it lay if that is None."""
+        if (self.nbytes, self.shared_object, self.window) != (placed.nbytes, placed.shared_object, placed.window):
+            return False
+        if self.shared_object is not None:
+            return True
+        if self.lease is not None or placed.lease is not None:
+            return self.lease is placed.lease and self.offset == placed.offset
+        assert room is not None
+        return self._frozen_as(placed) or self._is_in(room)
+
+    def _frozen_as(self, placed: Unit) -> bool:
+        return self._frozen is not None and placed._frozen is not None and self._frozen() == placed._frozen()
+
+    def _is_in(self, room: ByteArray) -> bool:
+        """Whether its bytes are those of `room`."""
+        source = self._source
+        if self._write is not None:
+            source = np.empty(self.nbytes, dtype=np.uint8)
+            self._write(source)
+        if source.flags.c_contiguous:
+            return system.are_equal(source.ctypes.data, room.ctypes.data, self.nbytes)
+        target = room.view(source.dtype).reshape(source.shape)
+        step = max(1, len(source) * _COMPARED // self.nbytes)
+        for at in range(0, len(source), step):
+            piece = np.ascontiguousarray(source[at : at + step])
+            if not system.are_equal(piece.ctypes.data, target[at : at + step].ctypes.data, piece.nbytes):
+                return False
+        return True
 
     @property
     def offset(self) -> int:
@@ -93,6 +128,8 @@ class Unit:
         ]
 
 
+#: Strided memory is compared in pieces of this many bytes.
+_COMPARED = 1 << 20
 _DISPATCH_TABLE = cast(types.MemberDescriptorType, pickle.Pickler.__dict__["dispatch_table"])
 
 
@@ -104,6 +141,22 @@ class _MainGlobals:
 
     def __reduce__(self) -> tuple[Any, tuple[bool]]:
         return main_globals, (self._live,)
+
+
+class Seen:
+    """The objects that went into a stream, which it keeps alive: so that no other object can have one of their ids."""
+
+    __slots__ = ("_pickler", "globals_ref")
+
+    def __init__(self, reducer: Reducer):
+        # A pickler's memo is a table in C, and quickly copied, but only from one pickler to another.
+        self._pickler = pickle.Pickler(_NOWHERE)
+        self._pickler.memo = reducer.memo
+        self.globals_ref = reducer.globals_ref
+
+    @property
+    def memo(self) -> Any:
+        return self._pickler.memo
 
 
 class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
@@ -132,14 +185,16 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         self._units: list[Unit] = []
         #: By id; with the token, since a codec may have thrown it away and must not get its unit mixed up with another's.
         self._placed: dict[int, tuple[pickle.PickleBuffer, Unit]] = {}
-        #: Given an object that a codec knows, or one of these types: the number under which it is shared as a whole, or
-        #: None. See `encoder`.
+        #: Given an object that a codec knows: the number under which it is shared as a whole, or None. See `encoder`.
         self.shared_number: Callable[[Any], int | None] | None = None
-        self.shared_types: set[type] = set()
+        #: By id, of whatever type and size: the numbers of objects that users have shared.
+        self.pinned: Mapping[int, int] = {}
         #: Given an address and a size: the number of the shared object that this memory is part of, and where in it it begins.
         self.find_window: Callable[[int, int], tuple[int, int] | None] | None = None
         #: Whether what lies in somebody else's memory may be left there.
         self.lends = False
+        #: Whether something goes in a way that may be wrong, since no worker has told yet what it has; whoever asks resets it.
+        self.guessed = False
         #: By number: up to where the writable windows of each copy reach, the first to end first. See `place_window`.
         self._reach_of_copies: dict[int, list[tuple[int, int]]] = {}
         self.refresh()
@@ -155,19 +210,38 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         # Past cloudpickle's class attribute of that name, which would only be hidden from Python, not from pickle's C code.
         _DISPATCH_TABLE.__set__(self, table | ForkingPickler._extra_reducers)  # type: ignore[attr-defined]
 
-    def reduce(self, obj: Any) -> tuple[bytes, list[Unit]]:
-        """The stream and the units of one object."""
+    def reduce(self, obj: Any, after: Seen | None = None) -> tuple[bytes, list[Unit]]:
+        """The stream and the units of one object.
+
+        Parameters
+        ----------
+        obj : object
+            What to take apart.
+        after : Seen, optional
+            What the receiver will have loaded just before, with the same unpickler: see `loads_in_turn`. What occurs in
+            both is the same object there.
+        """
+        stream, units, _ = self._reduce(obj, after, note=False)
+        return stream, units
+
+    def reduce_and_note(self, obj: Any) -> tuple[bytes, list[Unit], Seen]:
+        """The same, and what there is in it."""
+        return self._reduce(obj, None, note=True)
+
+    def _reduce(self, obj: Any, after: Seen | None, note: bool) -> tuple[bytes, list[Unit], Any]:
         stream = self._stream
         try:
+            if after is not None:
+                self.memo = after.memo
+                self.globals_ref = {**after.globals_ref}
             # Past cloudpickle's own `dump`, which only rewords a RecursionError.
             _dump(self, obj)
-            return stream.getvalue(), self._units
+            return stream.getvalue(), self._units, Seen(self) if note else None
         finally:
             stream.seek(0)
             stream.truncate()
             self.clear_memo()
-            if self._units:
-                self._units = []
+            self._units = []  # another one, as this may have been returned
             if self._placed:
                 self._placed = {}
             if self._reach_of_copies:
@@ -179,8 +253,10 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         lease = lease_under(array) if self.lends and array.nbytes >= OWN_SEGMENT and array.flags.c_contiguous else None
         return self._token(Unit(array.nbytes, array, lease=lease))
 
-    def place_with(self, nbytes: int, write: Callable[[ByteArray], None]) -> pickle.PickleBuffer:
-        return self._token(Unit(nbytes, write=write))
+    def place_with(
+        self, nbytes: int, write: Callable[[ByteArray], None], frozen: Callable[[], Any] | None = None
+    ) -> pickle.PickleBuffer:
+        return self._token(Unit(nbytes, write=write, frozen=frozen))
 
     def place_window(self, address: int, nbytes: int, writable: bool = True) -> pickle.PickleBuffer | None:
         found = self.find_window(address, nbytes) if self.find_window is not None else None
@@ -214,22 +290,24 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         cls = type(obj)
         try:
-            encode, whole = _encoders[cls]
+            encode, whole = _encoders[id(cls)]
         except KeyError:
             encode, whole = _find(cls)
-        if (
-            (whole or cls in self.shared_types)
-            and self.shared_number is not None
-            and (cls is not np.ndarray or obj.nbytes >= self.inline_limit)
-        ):
-            number = self.shared_number(obj)
-            if number is not None:
-                return _itself, (self._token(Unit(0, shared_object=number)),)
+        number = None
+        if self.pinned:
+            number = self.pinned.get(id(obj))
+        if number is None and whole and self.shared_number is not None:
+            number = self.shared_number(obj) if cls is not np.ndarray or obj.nbytes >= self.inline_limit else None
+        if number is not None:
+            return _itself, (self._token(Unit(0, shared_object=number)),)
         return NotImplemented if encode is None else encode(obj, self)
 
     def reduce_function(self, function: types.FunctionType) -> Any:
         """By reference, or as cloudpickle does."""
-        if self._reach is None or self._reach.resolves(function):
+        if self._reach is None:
+            return NotImplemented
+        self.guessed = self.guessed or self._reach.is_guess(function)
+        if self._reach.resolves(function):
             return NotImplemented
         return self._dynamic_function_reduce(function)
 
@@ -242,6 +320,7 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
             return pickle.loads, (cloudpickle.dumps(cls),)
         if cls.__module__ == "builtins":
             return by_value._class_reduce(cls)
+        self.guessed = self.guessed or self._reach.is_guess(cls)
         if self._reach.resolves(cls):
             return NotImplemented
         return by_value._dynamic_class_reduce(cls)
@@ -274,8 +353,6 @@ def _reduce_class(cls: Any, reducer: Any) -> Any:
 
 
 def _find(cls: type) -> tuple[Encode | None, bool]:
-    if len(_encoders) >= _ENCODERS_KEPT:
-        _encoders.clear()
     encode: Encode | None
     if cls is types.FunctionType:
         encode = _reduce_function
@@ -285,8 +362,19 @@ def _find(cls: type) -> tuple[Encode | None, bool]:
         encode = None  # somebody has said how: as with the standard library, that comes first
     else:
         encode = encoder_for(cls)
-    found = _encoders[cls] = (encode, library_of(cls) is not None)
+    found = encode, library_of(cls) is not None
+    number = id(cls)
+    # First what ends the entry, then the entry.
+    _types[number] = weakref.ref(cls, functools.partial(_forget, number))
+    _encoders[number] = found
     return found
+
+
+def _forget(number: int, reference: weakref.ref[type]) -> None:
+    """A type is gone. In a finalizer, maybe; another type may have its id, and an entry, already."""
+    if _types.get(number) is reference:
+        _encoders.pop(number, None)
+        _types.pop(number, None)
 
 
 def dumps(obj: Any, *, inline_limit: int) -> tuple[bytes, list[Unit]]:
@@ -297,3 +385,9 @@ def dumps(obj: Any, *, inline_limit: int) -> tuple[bytes, list[Unit]]:
 def loads(stream: Any, rooms: Iterable[ByteArray] = ()) -> Any:
     """Rebuild the object from its stream and its units' memory, in order."""
     return pickle.loads(stream, buffers=rooms)
+
+
+def loads_in_turn(streams: Sequence[Any], rooms: Iterable[ByteArray]) -> list[Any]:
+    """Rebuild the objects of streams of which each was reduced `after` the one before, from all their units' memory."""
+    unpickler = pickle.Unpickler(io.BytesIO(b"".join(streams)), buffers=rooms)
+    return [unpickler.load() for _ in streams]

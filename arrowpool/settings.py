@@ -50,6 +50,9 @@ RECALL_SECONDS = 0.02
 #: Leases that one process can hold of another's arena at a time; beyond that, objects travel in band.
 LEASE_SLOTS = 1 << 20
 
+#: Single calls are pickled when they are made, as long as no more than this waits for its turn; beyond that, later.
+SNAPSHOT_BYTES = 64 * MIB
+
 #: An owner asks again how much memory there is after it has taken so much more of it (or less, where there is little, or there
 #: are many owners), or given so much back.
 HEADROOM_STEP = 64 * MIB

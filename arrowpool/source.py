@@ -2,9 +2,9 @@
 
     feeder -- ask(n) --> source, which draws up to n tasks -- drawn() --> feeder, which takes and encodes them
 
-The iterator may change at its next step what it gave at the last one (``buffer[:] = row; yield buffer``). So it goes on
-only when the feeder asks, and the feeder asks when what was given is encoded. Plain values cannot change: of these, several
-are drawn ahead. Whatever is drawn is there for the feeder at once, and so a generator may wait for results of what it gave.
+The iterator may change at its next step what it gave at the last one (``buffer[:] = row; yield buffer``), and what is called
+for it. So it goes on only when the feeder asks, and the feeder asks when what was given is encoded. Plain values cannot
+change, nor functions without data: of these, several are drawn ahead. Whatever is drawn is there for the feeder at once, and so a generator may wait for results of what it gave.
 
 Guarantees: after `close`, nothing more is asked of the iterator, and it is let go of as soon as it returns; nobody waits for
 that. The thread ends with the iterator or with `close`.
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.pool import _helper_reraises_exception, mapstar, starmapstar  # type: ignore[attr-defined]
 from typing import Any
 
+from arrowpool.functions import is_fixed
 from arrowpool.service import Service
 from arrowpool.wire import is_plain
 
@@ -151,6 +152,8 @@ def tasks_of(job: int, function: Any, iterable: Iterable[Any], length: int | Non
 
 
 def _is_frozen(task: Any) -> bool:
-    """Whether nothing in a task's arguments can change."""
+    """Whether nothing in a task's arguments can change, nor its function."""
     _, _, function, args, _ = task
-    return is_plain(args[0][1] if function is mapstar or function is starmapstar else args)
+    if function is mapstar or function is starmapstar:
+        function, args = args[0]
+    return is_plain(args) and is_fixed(function)

@@ -7,10 +7,11 @@ and one per `Receiver`.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import Flags, Use
 from arrowpool.memory.lease import Account, Grant, unreleased
 from arrowpool.memory.mapping import Lease, Mapping
-from arrowpool.reducer import Reducer, Unit, loads
+from arrowpool.reducer import Reducer, Seen, Unit, loads, loads_in_turn
 from arrowpool.settings import (
     ALIGNMENT,
     HOPELESS_SECONDS,
@@ -126,22 +127,43 @@ class Sender:
         #: tells, while it is waited for that, whether they may have so many bytes to give back.
         self.relieve: Callable[[], Callable[[int], bool] | None] = type(None)
 
-    def reduce(self, obj: Any) -> Reduced:
+    def reduce(self, obj: Any, after: Seen | None = None, reducer: Reducer | None = None) -> Reduced:
         """Take `obj` apart.
+
+        Parameters
+        ----------
+        obj : object
+            What to send.
+        after : Seen, optional
+            The objects of what the receiver rebuilds just before, by `Receiver.rebuild_in_turn`: they are referred to.
+        reducer : Reducer, optional
+            One from `new_reducer`; otherwise this sender's own, which is for one thread.
 
         Raises
         ------
         Exception
             Whatever pickling the object raises; nothing is held then.
         """
-        return self._reduce_with(self.reducer, obj)
+        return self._reduced(obj, *(reducer or self.reducer).reduce(obj, after))
+
+    def reduce_and_note(self, obj: Any, reducer: Reducer | None = None) -> tuple[Reduced, Seen]:
+        """The same, and what objects there are in it."""
+        stream, units, seen = (reducer or self.reducer).reduce_and_note(obj)
+        return self._reduced(obj, stream, units), seen
 
     def reduce_apart(self, obj: Any) -> Reduced:
         """The same, while another `reduce` is in the middle of something that refers to `obj`."""
-        return self._reduce_with(Reducer(inline_limit=self._inline_limit, reach=self._reach), obj)
+        return self.reduce(obj, reducer=self.new_reducer())
 
-    def _reduce_with(self, reducer: Reducer, obj: Any) -> Reduced:
-        stream, units = reducer.reduce(obj)
+    def new_reducer(self) -> Reducer:
+        """One for another thread."""
+        return Reducer(inline_limit=self._inline_limit, reach=self._reach)
+
+    def resolves(self, obj: Any) -> bool:
+        """Whether a function or class goes by its name."""
+        return self._reach is not None and self._reach.resolves(obj)
+
+    def _reduced(self, obj: Any, stream: bytes, units: list[Unit]) -> Reduced:
         if len(stream) >= INLINE_LIMIT and self.arena is not None:
             # Cheaper than through the pipe, and the pipe never blocks on it.
             if self.pickled is not None:
@@ -190,6 +212,21 @@ class Sender:
                 self.lent += 1
                 self.lent_bytes += unit.nbytes
         return Parcel((reduced.stream or None, tuple(rooms)), tuple(segments), sum(s.owned for s in segments))
+
+    def is_placed(self, reduced: Reduced, placed: Reduced, parcel: Parcel) -> bool:
+        """Whether `parcel`, in which `placed` was put, has what `reduced` would put there. Reads all the memory."""
+        if reduced.stream != placed.stream or len(reduced.units) != len(placed.units):
+            return False
+        rooms = parcel.body[1] if reduced.units else ()
+        for unit, before, (index, *place) in zip(reduced.units, placed.units, rooms, strict=True):
+            room = None
+            if index >= 0 and unit.lease is None:
+                assert self.arena is not None
+                offset, nbytes = place
+                room = self.arena.room(parcel.segments[index].offset + offset, nbytes)
+            if not unit.is_as(before, room):
+                return False
+        return True
 
     def bring_in(self, parcel: Parcel) -> Parcel:
         """The same with what is borrowed copied to memory of our own; the parcel's holds pass to what is returned.
@@ -431,6 +468,20 @@ class Receiver:
             return loads(stream)
         arrays = self._rooms(rooms, grants, shared)
         return loads(next(arrays) if stream is None else stream, arrays)
+
+    def rebuild_in_turn(
+        self, parts: Sequence[tuple[Body, list[Grant]]], shared: Callable[[int], Any] | None = None
+    ) -> list[Any]:
+        """The objects of several bodies, each of which was reduced `after` the one before: what they share, they share here.
+
+        Raises
+        ------
+        Exception
+            Whatever unpickling raises.
+        """
+        arrays = [self._rooms(body[1], grants, shared) for body, grants in parts]
+        streams = [next(rooms) if body[0] is None else body[0] for rooms, (body, _) in zip(arrays, parts, strict=True)]
+        return loads_in_turn(streams, itertools.chain.from_iterable(arrays))
 
     def _rooms(
         self, rooms: tuple[Room, ...], grants: list[Grant], shared: Callable[[int], Any] | None

@@ -97,7 +97,10 @@ class Endpoints:
 
 @dataclass(slots=True)
 class _Blob:
-    """A function or shared object as it came: rebuilt for every task, unless it is a function without data."""
+    """A function or shared object as it came: rebuilt for every task, unless it is a function without data.
+
+    What goes to a function with data was reduced after it: the two are rebuilt by one unpickler.
+    """
 
     stateless: bool
     body: Body
@@ -267,12 +270,15 @@ class _Worker:
             try:
                 if len(body) == 1:
                     payload = body[0]
+                elif not self._blobs[function].stateless:
+                    called, payload = self._rebuild_both(function, body, accepted, blob_grants)
                 elif body[1]:
                     payload = self._receiver.rebuild(body, accepted, lambda blob: self._rebuild_blob(blob, blob_grants))
                 else:
                     payload = self._receiver.rebuild(body, [])
                 del accepted  # a right ends with the last object over it, also while the task runs
-                called = self._rebuild_blob(function, blob_grants)
+                if called is None:
+                    called = self._rebuild_blob(function, blob_grants)
                 self._interrupts.renew()
                 ready = time.perf_counter()
                 if star == Star.MAP:
@@ -299,6 +305,13 @@ class _Worker:
             return self._failed(number, (began, ready), error, str(error))
         except BaseException as error:
             return self._failed(number, (began, ready), MaybeEncodingError(error, value), str(error))
+
+    def _rebuild_both(
+        self, function: int, body: Body, accepted: list[Grant], grants: dict[int, list[Grant]]
+    ) -> list[Any]:
+        """A function with data and what goes to it, which may have objects in common."""
+        parts = [(self._blobs[function].body, grants.get(function, [])), (body, accepted)]
+        return self._receiver.rebuild_in_turn(parts, lambda inner: self._rebuild_blob(inner, grants))
 
     def _rebuild_blob(self, number: int, grants: dict[int, list[Grant]]) -> Any:
         blob = self._blobs[number]

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import importlib
 import math
+import os
+import pickle
+import subprocess
 import sys
+import textwrap
 import types
+import weakref
 
+import numpy as np
 import pytest
 
-from arrowpool import functions
-from arrowpool.functions import Reach, fingerprint, fingerprints, is_stateless
+from arrowpool import functions, reducer
+from arrowpool.functions import (
+    Reach,
+    constants_of,
+    fingerprint,
+    fingerprints,
+    is_stateless,
+    main_globals,
+    main_names,
+    tell_names,
+)
 from arrowpool.reducer import Reducer, loads
 
 
@@ -117,6 +134,118 @@ def test_spawned_workers_say_what_they_have(main):
     assert not reach.resolves(main.guarded)
 
 
+def test_values_that_a_main_guard_has_put_elsewhere_are_sent(main):
+    """A spawned worker does not run the guard; what its initializer puts there stays."""
+    there = {"SAME": 1, "REBOUND": 1, "TYPE": 1, "PUT": 1, "PUT_AGAIN": 1, "LIST": []}
+    vars(main).update(there)
+    before = dict(vars(main))
+    main.PUT, main.PUT_AGAIN, main.NEW = "initialized", 2, 3
+    told = tell_names(before)
+    vars(main).update(there, REBOUND=2, TYPE=True, PUT_AGAIN=5, LIST=7, ONLY_HERE=8, NEW=None)
+    reach = Reach(forks=False)
+    assert not reach.has_global("SAME", 1)  # before any worker has told
+    reach.worker_has(told)
+    has = {name for name in (*there, "ONLY_HERE", "NEW") if reach.has_global(name, vars(main)[name])}
+    assert has == {"SAME", "PUT", "PUT_AGAIN", "NEW"}
+    main.SAME = 9
+    assert not reach.has_global("SAME", 9)
+    assert all(Reach(forks=True).has_global(name, vars(main)[name]) for name in ("REBOUND", "PUT", "LIST"))
+
+
+def test_a_spawned_script_runs_in_a_dictionary_of_its_own(main):
+    main.__name__ = "__mp_main__"
+    real = {"__name__": "__mp_main__"}
+    exec("STATE = None\ndef init(x):\n  global STATE\n  STATE = x", real)
+    vars(main).update(real)
+    main.init(5)
+    assert (main.STATE, main_names()["STATE"]) == (None, 5)
+    assert main_globals(live=False)["STATE"] == 5
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_script_whose_guard_and_initializer_change_its_names(tmp_path, method):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import arrowpool
+
+            UNTOUCHED, REBOUND, EMPTY, PUT = 1, 1, None, 1
+
+            def init():
+                global EMPTY, PUT
+                EMPTY, PUT = "initialized", 10
+
+            if __name__ == "__main__":
+                REBOUND = PUT = 2
+                with arrowpool.get_context("{method}").Pool(1, init) as pool:
+                    print(*pool.apply(lambda: (UNTOUCHED, REBOUND, EMPTY, PUT)))
+            """
+        )
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, env=environment, check=False
+    )
+    assert (done.stdout.split(), done.stderr) == (["1", "2", "initialized", "10"], "")
+
+
+class Heavy:
+    """What a cell keeps alive."""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(x, y=heavy): return x",
+        "class f:\n  member = heavy\n  def __init__(self, x): pass",
+        "f = partial(g, heavy)",
+    ],
+)
+def test_cells_that_are_run_again_leave_nothing_behind(main, source):
+    define(main, "from functools import partial\ndef g(heavy, x=None): return x")
+    alive = []
+
+    def run_cell():
+        main.heavy = Heavy()
+        alive.append(weakref.ref(main.heavy))
+        define(main, source)
+        main.made = main.f(1)
+
+    run_cell()
+    reach = Reach(forks=True)
+    for _ in range(5):
+        run_cell()
+        for obj in (main.f, main.made, [main.f]):
+            loads(reduced(obj, reach))
+        gc.collect()
+    assert [reference() for reference in alive[:-1]] == [None] * 5
+    assert alive[-1]() is main.heavy
+
+
+def test_an_answer_ends_with_its_function(main):
+    define(main, "def f(): return 1")
+    reach = Reach(forks=True)
+    assert reach.resolves(main.f)
+    assert len(reach._answers) == 1
+    del main.f
+    gc.collect()
+    assert not reach._answers
+
+
+def test_types_that_are_gone_are_forgotten():
+    before = dict(reducer._encoders)
+    for _ in range(10):
+        kind = type("Gone", (dict,), {})
+        with contextlib.suppress(pickle.PicklingError):
+            Reducer(inline_limit=1 << 20).reduce(kind())
+        assert id(kind) in reducer._encoders
+        del kind
+        gc.collect()
+    assert reducer._encoders.keys() <= before.keys()
+    assert reducer._types.keys() == reducer._encoders.keys()
+
+
 def test_a_notebook_is_not_run_again_by_spawned_workers(main):
     del main.__file__
     define(main, "def f(): return 1")
@@ -205,3 +334,49 @@ def test_only_functions_without_data_are_kept_by_a_worker(function, expected):
 def test_a_closure_is_not_stateless():
     data = [1]
     assert not is_stateless(lambda: data)
+
+
+def closure_over(value, *more):
+    return lambda: (value, more)
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (math.sqrt, ()),
+        (fingerprint, ()),
+        (dict, ()),
+        (functools.partial(max, 1, key=abs), (max, 1, "key", abs)),
+        (functools.partial(max, [1]), None),
+        (functools.partial([].append, 1), None),
+        (functools.partial(lambda x=[]: x), None),
+        ([].append, None),
+        (lambda x=1, *, y="z": x, (1, "y", "z")),
+        (lambda x=[]: x, None),
+        (closure_over(5)(), None),
+        (functools.partial(max, np.float64(1)), None),
+        (Reach, ()),
+        (Heavy(), None),
+    ],
+)
+def test_what_a_callable_carries(function, expected):
+    assert constants_of(function) == expected
+
+
+def test_a_cell_that_gets_another_value():
+    value = 1
+
+    def function():
+        return value
+
+    def late():
+        return undefined
+
+    assert constants_of(function) == (1,)
+    value = "other"
+    assert constants_of(function) == ("other",)
+    assert constants_of(late) is None  # the cell is empty yet
+    undefined = 1
+    assert constants_of(late) == (1,)
+    function.attribute = 1
+    assert constants_of(function) is None

@@ -41,6 +41,7 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+_libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
@@ -242,6 +243,11 @@ def bytes_at(address: int, nbytes: int) -> NDArray[np.uint8]:
     memory: Any = (ctypes.c_ubyte * nbytes).from_address(address)
     view: NDArray[np.uint8] = np.frombuffer(memory, dtype=np.uint8)
     return view
+
+
+def are_equal(address: int, other: int, nbytes: int) -> bool:
+    """Whether the bytes in two places are the same. Without the interpreter's lock, at the speed of the memory."""
+    return bool(_libc.memcmp(address, other, nbytes) == 0)
 
 
 def map_shared(fd: int, size: int) -> int:

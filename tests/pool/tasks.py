@@ -133,6 +133,51 @@ class Scaled:
         return result
 
 
+def state_and(state, x):
+    return first_of(state), x
+
+
+def first_of(state):
+    """The first value in a container, an array or a frame."""
+    if isinstance(state, dict):
+        return state["i"]
+    return float(state[0]) if isinstance(state, np.ndarray) else float(state.iloc[0, 0])
+
+
+class Counter:
+    """A method and a callable with a state, which may be an array."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def method(self, x):
+        return first_of(self.state), x
+
+    __call__ = method
+
+
+def is_same(a, b):
+    return a is b
+
+
+def state_and_same(state, a, b):
+    return state["i"], a is b
+
+
+def call_on(function, container):
+    return function(container["deep"])
+
+
+def is_inside(a, b):
+    return a is b[0]
+
+
+def one_is_written(a, b):
+    """What is written to the one shows in the other, as they are the same."""
+    a[0] = 5
+    return float(b[0])
+
+
 KEPT = None
 
 
@@ -410,6 +455,13 @@ def digest(obj):
 
 def digest_of(obj, i):
     return digest(obj)
+
+
+def contents_of(held, i):
+    """A number that tells what a holder of a table, a frame or bytes has in it."""
+    inner = held.frame
+    rows = inner.to_pylist() if hasattr(inner, "to_pylist") else inner.rows() if hasattr(inner, "rows") else inner
+    return zlib.crc32(repr(rows).encode())
 
 
 def digest_of_both(one, two):

@@ -131,6 +131,98 @@ def test_a_call_that_is_running_when_the_sharing_ends_is_not_disturbed(our_pool)
     assert results.get(LIMIT) == [float(i) for i in range(200)]
 
 
+SMALL = {
+    "array": lambda: np.full(4, 1.0),
+    "no dimension": lambda: np.array(1.0),
+    "frame": lambda: pd.DataFrame({"a": [1.0, 2.0]}),
+    "series": lambda: pd.Series([1.0, 2.0]),
+    "object": lambda: tasks.Counter({"i": 1.0}),
+}
+
+
+def first_of(obj):
+    return obj.state["i"] if isinstance(obj, tasks.Counter) else float(np.asarray(obj).flat[0])
+
+
+def change(obj):
+    if isinstance(obj, tasks.Counter):
+        obj.state["i"] = 2.0
+    elif isinstance(obj, np.ndarray):
+        obj[...] = 2.0
+    else:
+        obj.iloc[:] = 2.0
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_what_is_small_is_taken_when_it_is_shared_too(kind):
+    obj = SMALL[kind]()
+    with Pool(2) as our_pool:
+        with our_pool.share(obj):
+            change(obj)
+            assert our_pool.apply(first_of, (obj,)) == 1.0
+            assert our_pool.map(first_of, [obj] * 3, 1) == [1.0] * 3
+            assert our_pool.apply(first_of, ([obj][0],), {}) == 1.0
+            assert our_pool.map(functools.partial(tasks.call_on, first_of), [{"deep": obj}], 1) == [1.0]
+            assert our_pool.apply(functools.partial(tasks.is_same, obj), (obj,))
+        assert our_pool.apply(first_of, (obj,)) == 2.0
+    our_pool.join()
+
+
+@pytest.mark.parametrize("size", [4, SIZE])
+@pytest.mark.parametrize("method", ["map_async", "imap", "apply_async"])
+def test_a_call_refers_to_what_was_shared_when_it_was_made(our_pool, method, size):
+    array = np.zeros(size)
+    release = threading.Event()
+
+    def items():
+        for i in range(40):
+            assert release.wait(LIMIT)
+            yield i
+
+    function = functools.partial(tasks.state_and, array)
+    before = our_pool.imap(function, items())
+    with our_pool.share(array):
+        if method == "map_async":
+            results = our_pool.map_async(function, range(500), 1)
+        elif method == "imap":
+            results = our_pool.imap(function, (i for i in range(500)))
+        else:
+            results = [our_pool.apply_async(function, (i,)) for i in range(500)]
+        array[:] = 1
+    array[:] = 2
+    release.set()
+    assert list(before) == [(2.0, i) for i in range(40)]  # taken when its items are drawn
+    if method == "map_async":
+        came = results.get(LIMIT)
+    elif method == "imap":
+        came = list(results)
+    else:
+        came = [result.get(LIMIT) for result in results]
+    assert came == [(0.0, i) for i in range(500)]
+    assert our_pool._task_handler._room.pinned == 0 or our_pool.apply(tasks.square, (1,)) == 1
+
+
+def test_the_block_ends_in_another_thread(our_pool):
+    """While a call is being pickled that refers to what is shared: the call is made as if that was over."""
+    array = np.zeros(SIZE)
+
+    class EndsTheBlock:
+        def __reduce__(self):
+            if block:
+                block.pop().close()
+                our_pool.apply(tasks.square, (2,))  # the feeder has seen it by now
+            return int, ()
+
+    def share():
+        with our_pool.share(array):
+            yield
+
+    block = [share()]
+    next(block[0])
+    array[:] = 1
+    assert our_pool.apply(tasks.state_and, (array, EndsTheBlock())) == (1.0, 0)
+
+
 def test_new_workers_see_it_too(our_pool):
     array = np.arange(SIZE, dtype=float)
     with our_pool.share(array):
