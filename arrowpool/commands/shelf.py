@@ -10,6 +10,8 @@ from arrowpool.errors import ShelfKeyError
 from arrowpool.shelf import store
 from arrowpool.stats import aligned, show_bytes
 
+_REFUSALS = (ShelfKeyError, PermissionError, TimeoutError)
+
 
 def ls() -> int:
     """One line for every object of this user."""
@@ -25,7 +27,7 @@ def info(key: str) -> int:
     """All that is known of one object."""
     try:
         one = shelf.info(key)
-    except ShelfKeyError as error:
+    except _REFUSALS as error:
         print(error, file=sys.stderr)
         return 1
     facts = [
@@ -50,7 +52,7 @@ def rm(keys: Sequence[str]) -> int:
     for key in keys:
         try:
             shelf.delete(key)
-        except ShelfKeyError as error:
+        except _REFUSALS as error:
             print(error, file=sys.stderr)
             failed = 1
     return failed

@@ -15,9 +15,8 @@ import contextlib
 import os
 import secrets
 import threading
-import weakref
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -27,12 +26,14 @@ import numpy as np
 import pyarrow as pa
 
 from arrowpool.errors import ShelfKeyError
-from arrowpool.memory import system
-from arrowpool.shelf import keys, layout, owner, store
+from arrowpool.shelf import keys, layout, others, store
 from arrowpool.shelf.about import About
+from arrowpool.shelf.catalogue import Record
 from arrowpool.shelf.keys import DEFAULT, Kept, Living
 from arrowpool.shelf.layout import EXACT, TABLE, Memory
+from arrowpool.shelf.others import Found
 from arrowpool.shelf.owner import Owner
+from arrowpool.shelf.reading import take
 from arrowpool.shelf.store import Store
 
 __all__ = [
@@ -76,8 +77,6 @@ class Info:
         Process that holds it; None for a persistent one.
     arrow : bool
         Whether it can be read as an Arrow table.
-    path : str or None
-        The Arrow IPC file, for readers without arrowpool; it is there for as long as the object. None when `arrow` is False.
     """
 
     key: str
@@ -87,7 +86,24 @@ class Info:
     persistent: bool
     owner: int | None
     arrow: bool
-    path: str | None
+    _path: str | None = field(default=None, repr=False)
+
+    @property
+    def path(self) -> str | None:
+        """The Arrow IPC file, for readers without arrowpool; there for as long as the object. None when `arrow` is False.
+
+        The owner of an object in memory makes one when it is first asked for, if the object lies in a file with others.
+
+        Raises
+        ------
+        ShelfKeyError
+            When the object is gone.
+        TimeoutError
+            When its owner is there and does not answer.
+        """
+        if self._path is not None or not self.arrow:
+            return self._path
+        return _path_of_living(self.key)
 
 
 class Shelf:
@@ -245,7 +261,7 @@ def put_many(objects: Iterable[Any], *, persist: bool = False) -> list[str]:
 def get(key: str) -> Any:
     """The object, equal to what was put and private: what is written to it is seen by nobody else.
 
-    It is not copied, whatever its size; its memory is shared until it is written to, and valid for as long as it is in use.
+    A large object is not copied; its memory is shared until it is written to, and valid for as long as it is in use.
 
     Raises
     ------
@@ -253,6 +269,9 @@ def get(key: str) -> Any:
         A `KeyError`: when there is nothing under that key (any more).
     PermissionError
         When it belongs to another user.
+    TimeoutError
+        When the process that holds it must be asked (``/proc`` does not show what it has open, in another container say),
+        is there, and does not answer within a minute.
     """
     return _get(key, DEFAULT)
 
@@ -326,6 +345,8 @@ def delete(*keys: str) -> None:
     ------
     ShelfKeyError
         When there is nothing under one of the keys; the others are deleted all the same.
+    TimeoutError
+        When the process that holds one is there and does not answer within a minute. It may delete it later.
     """
     _delete(keys, DEFAULT)
 
@@ -339,8 +360,7 @@ def _delete(keys: Iterable[str], shelf: str | None) -> None:
 def delete_all() -> None:
     """Delete all that this process has put, and all persistent objects of the default shelf."""
     if _owner is not None and _owner.pid == os.getpid():
-        for key in _owner.list_keys():
-            _owner.delete(key)
+        _owner.delete_all()
     Shelf(DEFAULT).delete_all()
 
 
@@ -368,8 +388,14 @@ def list_infos() -> list[Info]:
 
 
 def _living() -> Iterator[Info]:
-    for key, about in owner.everything():
-        yield _info_of_living(key, about)
+    mine = _owner
+    if mine is not None and mine.pid == os.getpid():
+        for record in mine.records():
+            yield _info_of_living(str(Living(mine.pid, mine.token, record.number)), record)
+    else:
+        mine = None
+    for key, record in others.everything(but=(mine.pid, mine.token) if mine is not None else None):
+        yield _info_of_living(key, record)
 
 
 def _persistent() -> Iterator[Info]:
@@ -398,13 +424,12 @@ def _info(key: str, shelf: str | None) -> Info:
     where = keys.parse(key, shelf)
     if isinstance(where, Kept):
         about, fds, place = Store(where.shelf).open(where.name)
-        found = _info_of_kept(where, about, place)
-    else:
-        described, fds = _describe(where)
-        found = _info_of_living(key, described)
-    for fd in fds:
-        os.close(fd)
-    return found
+        for fd in fds:
+            os.close(fd)
+        return _info_of_kept(where, about, place)
+    found = _find(where, with_pieces=False)
+    found.close()
+    return _info_of_living(key, found.record)
 
 
 def _info_of_kept(key: Kept, about: About, place: Path) -> Info:
@@ -417,35 +442,44 @@ def _info_of_kept(key: Kept, about: About, place: Path) -> Info:
         persistent=True,
         owner=None,
         arrow=table is not None,
-        path=str(place / table[0]) if table is not None else None,
+        _path=str(place / table[0]) if table is not None else None,
     )
 
 
-def _info_of_living(key: str, about: dict[str, Any]) -> Info:
-    arrow = TABLE in about["files"]
+def _info_of_living(key: str, record: Record) -> Info:
     return Info(
         key=key,
-        kind=about["kind"],
-        nbytes=about["nbytes"],
-        created=datetime.fromtimestamp(about["created"], timezone.utc),
+        kind=record.kind,
+        nbytes=record.nbytes,
+        created=datetime.fromtimestamp(record.created, timezone.utc),
         persistent=False,
         owner=int(key.partition("-")[0]),
-        arrow=arrow,
-        path=about["paths"][TABLE] if arrow else None,
+        arrow=TABLE in record.pieces,
     )
 
 
-def _describe(living: Living) -> tuple[dict[str, Any], list[int]]:
-    """Description of an object and descriptors of its files."""
-    key = str(living)
-    if _owner is not None and _owner.pid == os.getpid():
-        stored = _owner.get(key)
-        if stored is not None:
-            return stored.describe(), [system.read_only(file.fd) for file in stored.files.values()]
-    about, fds = owner.ask(key, "get")
-    if about is None:
-        raise ShelfKeyError(f"no key {key!r}: it was deleted")
-    return about, fds
+def _path_of_living(key: str) -> str:
+    where = keys.parse(key)
+    assert isinstance(where, Living)
+    mine = _owner
+    if mine is not None and mine.pid == os.getpid() and mine.has(where):
+        path = mine.path(where.number)
+    else:
+        path = others.ask(where, "path")[0]
+    if path is None:
+        raise others.deleted(where)
+    return path
+
+
+def _find(living: Living, *, with_pieces: bool = True) -> Found:
+    """An object that a process holds, open if wanted."""
+    mine = _owner
+    if mine is None or mine.pid != os.getpid() or not mine.has(living):
+        return others.find(living, with_pieces=with_pieces)
+    opened = mine.open(living.number)
+    if opened is None:
+        raise others.deleted(living)
+    return others.found(living, *opened)
 
 
 def _delete_one(key: str, shelf: str | None) -> bool:
@@ -453,63 +487,48 @@ def _delete_one(key: str, shelf: str | None) -> bool:
         where = keys.parse(key, shelf)
         if isinstance(where, Kept):
             return Store(where.shelf).delete(where.name)
-        if _owner is not None and _owner.pid == os.getpid() and _owner.delete(key):
-            return True
-        return bool(owner.ask(key, "delete")[0])
+        if _owner is not None and _owner.pid == os.getpid() and _owner.has(where):
+            return _owner.delete(where.number)
+        return bool(others.ask(where, "delete")[0])
     except ShelfKeyError:
         return False
 
 
 def _open(key: str, shelf: str | None, only: str | None = None) -> dict[str, Memory]:
-    """The files of an object by name, mapped privately."""
+    """The files of an object by name, or only the one; memory of this process's."""
     where = keys.parse(key, shelf)
-    if isinstance(where, Kept):
-        about, fds, _ = Store(where.shelf).open(where.name)
-        sizes = [(name, size) for name, (_, size) in about.files.items()]
-    else:
-        described, fds = _describe(where)
-        sizes = list(described["files"].items())
+    if isinstance(where, Living):
+        return _open_living(where, key, only)
+    about, fds, _ = Store(where.shelf).open(where.name)
     try:
-        opened: dict[str, Memory] = {}
-        for (name, size), fd in zip(sizes, fds, strict=True):
-            found = os.fstat(fd)
-            if found.st_uid not in os.getresuid():
-                raise PermissionError(f"what lies under {key!r} belongs to another user ({found.st_uid})")
-            if not isinstance(size, int) or found.st_size < size:
-                raise ShelfKeyError(f"the object under {key!r} is damaged: it is cut off")
-            if only in (None, name):
-                opened[name] = _map(fd, size)
-        return opened
-    except ValueError as error:
-        raise ShelfKeyError(f"the object under {key!r} is damaged: {error}") from error
+        return {
+            name: take(fd, 0, size, key)
+            for (name, (_, size)), fd in zip(about.files.items(), fds, strict=True)
+            if only in (None, name)
+        }
     finally:
         for fd in fds:
             os.close(fd)
 
 
-class _Mapped:
-    """The base object of every array over a mapped file; NumPy reads the attribute and keeps the object alive."""
-
-    __slots__ = ("__array_interface__", "__weakref__")
-
-    def __init__(self, fd: int, size: int):
-        address = system.map_private(fd, 0, size)
-        self.__array_interface__: dict[str, Any] = {
-            "data": (address, False),
-            "shape": (size,),
-            "typestr": "|u1",
-            "version": 3,
+def _open_living(living: Living, key: str, only: str | None) -> dict[str, Memory]:
+    found = _find(living)
+    try:
+        taken = {
+            name: take(found.fds[name], piece.offset, piece.size, key)
+            for name, piece in found.record.pieces.items()
+            if only in (None, name)
         }
-        weakref.finalize(self, _unmap, address, size, os.getpid()).atexit = False
-
-
-def _unmap(address: int, size: int, pid: int) -> None:
-    if os.getpid() == pid:
-        system.unmap(address, size)
-
-
-def _map(fd: int, size: int) -> Memory:
-    return np.asarray(_Mapped(fd, size)) if size else np.empty(0, dtype=np.uint8)
+        is_there = found.is_there()
+    except ShelfKeyError:
+        if found.is_there():
+            raise
+        is_there = False
+    finally:
+        found.close()
+    if not is_there:
+        raise others.deleted(living)
+    return taken
 
 
 # The owner in this process

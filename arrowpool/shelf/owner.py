@@ -1,121 +1,70 @@
-"""The objects that this process has put: in memory of its own, handed out to other processes of the same user on request.
+"""The objects that this process has put: in memory of its own, which other processes of the same user read.
 
-A thread answers on a socket in the abstract namespace, which needs no file, is seen from every mount namespace, and is
-gone with the process, however that ends. What it hands out are read-only descriptors of memory files: whoever has one goes
-on reading, also after the object was deleted and after this process has ended.
+They find them in the catalogue (see there) and open them through `/proc`, without a word to this process. Where they may not,
+and for what only the owner can do, they ask: a thread answers on a socket in the abstract namespace, which needs no file, is
+seen from every mount namespace, and is gone with the process, however that ends. What it hands out are read-only
+descriptors.
 
 Who may ask: processes with the user id that this process has, or had when it put its first object. The kernel says who
 asks (SO_PEERCRED).
+
+Questions are ``[what, number]`` as JSON, one a connection:
+
+    get        the names of the object's pieces, with descriptors of the catalogue and of each; null when it was deleted
+    catalogue  true, with its descriptor
+    path       a file of the table alone that others may open; null when it was deleted
+    delete     whether it was there
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import json
 import os
 import secrets
+import select
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from arrowpool.errors import ArenaFullError, ShelfKeyError
-from arrowpool.memory import limits, system
+from arrowpool.memory import system
 from arrowpool.service import Service
-from arrowpool.shelf.layout import Memory, Plan
+from arrowpool.shelf.catalogue import Catalogue, Record
+from arrowpool.shelf.keys import Living
+from arrowpool.shelf.layout import TABLE, Plan
+from arrowpool.shelf.places import MemoryFile, Place, Places
 
 _PREFIX = "\0arrowpool-shelf"
 _PEER = struct.Struct("3i")
-_MESSAGE_BYTES = 1 << 20
-_REFUSED = b"refused"
+_MESSAGE_BYTES = 1 << 16
+REFUSED = b"refused"
+#: Who has connected says what it wants within this time, or is not waited for any more.
 _TIMEOUT_SECONDS = 10.0
-#: Memory of deleted objects is kept for the next ones up to this share of what is available.
-_SPARE_SHARE = 8
-
-
-class MemoryFile:
-    """A file in memory, mapped for writing for as long as it is ours: the next object that it takes finds its pages there.
-
-    Parameters
-    ----------
-    fd : int
-        Its descriptor, this object's own from here on.
-    size : int
-        Its bytes.
-    """
-
-    def __init__(self, fd: int, size: int):
-        self.fd = fd
-        self.size = size
-        self._mapped = system.page_ceil(size)
-        #: Whether all its pages exist, and are mapped.
-        self._is_warm = False
-        try:
-            self._address = system.map_shared(fd, self._mapped) if size else 0
-        except BaseException:
-            os.close(fd)
-            raise
-
-    def fill(self, write: Callable[[Memory], None]) -> None:
-        """Have it written.
-
-        Raises
-        ------
-        MemoryError
-            When the kernel has no memory for it.
-        """
-        if self.size:
-            if not system.is_in_memory(self.fd):
-                system.reserve(self.fd, 0, self.size)
-            if not self._is_warm:
-                system.populate(self._address, system.page_ceil(self.size))
-                self._is_warm = True
-            write(system.bytes_at(self._address, self.size))
-
-    def take_for(self, size: int) -> bool:
-        """Make it a file of fewer bytes, for another object, if nobody else sees it any more; whether that was so."""
-        if not size <= self.size <= 2 * size + system.PAGE or not system.is_exclusive(self.fd):
-            return False
-        os.ftruncate(self.fd, size)
-        self.size = size
-        return True
-
-    def close(self) -> None:
-        """Let go of it. Who has it open goes on reading."""
-        self.forget()
-        if self._address:
-            system.unmap(self._address, self._mapped)
-
-    def forget(self) -> None:
-        """In a forked child, which has the descriptor but not the map."""
-        os.close(self.fd)
+#: So many are listened to at a time; more wait for their turn in the kernel, which keeps as many as it may.
+_CONVERSATIONS = 32
+_BACKLOG = 1 << 16
+#: How often is looked what can be given back, while there is anything.
+_TEND_SECONDS = 1.0
+#: After which time a thread that could get no descriptor tries again.
+_SHORT_SECONDS = 0.1
 
 
 @dataclass(slots=True)
 class Stored:
-    """One object: its files by name, and what is known of it."""
+    """One object: what is known of it, and where its pieces lie."""
 
-    kind: str
-    created: float
-    files: dict[str, MemoryFile] = field(default_factory=dict)
+    record: Record
+    places: dict[str, Place]
+    #: A file of its own for a table that lies in a file with others; made for the first who wants a path to it.
+    shown: MemoryFile | None = field(default=None)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(file.size for file in self.files.values())
-
-    def describe(self) -> dict[str, Any]:
-        """What others may know of it."""
-        return {
-            "kind": self.kind,
-            "created": self.created,
-            "nbytes": self.nbytes,
-            "files": {name: file.size for name, file in self.files.items()},
-            "paths": {name: f"/proc/{os.getpid()}/fd/{file.fd}" for name, file in self.files.items()},
-        }
+    def all_places(self) -> list[Place]:
+        return [*self.places.values(), *([self.shown] if self.shown is not None else [])]
 
 
 class Owner(Service):
@@ -124,17 +73,30 @@ class Owner(Service):
     def __init__(self) -> None:
         super().__init__("arrowpool-shelf")
         self.pid = os.getpid()
+        self.token = secrets.token_hex(4)
         self._users = {os.geteuid()}
         self._lock = threading.Lock()
-        self._objects: dict[str, Stored] = {}
-        self._spare: list[MemoryFile] = []
-        self._count = 0
-        self._token = secrets.token_hex(4)
+        #: By number, as in the catalogue; both change with the lock held.
+        self._objects: dict[int, Stored] = {}
+        self._catalogue = Catalogue(self.pid, self.token)
+        self._places = Places()
+        #: Whether the thread comes by again without being asked.
+        self._tends = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.bind(_address(os.geteuid(), self.pid, self._token))
-        self._socket.listen(128)
+        try:
+            self._socket.bind(address_of(os.geteuid(), self.pid, self.token))
+            self._socket.listen(_BACKLOG)
+            self._socket.setblocking(False)
+        except BaseException:
+            self._socket.close()
+            self._catalogue.close()
+            raise
 
     # For this process
+
+    def has(self, living: Living) -> bool:
+        """Whether that is a key of this process's."""
+        return (living.pid, living.token) == (self.pid, self.token)
 
     def put(self, plan: Plan) -> str:
         """Take an object in; return its key.
@@ -144,198 +106,212 @@ class Owner(Service):
         ArenaFullError
             When there is no memory for it. Nothing is held then.
         """
-        stored = Stored(plan.kind, time.time())
+        places: dict[str, Place] = {}
         try:
-            for planned in plan.files:
-                file = stored.files[planned.name] = self._file(planned.size)
-                file.fill(planned.write)
+            for file in plan.files:
+                places[file.name] = self._places.put(file.size, file.write)
+            pieces = {name: place.piece for name, place in places.items()}
+            with self._lock:
+                record = self._catalogue.add(plan.kind, time.time(), pieces)
+                self._objects[record.number] = Stored(record, places)
         except BaseException:
-            for file in stored.files.values():
-                file.close()
+            for place in places.values():
+                self._places.free(place, keep=False)
             raise
-        with self._lock:
-            self._count += 1
-            key = f"{self.pid}-{self._token}-{self._count}"
-            self._objects[key] = stored
-        return key
+        return str(Living(self.pid, self.token, record.number))
 
-    def _file(self, size: int) -> MemoryFile:
-        """A memory file of that size: one that nobody sees any more, warm, or a new one."""
-        with self._lock:
-            for number, spare in enumerate(self._spare):
-                if spare.take_for(size):
-                    del self._spare[number]
-                    return spare
-        fd = system.create_resizable("arrowpool-shelf", size)
-        available = limits.headroom(fd)
-        if size > available:
-            os.close(fd)
-            raise ArenaFullError(f"{size:,} bytes are wanted for the shelf and {max(0, available):,} available")
-        return MemoryFile(fd, size)
+    def open(self, number: int) -> tuple[list[str], list[int]] | None:
+        """The names of an object's pieces; descriptors of the catalogue and of each. None when it was deleted."""
+        fds: list[int] = []
+        try:
+            with self._lock:  # so that it is deleted before or after, and its files are not used again meanwhile
+                stored = self._objects.get(number)
+                if stored is None:
+                    return None
+                fds.append(system.read_only(self._catalogue.fd))
+                for place in stored.places.values():
+                    fds.append(system.read_only(place.piece.fd))
+                return list(stored.places), fds
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
 
-    def get(self, key: str) -> Stored | None:
-        """The object under a key of this process's."""
+    def records(self) -> list[Record]:
+        """What is known of each object."""
         with self._lock:
-            return self._objects.get(key)
+            return [stored.record for stored in self._objects.values()]
 
-    def list_keys(self) -> list[str]:
+    def path(self, number: int) -> str | None:
+        """Where others may open the table of an object as a file of its own; None when it was deleted."""
         with self._lock:
-            return list(self._objects)
+            stored = self._objects.get(number)
+            if stored is None:
+                return None
+            table = stored.places[TABLE]
+            if not isinstance(table, MemoryFile):
+                if stored.shown is None:
+                    stored.shown = self._copy_of(table)
+                table = stored.shown
+            return f"/proc/{self.pid}/fd/{table.piece.fd}"
 
-    def delete(self, key: str) -> bool:
+    def _copy_of(self, place: Place) -> MemoryFile:
+        piece = place.piece
+        file = MemoryFile(piece.size)
+        try:
+            file.write(lambda memory: _read_into(piece.fd, memory.data, piece.offset))
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def delete(self, number: int) -> bool:
         """Let go of an object; whether it was there. Who reads it goes on reading."""
         with self._lock:
-            stored = self._objects.pop(key, None)
+            stored = self._objects.pop(number, None)
             if stored is None:
                 return False
-            total, available = limits.memory()
-            kept = sum(spare.size for spare in self._spare)
-            for file in stored.files.values():
-                if kept + file.size <= available // _SPARE_SHARE and available > total // 4:
-                    kept += file.size
-                    self._spare.append(file)
-                else:
-                    file.close()
-            return True
+            self._catalogue.remove(number)
+        for place in stored.all_places():
+            self._places.free(place)
+        self._come_by()
+        return True
+
+    def delete_all(self) -> None:
+        """Let go of all objects, and of all that is kept for the next ones."""
+        for record in self.records():
+            self.delete(record.number)
+        self._places.give_back()
+
+    def _come_by(self) -> None:
+        """Have the thread look after what is kept for a while, if it does not already."""
+        with self._lock:
+            if self._tends or not self._places.tend():
+                return
+            self._tends = True
+        # It waits for who asks; who says nothing is no matter to it.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as bell:
+            bell.setblocking(False)
+            bell.connect(self._socket.getsockname())
 
     def close(self) -> None:
         """Answer no more, and let go of everything."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
         self.join()
+        self._socket.close()
         with self._lock:
-            for file in self._files():
-                file.close()
+            shown = [stored.shown for stored in self._objects.values() if stored.shown is not None]
             self._objects.clear()
-            self._spare.clear()
+            self._catalogue.close()
+        for file in shown:
+            file.close()
+        self._places.close()
 
     def forget(self) -> None:
         """In a forked child: this is the parent's, who alone answers for it."""
         self._socket.close()
-        for file in self._files():
-            file.forget()
-
-    def _files(self) -> list[MemoryFile]:
-        return [file for stored in self._objects.values() for file in stored.files.values()] + self._spare
+        self._catalogue.close()
+        for stored in self._objects.values():
+            if stored.shown is not None:
+                stored.shown.forget()
+        self._places.forget()
 
     # For others
 
     def run(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            with connection, contextlib.suppress(OSError, ValueError, KeyError):
-                connection.settimeout(_TIMEOUT_SECONDS)
-                if _peer(connection) in self._users | {os.geteuid()}:
-                    self._answer(connection)
-                else:
-                    connection.send(_REFUSED)
+        poll = select.poll()
+        asking: dict[int, tuple[socket.socket, float]] = {}
+        listener = self._socket.fileno()
+        try:
+            while True:
+                listens = len(asking) < _CONVERSATIONS
+                poll.register(listener, select.POLLIN if listens else 0)  # closed is said in any case
+                for fd, event in poll.poll(1000 * _TEND_SECONDS if asking or self._tends else None):
+                    if fd != listener:
+                        self._answer(asking.pop(fd)[0], poll)
+                    elif event & (select.POLLHUP | select.POLLNVAL | select.POLLERR) or not self._accept(poll, asking):
+                        return
+                late = time.monotonic() - _TIMEOUT_SECONDS
+                for fd in [fd for fd, (_, since) in asking.items() if since < late]:
+                    poll.unregister(fd)
+                    asking.pop(fd)[0].close()
+                if self._tends:
+                    with self._lock:
+                        self._tends = self._places.tend()
+        finally:
+            for connection, _ in asking.values():
+                connection.close()
 
-    def _answer(self, connection: socket.socket) -> None:
-        what, key = json.loads(connection.recv(_MESSAGE_BYTES))
-        if what == "list":
-            with self._lock:
-                _send(connection, {key: stored.describe() for key, stored in self._objects.items()}, [])
-        elif what == "delete":
-            _send(connection, self.delete(key), [])
-        elif what == "get":
-            with self._lock:
-                stored = self._objects.get(key)
-                fds = [system.read_only(file.fd) for file in stored.files.values()] if stored is not None else []
+    def _accept(self, poll: select.poll, asking: dict[int, tuple[socket.socket, float]]) -> bool:
+        """Listen to one more; False when this is over."""
+        try:
+            connection, _ = self._socket.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                time.sleep(_SHORT_SECONDS)  # it is still there then
+                return True
+            return error.errno in (errno.EAGAIN, errno.EINTR, errno.ECONNABORTED, errno.EPERM)
+        connection.setblocking(False)
+        if peer(connection)[0] in self._users | {os.geteuid()}:
+            asking[connection.fileno()] = connection, time.monotonic()
+            poll.register(connection.fileno(), select.POLLIN)
+        else:
+            with connection, contextlib.suppress(OSError):
+                connection.send(REFUSED)
+        return True
+
+    def _answer(self, connection: socket.socket, poll: select.poll) -> None:
+        poll.unregister(connection.fileno())
+        with connection, contextlib.suppress(OSError, ValueError, TypeError):
+            what, number = json.loads(connection.recv(_MESSAGE_BYTES))
+            answer: Any = None
+            fds: list[int] = []
             try:
-                _send(connection, stored.describe() if stored is not None else None, fds)
+                if what == "get":
+                    answer, fds = self.open(number) or (None, [])
+                elif what == "catalogue":
+                    answer, fds = True, [system.read_only(self._catalogue.fd)]
+                elif what == "path":
+                    answer = self.path(number)
+                elif what == "delete":
+                    answer = self.delete(number)
+            except (OSError, MemoryError, KeyError) as error:
+                answer = {"error": str(error)}  # of this process: too few descriptors, say
+            try:
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+                connection.sendmsg([json.dumps(answer).encode()], rights)
             finally:
                 for fd in fds:
                     os.close(fd)
 
 
-def _address(user: int, pid: int, token: str) -> str:
+def address_of(user: int, pid: int, token: str) -> str:
+    """Where an owner answers."""
     return f"{_PREFIX}/{user}/{pid}/{token}"
 
 
-def _peer(connection: socket.socket) -> int:
-    """The user id of the process at the other end."""
+def parse_address(address: bytes) -> tuple[int, int, str] | None:
+    """User, process and token of an owner who answers there; None for an address of another form."""
+    parts = address.decode(errors="replace").split("/")
+    if len(parts) == 4 and parts[0] == _PREFIX and parts[1].isdecimal() and parts[2].isdecimal():
+        user, pid, token = int(parts[1]), int(parts[2]), parts[3]
+        if address_of(user, pid, token).encode() == address:
+            return user, pid, token
+    return None
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """The user id and the process at the other end, as the kernel says: who listens, or who has connected."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    return int(_PEER.unpack(credentials)[1])
+    pid, user, _ = _PEER.unpack(credentials)
+    return user, pid
 
 
-def _send(connection: socket.socket, answer: Any, fds: list[int]) -> None:
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    connection.sendmsg([json.dumps(answer).encode()], rights)
-
-
-# The other side: asking another process.
-
-
-def ask(key: str, what: str) -> tuple[Any, list[int]]:
-    """Ask the owner of a key; return its answer and descriptors, now this process's own.
-
-    Raises
-    ------
-    ShelfKeyError
-        When the owner is gone, or the key is none.
-    PermissionError
-        When the owner is another user's process.
-    """
-    pid, _, rest = key.partition("-")
-    token = rest.partition("-")[0]
-    for user, address in _addresses():
-        if address.endswith(f"/{pid}/{token}"):
-            return _ask(address, user, [what, key])
-    raise ShelfKeyError(f"no key {key!r}: its owner, process {pid}, has ended or never had it")
-
-
-def everything() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and description of all that other processes of this user have put."""
-    for user, address in _addresses():
-        with contextlib.suppress(ShelfKeyError, PermissionError):
-            yield from _ask(address, user, ["list", ""])[0].items()
-
-
-def _ask(address: str, user: int, question: list[str]) -> tuple[Any, list[int]]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.settimeout(_TIMEOUT_SECONDS)
-        try:
-            connection.connect(address)
-            if _peer(connection) not in (user, os.geteuid()) or user not in _own_users():
-                raise PermissionError(f"the owner is a process of another user ({_peer(connection)})")
-            connection.send(json.dumps(question).encode())
-            answer, rights, flags, _ = connection.recvmsg(
-                _MESSAGE_BYTES, socket.CMSG_SPACE(8 * array.array("i").itemsize)
-            )
-        except (ConnectionError, TimeoutError) as error:
-            raise ShelfKeyError(f"no key {question[1]!r}: its owner has ended") from error
-    fds = array.array("i")
-    for level, kind, data in rights:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    if flags & socket.MSG_CTRUNC:
-        for fd in fds:
-            os.close(fd)
-        raise OSError("too few descriptors left in this process to read from the shelf; raise RLIMIT_NOFILE")
-    if answer == _REFUSED:
-        raise PermissionError("the owner does not answer processes of this user")
-    if not answer:
-        raise ShelfKeyError(f"no key {question[1]!r}: its owner has ended")
-    return json.loads(answer), list(fds)
-
-
-def _own_users() -> set[int]:
-    """The user ids that this process runs with, or has run with."""
-    return set(os.getresuid())
-
-
-def _addresses() -> Iterator[tuple[int, str]]:
-    """User id and address of every process that has put something."""
-    with open("/proc/net/unix") as file:
-        for line in file:
-            path = line.rstrip("\n").rpartition(" ")[2]
-            if path.startswith("@" + _PREFIX[1:] + "/"):
-                parts = path.split("/")
-                if len(parts) == 4 and parts[1].isdigit():
-                    yield int(parts[1]), "\0" + path[1:]
+def _read_into(fd: int, memory: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(memory):
+        count = os.preadv(fd, [memory[done:]], offset + done)
+        if count == 0:
+            raise OSError(errno.EIO, "the object is cut off")
+        done += count

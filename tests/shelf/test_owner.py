@@ -1,0 +1,742 @@
+"""What a process holds for others: whether it has time for them or not, how little it takes, and what strangers can do."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import gc
+import multiprocessing
+import os
+import platform
+import resource
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+
+import arrowpool
+import arrowpool.shelf
+from arrowpool import Shelf, ShelfKeyError
+from arrowpool.errors import ArenaFullError
+from arrowpool.memory import limits
+from arrowpool.shelf import catalogue, keys, others, owner, places
+from arrowpool.shelf.catalogue import Catalogue, Piece
+from tests.shelf.conftest import as_nobody, root_only
+
+fork = multiprocessing.get_context("fork")
+SMALL, LARGE = 1_000, 50_000  # numbers of 8 bytes: less and more than what has a file of its own
+
+
+@pytest.fixture(params=["looks", "asks"])
+def way(request, monkeypatch):
+    """A reader that may look into its owner's descriptors, and one that may not, and has to ask."""
+    if request.param == "asks":
+        monkeypatch.setattr(others, "_look_into", lambda pid, token, opened: (-1, -1))
+    return request.param
+
+
+class Elsewhere:
+    """A forked process that does what it is told, one thing after another."""
+
+    def __init__(self):
+        self.pipe, theirs = fork.Pipe()
+        self.process = fork.Process(target=self._work, args=(theirs, self.pipe))
+        self.process.start()
+        theirs.close()
+
+    def _work(self, pipe, parents):
+        parents.close()
+        while True:
+            try:
+                work = pipe.recv()
+            except EOFError:
+                return
+            function, arguments = work
+            try:
+                pipe.send(function(*arguments))
+            except Exception as error:
+                pipe.send(error)
+
+    def start(self, function, *arguments):
+        self.pipe.send((function, arguments))
+
+    def finish(self):
+        return self.pipe.recv()
+
+    def do(self, function, *arguments):
+        self.start(function, *arguments)
+        return self.finish()
+
+    def stop(self):
+        os.kill(self.process.pid, signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)  # it has stopped
+
+    def close(self):
+        if self.process.is_alive():
+            os.kill(self.process.pid, signal.SIGCONT)
+        self.pipe.close()
+        self.process.join()
+        self.process.close()
+
+
+@pytest.fixture
+def elsewhere_process():
+    with contextlib.ExitStack() as started:
+
+        def start():
+            one = Elsewhere()
+            started.callback(one.close)
+            return one
+
+        yield start
+
+
+def put_full(number, count=SMALL):
+    return arrowpool.put(np.full(count, number))
+
+
+def sum_of(key):
+    return float(arrowpool.get(key).sum())
+
+
+def compute_in_c(fd):
+    """As a loop in C would, until something comes through the pipe: nothing else of this process runs."""
+    ctypes.PyDLL(None).read(fd, ctypes.create_string_buffer(1), 1)
+
+
+@pytest.fixture
+def busy():
+    """Make a process compute in C, and end that: ``with busy(process): ...``. Its pipe is there before the process is."""
+    reader, writer = os.pipe()
+
+    @contextlib.contextmanager
+    def busy(one):
+        one.start(compute_in_c, reader)
+        while not Path(f"/proc/{one.process.pid}/syscall").read_text().startswith(f"0 {reader:#x} "):
+            time.sleep(0.001)
+        yield
+        os.write(writer, b"x")
+        one.finish()
+
+    yield busy
+    os.close(reader)
+    os.close(writer)
+
+
+can_tell_busy = pytest.mark.skipif(
+    os.geteuid() != 0 or platform.machine() != "x86_64", reason="asks the kernel in which system call a process is"
+)
+
+
+# Owners that are busy
+
+
+def _nothing_is_said(key, monkeypatch):
+    with monkeypatch.context() as short:
+        short.setattr(others, "PATIENCE_SECONDS", 0.3)
+        assert sum_of(key) == 3 * SMALL
+        with pytest.raises(TimeoutError, match=r"is there and has not answered within 0.3 s"):
+            arrowpool.delete(key)
+        short.setattr(others, "_look_into", lambda pid, token, opened: (-1, -1))
+        for ask in (arrowpool.get, arrowpool.exists, arrowpool.info):
+            with pytest.raises(TimeoutError, match="is there"):
+                ask(key)
+        with pytest.raises(TimeoutError, match="is there"):
+            arrowpool.list_keys()
+
+
+@can_tell_busy
+@pytest.mark.parametrize("count", [SMALL, LARGE])
+def test_an_owner_that_computes_in_c_is_read_all_the_same(busy, elsewhere_process, count):
+    one = elsewhere_process()
+    key = one.do(put_full, 3, count)
+    with busy(one):
+        assert sum_of(key) == 3 * count
+        assert arrowpool.exists(key)
+        assert arrowpool.info(key).owner == one.process.pid
+        assert key in arrowpool.list_keys()
+
+
+@can_tell_busy
+def test_an_owner_that_does_not_answer_is_said_to_be_there(busy, elsewhere_process, monkeypatch):
+    one = elsewhere_process()
+    key = one.do(put_full, 3)
+    with busy(one):
+        _nothing_is_said(key, monkeypatch)
+    with contextlib.suppress(ShelfKeyError):  # it may have heard the first time
+        arrowpool.delete(key)
+    assert not arrowpool.exists(key)
+
+
+def test_an_owner_that_is_stopped_is_said_to_be_there(elsewhere_process, monkeypatch):
+    one = elsewhere_process()
+    key = one.do(put_full, 3)
+    one.stop()
+    _nothing_is_said(key, monkeypatch)
+    os.kill(one.process.pid, signal.SIGCONT)
+    with contextlib.suppress(ShelfKeyError):  # it may have heard the first time
+        arrowpool.delete(key)
+    assert not arrowpool.exists(key)
+
+
+def test_a_wait_for_an_owner_is_interrupted(elsewhere_process):
+    one = elsewhere_process()
+    key = one.do(put_full, 3)
+    one.stop()
+    interrupt = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    interrupt.start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        arrowpool.delete(key)
+    assert time.monotonic() - began < 5
+    interrupt.join()
+
+
+def test_an_owner_that_ends_while_it_is_waited_for(elsewhere_process, way):
+    one = elsewhere_process()
+    key = one.do(put_full, 3)
+    one.stop()
+    killer = threading.Timer(0.3, one.process.kill)
+    killer.start()
+    began = time.monotonic()
+    with pytest.raises(ShelfKeyError):
+        arrowpool.delete(key)
+    assert time.monotonic() - began < 10
+    killer.join()
+    one.process.join()
+    with pytest.raises(ShelfKeyError, match="has ended"):
+        arrowpool.get(key)
+    assert not arrowpool.exists(key)
+
+
+def _own_with_a_short_queue():
+    owner._BACKLOG = 1
+    return put_full(3)
+
+
+def test_more_readers_at_once_than_the_kernel_lets_wait(elsewhere_process, monkeypatch):
+    """They wait all the same."""
+    one = elsewhere_process()
+    key = one.do(_own_with_a_short_queue)
+    monkeypatch.setattr(others, "_look_into", lambda pid, token, opened: (-1, -1))
+    one.stop()
+    answers = []
+    is_full = threading.Event()
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: (is_full.set(), sleep(seconds)))
+
+    def read():
+        try:
+            answers.append(sum_of(key))
+        except BaseException as error:
+            answers.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    assert is_full.wait(30)
+    assert answers == []
+    os.kill(one.process.pid, signal.SIGCONT)
+    for thread in threads:
+        thread.join()
+    assert answers == [3.0 * SMALL] * 30
+
+
+def test_who_connects_and_says_nothing_holds_up_nobody(monkeypatch, elsewhere_process):
+    one = elsewhere_process()
+    key = one.do(put_full, 3)
+    living = keys.parse(key)
+    address = owner.address_of(os.geteuid(), living.pid, living.token)
+    with contextlib.ExitStack() as silent:
+        for said in (
+            b"",
+            b"",
+            b"{",
+            b"[]",
+            b"[1, 2, 3]",
+            b'["get", "x"]',
+            b'["get", null]',
+            b'["path", 1]',
+            b'["delete"]',
+        ):
+            connection = silent.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            connection.connect(address)
+            if said:
+                connection.send(said)
+        began = time.monotonic()
+        monkeypatch.setattr(others, "_look_into", lambda pid, token, opened: (-1, -1))
+        assert sum_of(key) == 3 * SMALL
+        assert time.monotonic() - began < 3
+
+
+_filled = []
+
+
+def _fill_the_table():
+    with contextlib.suppress(OSError):
+        while True:
+            _filled.append(os.dup(0))
+
+
+def _empty_the_table():
+    for fd in _filled:
+        os.close(fd)
+
+
+def test_an_owner_without_a_descriptor_left(elsewhere_process, monkeypatch):
+    """It is read; and it hears what only it can do as soon as it can."""
+    is_asked = threading.Event()
+    converse = others._converse
+    monkeypatch.setattr(others, "_converse", lambda *arguments: (is_asked.set(), converse(*arguments))[1])
+    one = elsewhere_process()
+    key = one.do(_limit_and_put, 64)
+    one.do(_fill_the_table)
+    assert sum_of(key) == 3 * SMALL
+    done = threading.Thread(target=arrowpool.delete, args=(key,))
+    done.start()
+    assert is_asked.wait(30)
+    one.do(_empty_the_table)
+    done.join()
+    assert not arrowpool.exists(key)
+
+
+def _limit_and_put(limit):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    return put_full(3)
+
+
+# How little it takes
+
+
+def held():
+    """Descriptors of this process that are memory of the shelf, and the bytes behind them."""
+    files = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if "memfd:arrowpool-shelf" in os.readlink(f"/proc/self/fd/{name}"):
+                files[name] = 512 * os.stat(f"/proc/self/fd/{name}").st_blocks
+    return len(files), sum(files.values())
+
+
+def _put_many(small, large):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+    keys = [put_full(i) for i in range(small)] + [put_full(i, LARGE) for i in range(large)]
+    assert [int(arrowpool.get(key)[0]) for key in keys] == [*range(small), *range(large)]
+    frames = [arrowpool.put(pd.DataFrame({"a": [float(i)] * 40_000, "w": ["x"] * 40_000})) for i in range(20)]
+    assert [arrowpool.get(key)["a"].iloc[0] for key in frames] == list(range(20))
+    return keys, held()[0]
+
+
+def _delete_all():
+    arrowpool.delete_all()
+    return held()
+
+
+def test_5000_objects_under_the_usual_limit(elsewhere_process, monkeypatch):
+    one = elsewhere_process()
+    names, descriptors = one.do(_put_many, 5_000, 600)
+    assert descriptors < 300
+    listed = arrowpool.shelf.list_infos()
+    assert set(names) <= {info.key for info in listed}
+    assert arrowpool.memory_usage() >= 8 * (5_000 * SMALL + 600 * LARGE)
+    with monkeypatch.context() as asking:
+        asking.setattr(others, "_look_into", lambda pid, token, opened: (-1, -1))
+        assert set(names) <= set(arrowpool.list_keys())
+    for key, number in [(names[0], 0), (names[4_999], 4_999), (names[-1], 599), (names[5_000], 0)]:
+        assert int(arrowpool.get(key)[-1]) == number
+    files, nbytes = one.do(_delete_all)
+    assert files <= 1
+    assert nbytes == 0
+    assert not set(names) & set(arrowpool.list_keys())
+
+
+def test_what_is_deleted_is_given_back():
+    arrowpool.delete(put_full(0), put_full(0, LARGE))
+    before = len(os.listdir("/proc/self/fd"))
+    for i in range(2_000):
+        arrowpool.delete(put_full(i))
+    for i in range(60):
+        some = [put_full(i, LARGE + 20_000 * j) for j in range(3)]
+        arrowpool.delete(*some)
+    assert len(os.listdir("/proc/self/fd")) <= before + places._SPARES
+    assert held()[1] <= places._SPARES * 8 * (LARGE + 60_000)
+    arrowpool.delete_all()
+    assert held()[1] == 0
+
+
+def test_spares_are_few_and_do_not_last(monkeypatch):
+    keys = [put_full(i, LARGE) for i in range(10)]
+    assert held()[0] == 10
+    arrowpool.delete(*keys)
+    assert 1 <= held()[0] <= places._SPARES
+    monkeypatch.setattr(places, "WARM_SECONDS", 0.1)
+    deadline = time.monotonic() + 10
+    while held() != (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert held() == (0, 0), "nobody did anything, and they are gone"
+
+
+def test_spares_go_where_memory_is_short(monkeypatch):
+    arrowpool.delete(*[put_full(i, LARGE) for i in range(3)])
+    assert held()[0] == 3
+    room = 8 * LARGE * 3
+    monkeypatch.setattr(limits, "headroom", lambda fd: room - held()[1])
+    key = arrowpool.put(np.zeros(2 * LARGE))
+    assert held()[0] == 1
+    with pytest.raises(ArenaFullError):
+        arrowpool.put(np.zeros(4 * LARGE))
+    assert held()[0] == 1, "nothing is left of what failed"
+    arrowpool.delete(key)
+
+
+def _spares_and_a_full_table():
+    owner.Owner._come_by = lambda self: None  # its thread opens nothing meanwhile
+    arrowpool.delete(*[put_full(i, LARGE) for i in range(4)])
+    before = held()[0]
+    used = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    filled = []
+    with contextlib.suppress(OSError):
+        while True:
+            filled.append(os.dup(0))
+    key = put_full(7, 3 * LARGE)  # more than any spare
+    for fd in filled:
+        os.close(fd)
+    return before, held()[0], sum_of(key)
+
+
+def test_spares_go_where_descriptors_are_short(elsewhere_process):
+    assert elsewhere_process().do(_spares_and_a_full_table) == (4, 1, 7 * 3 * LARGE)
+
+
+def test_large_objects_share_files_where_descriptors_are_short(monkeypatch, elsewhere_process):
+    monkeypatch.setattr(places, "_OWN_FILES", 2)
+    frames = [pd.DataFrame({"a": np.full(LARGE, float(i)), "b": np.arange(LARGE) + i}) for i in range(8)]
+    names = [arrowpool.put(frame) for frame in frames]
+    assert held()[0] <= 4
+    reader = elsewhere_process()
+    for name, frame in zip(names, frames, strict=True):
+        pd.testing.assert_frame_equal(arrowpool.get(name), frame)
+        assert reader.do(_frame_sum, name) == frame["b"].sum()
+        path = arrowpool.info(name).path
+        assert path == arrowpool.info(name).path
+        with pa.memory_map(path) as source:
+            assert pa.ipc.open_file(source).read_all()["b"].to_pylist()[3] == frame["b"][3]
+    mine = arrowpool.get(names[5])
+    arrowpool.delete(*names[2:7])
+    with_reader = held()[1]
+    pd.testing.assert_frame_equal(mine, frames[5])
+    others_put = [arrowpool.put(frame) for frame in frames[:3]]
+    pd.testing.assert_frame_equal(mine, frames[5])
+    arrowpool.delete(*others_put)
+    del mine
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while held()[1] > with_reader - 4 * 16 * LARGE and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert held()[1] <= with_reader - 4 * 16 * LARGE
+    pd.testing.assert_frame_equal(arrowpool.get(names[7]), frames[7])
+    arrowpool.delete(names[0], names[1], names[7])
+    arrowpool.delete_all()
+    assert held()[1] == 0
+
+
+def _frame_sum(key):
+    return arrowpool.get(key)["b"].sum()
+
+
+def test_a_forked_child_has_nothing_of_it_open():
+    keys = [put_full(i, LARGE) for i in range(3)] + [put_full(1)]
+    arrowpool.delete(keys[0])
+    child = os.fork()
+    if child == 0:
+        os._exit(held()[0] + sum("catalogue" in one for one in _links()))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert sum_of(keys[1]) == LARGE
+
+
+def _links():
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            yield os.readlink(f"/proc/self/fd/{name}")
+
+
+# Readers while it changes
+
+
+def _change(pipe):
+    kept = []
+    pipe.send(os.getpid())
+    number = 0
+    while not pipe.poll():
+        number += 1
+        kept.append(arrowpool.put(np.full(LARGE if number % 2 else SMALL, number)))
+        if len(kept) > 6:
+            arrowpool.delete(kept.pop(0))
+
+
+def test_readers_of_an_owner_that_deletes_and_puts(way, monkeypatch):
+    """What they get is one object, whole; and the owner is not ended by those who open what it looks at."""
+    pipe, theirs = fork.Pipe()
+    changer = fork.Process(target=_change, args=(theirs,))
+    changer.start()
+    pid = pipe.recv()
+    read, gone = 0, 0
+    until = time.monotonic() + 2
+    held = []
+    while time.monotonic() < until or not read:
+        for key in arrowpool.list_keys():
+            if key.startswith(f"{pid}-"):
+                try:
+                    array = arrowpool.get(key)
+                except ShelfKeyError:
+                    gone += 1
+                    continue
+                assert array[0] > 0
+                assert (array == array[0]).all()
+                held = [*held[-3:], (array, int(array[0]))]
+                read += 1
+        assert all((array == number).all() for array, number in held)
+        assert changer.is_alive()
+    pipe.send("enough")
+    changer.join()
+    assert changer.exitcode == 0
+    changer.close()
+    pipe.close()
+    theirs.close()
+    assert read > 20
+
+
+def test_an_open_while_the_kernel_is_asked_who_else_has_it_open():
+    """The kernel tells the owner by a signal, whose default is to end it."""
+    child = os.fork()
+    if child == 0:
+        file = places.MemoryFile(4096)
+        fcntl.fcntl(file.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        me = os.getpid()
+        opener = os.fork()
+        if opener == 0:
+            with contextlib.suppress(BlockingIOError):
+                os.open(f"/proc/{me}/fd/{file.fd}", os.O_RDONLY | os.O_NONBLOCK)
+                os._exit(1)
+            os._exit(0)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(opener, 0)[1]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_path_is_made_when_it_is_asked_for(elsewhere_process):
+    frame = pd.DataFrame({"a": [1.5, 2.5]})
+    key = arrowpool.put(frame)
+    before = held()[0]
+    about = arrowpool.info(key)
+    assert held()[0] == before
+    assert elsewhere_process().do(_path_of, key) == about.path
+    assert held()[0] == before + 1
+    arrowpool.delete(key)
+    with pytest.raises(ShelfKeyError):
+        assert about.path
+
+
+def _path_of(key):
+    return arrowpool.info(key).path
+
+
+# Strangers
+
+
+def squat(address, *, listens=True):
+    """Be another user's process that has taken an address, and takes no connection; return how to end that."""
+    ready, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server, contextlib.ExitStack() as full:
+            server.bind(address)
+            server.listen(0)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    one = full.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                    one.setblocking(False)
+                    one.connect(address)
+            os.write(ready[1], b"x")
+            os.close(go[1])
+            os.read(go[0], 1)
+        os._exit(0)
+    assert os.read(ready[0], 1) == b"x"
+
+    def end():
+        for fd in (*ready, *go):
+            os.close(fd)
+        os.waitpid(child, 0)
+
+    return end
+
+
+@root_only
+@pytest.mark.parametrize("kernel_tells", [True, False])
+def test_a_stranger_under_a_name_like_ours(request, monkeypatch, elsewhere_process, kernel_tells):
+    if not kernel_tells:
+        monkeypatch.setattr(others, "listeners", lambda: None)
+    one = elsewhere_process()
+    key = one.do(put_full, 3)
+    _, pid, token = owner.parse_address(next(a for a in _our_addresses() if f"/{one.process.pid}/".encode() in a))
+    for user in ("65534", "00", "1000", "0/0"):
+        request.addfinalizer(squat(f"{owner._PREFIX}/{user}/{pid}/{token}"))
+    request.addfinalizer(squat(f"{owner._PREFIX}/0/{pid}/ffffffff"))
+    began = time.monotonic()
+    assert sum_of(key) == 3 * SMALL
+    if kernel_tells:
+        assert key in arrowpool.list_keys()
+        with pytest.raises(ShelfKeyError, match="has ended"):
+            arrowpool.get(f"{pid}-ffffffff-1")
+        assert time.monotonic() - began < 2
+    arrowpool.delete(key)
+    assert not arrowpool.exists(key)
+
+
+def _our_addresses():
+    with open("/proc/net/unix") as file:
+        return [b"\0" + line.split()[-1][1:].encode() for line in file if "@arrowpool-shelf/" in line]
+
+
+@root_only
+@pytest.mark.parametrize("kernel_tells", [True, False])
+def test_a_stranger_under_the_name_of_an_owner_that_has_ended(request, monkeypatch, elsewhere_process, kernel_tells):
+    if not kernel_tells:
+        monkeypatch.setattr(others, "listeners", lambda: None)
+        monkeypatch.setattr(others, "_STRANGER_SECONDS", 0.2)
+    one = elsewhere_process()
+    key = one.do(put_full, 3)
+    living = keys.parse(key)
+    one.process.kill()
+    one.process.join()
+    request.addfinalizer(squat(owner.address_of(0, living.pid, living.token)))
+    began = time.monotonic()
+    if kernel_tells:
+        with pytest.raises(ShelfKeyError, match="has ended or never had it"):
+            arrowpool.get(key)
+        assert key not in arrowpool.list_keys()
+    else:
+        with pytest.raises((ShelfKeyError, TimeoutError)):
+            arrowpool.get(key)
+    assert time.monotonic() - began < 3
+
+
+@root_only
+def test_keys_of_another_users_living_process(monkeypatch):
+    key = arrowpool.put("it")
+
+    def spy():
+        try:
+            arrowpool.get(key)
+        except PermissionError as error:
+            return str(error)
+        return "read"
+
+    assert "process of another user (0)" in as_nobody(spy)
+
+
+def test_addresses_of_listeners_as_the_kernel_tells_them():
+    arrowpool.put("it")
+    mine = owner.address_of(os.geteuid(), os.getpid(), arrowpool.shelf._owner.token).encode()
+    told = others.listeners()
+    if told is None:
+        pytest.skip("this kernel does not tell")
+    assert told[mine] == os.geteuid()
+    assert mine in _our_addresses()
+    assert owner.parse_address(mine) == (os.geteuid(), os.getpid(), arrowpool.shelf._owner.token)
+
+
+@pytest.mark.parametrize(
+    "address", ["/0/1", "/00/1/ab", "/0/1/ab/c", "/x/1/ab", "/0/-1/ab", "/\u0660/1/ab", "x/0/1/ab", ""]
+)
+def test_addresses_of_another_form(address):
+    assert owner.parse_address((owner._PREFIX + address).encode()) is None
+
+
+# The catalogue
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(st.none(), st.integers(0, 5)), max_size=60))
+def test_a_catalogue_is_a_dictionary(steps):
+    """Add, or remove one of those that are there; no number comes twice."""
+    kept = Catalogue(7, "abcdabcd")
+    model, ever = {}, set()
+    try:
+        for step in steps:
+            if step is None:
+                pieces = {"exact.bin": Piece(3, 1 << 40, 4096 * len(ever), 5)}
+                record = kept.add("Größe" * len(ever), 1.5, pieces)
+                assert record.number not in ever
+                ever.add(record.number)
+                model[record.number] = pieces
+            elif step < len(model):
+                number = list(model)[step]
+                assert catalogue.has(kept.fd, number)
+                kept.remove(number)
+                del model[number]
+                assert not catalogue.has(kept.fd, number)
+            assert {record.number: record.pieces for record in catalogue.read(kept.fd)} == model
+        for number in ever:
+            found = catalogue.find(kept.fd, number)
+            assert (found is not None) == (number in model)
+        assert catalogue.is_of(kept.fd, 7, "abcdabcd")
+        assert not catalogue.is_of(kept.fd, 8, "abcdabcd")
+        assert os.fstat(kept.fd).st_size <= 256 * (1 + len(steps))
+    finally:
+        kept.close()
+
+
+@pytest.mark.parametrize("number", [0, -1, 1, 1 << 24, 1 << 70])
+def test_a_number_that_nothing_has(number):
+    kept = Catalogue(7, "abcdabcd")
+    try:
+        assert catalogue.find(kept.fd, number) is None
+    finally:
+        kept.close()
+
+
+def test_a_slot_that_is_read_while_it_is_written():
+    kept = Catalogue(7, "abcdabcd")
+    try:
+        record = kept.add("ndarray", 1.5, {"exact.bin": Piece(3, 4, 5, 6)})
+        os.pwrite(kept.fd, b"\xff", 256 + 60)
+        with pytest.raises(OSError, match="cannot be read"):
+            catalogue.find(kept.fd, record.number)
+        kept.remove(record.number)
+        assert list(catalogue.read(kept.fd)) == []
+    finally:
+        kept.close()
+
+
+def test_an_error_of_the_owner_is_not_its_end(elsewhere_process, monkeypatch):
+    monkeypatch.setattr(others, "_look_into", lambda pid, token, opened: (-1, -1))
+    one = elsewhere_process()
+    key = one.do(_put_and_fail)
+    with pytest.raises(OSError, match=r"cannot: .*too many"):
+        arrowpool.get(key)
+    with Shelf() as shelf:
+        assert shelf.list_keys() == []
+
+
+def _put_and_fail():
+    key = put_full(3)
+
+    def fail(fd):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    owner.system.read_only = fail
+    return key
