@@ -1,0 +1,69 @@
+"""Calls, tasks and workers without processes, for what only decides about them."""
+
+from __future__ import annotations
+
+import types
+
+import numpy as np
+
+from arrowpool.lane import Blob, Call, Lane, Task
+from arrowpool.wire import Parcel
+
+NOTHING = Parcel((b"", ()), (), 0)
+
+
+class Control:
+    """A control page that is looked into."""
+
+    def __init__(self):
+        self.started = 0
+        self.recalled = []
+        self.interrupted = []
+        self.answers = []
+        self.arguments = None
+        self.results = types.SimpleNamespace(resident=0)
+        self.worker_leases = np.zeros(16, dtype=np.uint8)
+
+    def recall(self, first, end):
+        self.recalled.append((first, end))
+
+    def interrupt(self, number):
+        self.interrupted.append(number)
+
+    def answer(self, elsewhere):
+        self.answers.append(elsewhere)
+
+
+class Channel:
+    """Keeps what is sent; raises when the other end is gone."""
+
+    def __init__(self):
+        self.sent = []
+        self.gone = False
+
+    def send(self, message):
+        if self.gone:
+            raise BrokenPipeError
+        self.sent.append(message)
+        return 1
+
+
+def a_call(job=0, *, mean=None, stateless=True, **more):
+    return Call(iter(()), None, job=job, mean_seconds=mean, blobs=(Blob(0, stateless, NOTHING),), **more)
+
+
+def a_task(call=None, index=0):
+    return Task(call or a_call(), index, 0, NOTHING, ())
+
+
+def a_lane(outstanding=0, *, pid=1, call=None, **state):
+    """A worker that was sent so many tasks and has not answered them."""
+    lane = Lane(
+        types.SimpleNamespace(pid=pid), Channel(), Control(), types.SimpleNamespace(leased=lambda: 0), sentinel=-1
+    )
+    for index in range(outstanding):
+        lane.outstanding[lane.sent] = a_task(call, index)
+        lane.sent += 1
+    for name, value in state.items():
+        setattr(lane, name, value)
+    return lane
