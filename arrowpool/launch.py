@@ -215,9 +215,10 @@ def let_go(lane: Lane) -> None:
     """A worker that has ended, and was joined: keep no descriptor of it."""
     if lane.sentinel >= 0 and lane.sentinel != getattr(lane.process, "sentinel", -1):
         os.close(lane.sentinel)
-    popen = _popen(lane.process)
-    if popen is not None:
-        popen.close()  # not the process itself: its exit code is asked for by others
+    # Not the process itself: its exit code is asked for by others. What loky starts closes its descriptors by itself.
+    close = getattr(_popen(lane.process), "close", None)
+    if close is not None:
+        close()
     lane.sentinel = -1
 
 
