@@ -298,7 +298,7 @@ class Collector(Service):
             with contextlib.suppress(KeyError):  # it was at its end already
                 self._poll.unregister(fd)
             lane.channel.close()
-            lane.receiver.close()
+            lane.receiver.owner_lost()
 
     def _initializer_failed(self, lane: Lane, stream: bytes, text: str) -> None:
         error = WorkerInitError(

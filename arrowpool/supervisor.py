@@ -284,7 +284,7 @@ class Supervisor(Service):
             let_go(lane)
             # The collector may never have heard of it.
             lane.channel.close()
-            lane.receiver.close()
+            lane.receiver.owner_lost()
         self._lanes.clear()
         self._launcher.close()
 

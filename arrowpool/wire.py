@@ -24,7 +24,7 @@ from arrowpool.lifecycle import Borrowed, LifecycleManager, Segment
 from arrowpool.memory import system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import Flags, Use
-from arrowpool.memory.lease import Account, Grant, unreleased
+from arrowpool.memory.lease import Account, Grant, disown, unreleased
 from arrowpool.memory.mapping import Lease, Mapping
 from arrowpool.reducer import Reducer, Seen, Unit, loads, loads_in_turn
 from arrowpool.settings import (
@@ -436,6 +436,18 @@ class Receiver:
     def trim(self) -> None:
         """Keep no mappings of what is lent, but for those that something is read through."""
         self._borrowed.clear()
+
+    def borrows(self) -> bool:
+        """Whether there are mappings of what was lent, that nothing may be read through any more."""
+        return bool(self._borrowed)
+
+    def owner_lost(self) -> None:
+        """The owner's process has ended. Accept no more; of its memory only that stays which may still be read."""
+        if self._fd >= 0:
+            mapping = self._mapping or Mapping(self._fd)
+            self._mapping = mapping
+            mapping.reclaim_all_but(disown(self._account, mapping.reclaim))
+        self.close()
 
     def close(self) -> None:
         """Accept no more; what was rebuilt stays valid."""

@@ -193,7 +193,9 @@ class _Worker:
         return self._channel.receive()
 
     def _holds_memory(self) -> bool:
-        return self._sender.arena is not None and self._sender.arena.resident > 0
+        """Whether there is memory to be given back after a while: of its own, or of processes that may be gone by now."""
+        arena = self._sender.arena
+        return (arena is not None and arena.resident > 0) or self._receiver.borrows()
 
     def _settle(self) -> None:
         """Take note of what others no longer need."""

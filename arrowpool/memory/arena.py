@@ -51,6 +51,7 @@ class Arena:
         except BaseException:
             os.close(fd)
             raise
+        _keep_from_children(fd)
         self._owners = owners
         self._turns = Turns(fd if turns < 0 else turns)
         self._address = address
@@ -216,7 +217,29 @@ def _create_file(capacity: int, spill_dir: str | None) -> int:
     raise failure
 
 
+#: Descriptors of this process's arenas.
+_open: set[int] = set()
+_watching = False
+
+
+def _keep_from_children(fd: int) -> None:
+    """A forked child that kept it would keep the memory, also when this arena is closed."""
+    global _watching
+    _open.add(fd)
+    if not _watching:
+        _watching = True
+        os.register_at_fork(after_in_child=_close_in_child)
+
+
+def _close_in_child() -> None:
+    for fd in _open:
+        os.close(fd)
+    _open.clear()
+
+
 def _close(fd: int, address: int, size: int, pid: int) -> None:
     if os.getpid() == pid:
         system.unmap(address, size)
+        # Forgotten first: a child forked in between would close by number what has been opened since.
+        _open.discard(fd)
         os.close(fd)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from arrowpool.codecs.outbox import ByteArray
 from arrowpool.memory import pages, system
+from arrowpool.memory.allocator import IntervalSet
 from arrowpool.memory.lease import Grant
 
 
@@ -88,6 +90,20 @@ class Mapping:
     def source(self) -> tuple[int, int]:
         """By what other processes find the arena's file: this process's descriptor, and the inode."""
         return self._fd, self._inode
+
+    def reclaim(self, offset: int, size: int) -> None:
+        """Give memory of an arena that has no owner any more back to the kernel; nobody may read that range."""
+        if os.getpid() == self._pid:
+            system.punch(self._fd, offset, size)
+
+    def reclaim_all_but(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """The same for all that is outside of these ranges, each an offset and a size."""
+        rest = IntervalSet()
+        rest.add(0, self._capacity)
+        for offset, size in ranges:
+            rest.remove(offset, offset + size)
+        for start, end in rest:
+            self.reclaim(start, end - start)
 
     def is_clean(self, address: int, nbytes: int) -> bool:
         """Whether this process, which made the mapping, has written nothing there."""

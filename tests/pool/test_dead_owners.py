@@ -1,0 +1,121 @@
+"""Of a process that is gone only that memory stays which somebody may still read."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+
+import numpy as np
+import pytest
+
+import arrowpool
+from arrowpool import WorkerLostError
+from arrowpool.memory import arena, lease
+from arrowpool.memory.arena import Arena
+from tests.pool import tasks
+
+SIZE = 100_000
+LIMIT = 60
+#: What one such result takes, in whole pages.
+ONE = -(-SIZE * 8 // os.sysconf("SC_PAGESIZE")) * os.sysconf("SC_PAGESIZE")
+
+
+def arenas(pid="self"):
+    """Inode and bytes of the arenas that a process has open."""
+    found = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{fd}"
+        try:
+            target, status = os.readlink(path), os.stat(path)
+        except OSError:
+            continue
+        if "memfd:arrowpool " in target:
+            found[status.st_ino] = status.st_blocks * 512
+    return found
+
+
+def shared_bytes(pid="self"):
+    return sum(arenas(pid).values())
+
+
+@pytest.mark.parametrize("how", ["terminated", "closed", "killed"])
+def test_a_small_result_keeps_its_own_memory_only(ours, how):
+    with ours.pool(1) as pool:
+        results = [pool.apply(tasks.double, (np.full(SIZE, float(i)),)) for i in range(40)]
+        assert shared_bytes() >= 40 * ONE
+        kept, also = results[5], results[30]
+        if how == "killed":
+            # Before another worker is forked, which would see them all.
+            del results
+            with pytest.raises(WorkerLostError):
+                pool.apply(tasks.die, ("sigkill",))
+            assert pool.apply(tasks.first, (np.ones(SIZE),)) == 1.0  # the parent knows of it by now
+            assert shared_bytes() <= 6 * ONE  # with arguments
+        elif how == "closed":
+            pool.close()
+            pool.join()
+    pool.join()
+    if how != "killed":
+        assert shared_bytes() == 40 * ONE, "all of them can be read"
+        del results
+    gc.collect()
+    assert shared_bytes() == 2 * ONE
+    assert (kept == 10).all()
+    assert (also == 60).all()
+    del also
+    gc.collect()
+    assert shared_bytes() == ONE
+    assert (kept == 10).all()
+
+
+def test_it_stays_for_a_forked_child():
+    with arrowpool.get_context("fork").Pool(1) as pool:
+        kept = pool.apply(tasks.double, (np.ones(SIZE),))
+        seen = pool.apply(tasks.double, (np.ones(SIZE),))
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0 if (seen == 2).all() else 1)
+        os.close(reader)
+    pool.join()
+    del seen
+    gc.collect()
+    assert shared_bytes() == 2 * ONE
+    os.close(writer)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    lease.settle_forks()
+    assert shared_bytes() == ONE
+    assert (kept == 2).all()
+
+
+def test_an_idle_pool_keeps_nothing_of_pools_that_are_gone(monkeypatch):
+    monkeypatch.setattr("arrowpool.worker.IDLE_SECONDS", 0.05)
+    with arrowpool.get_context("fork").Pool(1) as reading:
+        (worker,) = reading._pool
+        own = set(arenas(worker.pid))
+        with arrowpool.get_context("fork").Pool(2) as making:
+            results = making.map(tasks.double, [np.ones(SIZE)] * 20, 1)
+            assert reading.map(tasks.first, results, 1) == [2.0] * 20
+        making.join()
+        del results
+        gc.collect()
+        deadline = time.monotonic() + LIMIT
+        while not set(arenas(worker.pid)) <= own:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert reading.apply(tasks.first, (np.ones(SIZE),)) == 1.0
+    reading.join()
+
+
+def test_a_forked_process_does_not_keep_an_arena():
+    owner = Arena(arena.create(1 << 24))
+    inode = os.fstat(owner.fd).st_ino
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if inode not in arenas() else 1)
+    assert inode in arenas()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    owner.close()
