@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from arrowpool.collector import Collector
+from arrowpool.descriptors import make_room
 from arrowpool.errors import again
 from arrowpool.feeder import Feeder
 from arrowpool.functions import Reach
@@ -147,6 +148,7 @@ class ArrowPool(stdlib.Pool):
         reach = Reach(forks=forks)
         broke = functools.partial(_break, weakref.ref(self))
         initializing = Initializer(initializer, self._initargs, reach, limit.capacity, spilled)
+        make_room(self._processes)
         with contextlib.ExitStack() as undo:
             self._change_notifier = Notifier()
             undo.callback(self._change_notifier.close)

@@ -27,7 +27,8 @@ import mmap
 import os
 import struct
 import tempfile
-from typing import NamedTuple
+import weakref
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,11 +69,25 @@ class Use(NamedTuple):
     resident: int
 
 
+class _Map:
+    """The base object of what reads and writes the page. (An `mmap.mmap` keeps a duplicate of its descriptor, one a worker.)"""
+
+    def __init__(self, fd: int):
+        address = system.map_page(fd, SIZE)
+        self.__array_interface__: dict[str, Any] = {
+            "data": (address, False),
+            "shape": (SIZE,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+        weakref.finalize(self, system.unmap, address, SIZE).atexit = False
+
+
 class ControlPage:
     """One side's view of the control page behind `fd`; the descriptor stays the caller's. Others may only read."""
 
     def __init__(self, fd: int, for_reading: bool = False):
-        shared = mmap.mmap(fd, SIZE, access=mmap.ACCESS_READ if for_reading else mmap.ACCESS_DEFAULT)
+        shared: Any = mmap.mmap(fd, SIZE, access=mmap.ACCESS_READ) if for_reading else np.asarray(_Map(fd))
         self._words = memoryview(shared)[:_WORDS].cast("Q")
         self._times = memoryview(shared)[:_WORDS].cast("d")
         flags = np.frombuffer(shared, dtype=np.uint8, offset=_WORDS)

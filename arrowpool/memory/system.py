@@ -258,6 +258,11 @@ def map_shared(fd: int, size: int) -> int:
     return address
 
 
+def map_page(fd: int, size: int) -> int:
+    """Map the file for two processes that both write to it, and for their forked children."""
+    return _map(fd, 0, size, _MAP_SHARED)
+
+
 def map_private(fd: int, offset: int, size: int) -> int:
     """Map a range for a consumer: writable, copy on write, nothing of it ever reaches the file."""
     address = _map(fd, offset, size, _MAP_PRIVATE | _MAP_NORESERVE)

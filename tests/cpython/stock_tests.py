@@ -2,8 +2,10 @@
 
 import importlib
 import multiprocessing
+import multiprocessing.pool
 import sys
 import unittest
+import unittest.mock
 
 import arrowpool
 
@@ -18,6 +20,14 @@ for _name in [name for name in dir(stock) if name.startswith("_TestPool")]:
             "Our" + _name[1:], (_stock, stock.ProcessesMixin, unittest.TestCase), {"__module__": __name__}
         )
         globals()["Our" + _name[1:]].__qualname__ = "Our" + _name[1:]
+
+
+class OurTestPoolNotLeakOnFailure(stock.TestPoolNotLeakOnFailure):
+    def setUp(self):
+        patched = unittest.mock.patch.object(multiprocessing.pool, "Pool", arrowpool.Pool)
+        patched.start()
+        self.addCleanup(patched.stop)
+
 
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv.pop(1), force=True)

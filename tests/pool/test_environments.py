@@ -100,13 +100,15 @@ def test_too_few_descriptors_for_a_pool(ours, tmp_path):
         arrowpool.get_context(METHOD).Pool(1).terminate()  # starts the standard library's helpers
         gc.collect()
         opened = len(os.listdir("/proc/self/fd"))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 8, 1024))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        taken = [os.dup(0) for _ in range(256 - opened - 8)]
         try:
             arrowpool.get_context(METHOD).Pool(8)
         except OSError as error:
             said(type(error).__name__)
         gc.collect()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+        for fd in taken:
+            os.close(fd)
         assert len(os.listdir("/proc/self/fd")) == opened, os.listdir("/proc/self/fd")
         with arrowpool.get_context(METHOD).Pool(2) as pool:
             check(pool)
@@ -114,6 +116,56 @@ def test_too_few_descriptors_for_a_pool(ours, tmp_path):
         said("ok")
     """
     assert run(program, ours.method, tmp_path).stdout.split() == ["OSError", "ok"]
+
+
+def test_more_workers_than_the_soft_limit_has_descriptors_for(tmp_path):
+    program = """
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+        with arrowpool.get_context(METHOD).Pool(40) as pool:
+            assert pool.map(abs, range(-200, 0), 1) == list(range(200, 0, -1))
+            said(resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 200)
+        pool.join()
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        arrowpool.get_context(METHOD).Pool(1).terminate()
+        said(resource.getrlimit(resource.RLIMIT_NOFILE) == before)
+    """
+    done = run(program, "fork", tmp_path)
+    assert done.stdout.split() == ["True", "True"]
+    assert done.stderr == ""
+
+
+def test_a_pool_that_the_hard_limit_is_too_small_for_says_so(tmp_path):
+    program = """
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 128))
+        try:
+            arrowpool.get_context(METHOD).Pool(40)
+        except OSError as error:
+            said(resource.getrlimit(resource.RLIMIT_NOFILE) == (128, 128))
+    """
+    done = run(program, "fork", tmp_path)
+    assert done.stdout == "True\n"
+    assert "a pool of 40 workers needs up to 256 descriptors, and this process may have 128 open" in done.stderr
+
+
+def opened():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_descriptors_of_a_pool(ours):
+    """Three a worker beside the two of the standard library, and none once it has ended, though results are alive and it is."""
+    counts, kept = {}, []
+    for workers in (2, 6):
+        before = opened()
+        pool = ours.pool(workers)
+        assert pool.map(tasks.first, [np.ones(100_000)] * 4 * workers, 1) == [1.0] * 4 * workers
+        pool.map(tasks.pid, range(4 * workers), 1)
+        counts[workers] = opened() - before
+        pool.close()
+        pool.join()
+        assert opened() <= before + 1  # of the process: which pages were written to
+        kept.append(pool)
+    assert counts[6] - counts[2] <= 4 * 5
 
 
 @pytest.mark.parametrize("spare", [4096, 700])

@@ -1,0 +1,50 @@
+"""How many descriptors this process may have open: more, where a pool needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+
+from arrowpool.memory import facilities
+
+_log = logging.getLogger(__name__)
+
+#: What the parent has open of a worker: two pipes, the results' arena, two of `multiprocessing`, and one under forkserver.
+PER_WORKER = 6
+#: What is open for a moment only, while a worker is started, and a pool's own.
+_BESIDE = 16
+
+
+def make_room(workers: int) -> None:
+    """Raise the soft limit, if so many more workers could meet it, by as much as they need and the hard limit allows.
+
+    The usual soft limit is 1,024, of which the program has used a part; the usual hard limit is far above it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = workers * PER_WORKER + _BESIDE
+    if soft == resource.RLIM_INFINITY or _opened() + needed <= soft:
+        return
+    wanted = soft + needed
+    raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        soft = raised
+    if _opened() + needed > soft:
+        _log.warning(
+            "a pool of %d workers needs up to %d descriptors, and this process may have %d open in all: raise its limit "
+            "(ulimit -n), or make a smaller pool",
+            workers,
+            needed,
+            soft,
+        )
+
+
+def _opened() -> int:
+    try:
+        return len(os.listdir(facilities.proc("self/fd")))
+    except OSError:
+        lowest = os.open(os.devnull, os.O_RDONLY)  # all below that are open; more cannot be known
+        os.close(lowest)
+        return lowest
