@@ -1,0 +1,62 @@
+"""What a program does all day must not grow: neither in the parent nor in its workers.
+
+ARROWPOOL_GROWTH_SECONDS=60 python -m pytest -n 0 tests/trials/test_growth.py
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.trials import growth
+from tests.trials.scenarios import SCENARIOS
+
+#: How long each scenario runs; by default, some hundred steps.
+SECONDS = float(os.environ.get("ARROWPOOL_GROWTH_SECONDS", "0"))
+LIMIT = 60
+
+
+@pytest.mark.timeout(3 * SECONDS + 2 * LIMIT)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_nothing_grows(name):
+    entry = SCENARIOS[name]
+    length = {"seconds": SECONDS} if SECONDS else {"steps": entry.steps}
+    report = growth.measure(entry.run, **length, allowed=entry.allowed, limit=LIMIT)
+    print(report)
+    assert not report.growing()
+
+
+def leaking_descriptors():
+    held = []
+    while True:
+        held.append(os.pipe())
+        yield []
+
+
+def leaking_memory():
+    held = []
+    while True:
+        held.append(b"x" * (1 << 20))
+        yield []
+
+
+def leaking_now_and_then():
+    from arrowpool import reducer
+
+    for number in range(10_000):
+        if number % 5 == 0:
+            reducer._encoders[number] = (None, False)
+        yield []
+
+
+@pytest.mark.parametrize(
+    ("run", "measure"),
+    [
+        (leaking_descriptors, "descriptors"),
+        (leaking_memory, "private MB"),
+        (leaking_now_and_then, "arrowpool.reducer._encoders"),
+    ],
+)
+def test_what_grows_is_found(run, measure):
+    assert measure in growth.measure(run, steps=120).growing()
