@@ -55,8 +55,11 @@ SMALL = {
         "passed",
     ),
 }
-#: Run by who changes this, for ten minutes; the same test with less time is among the tests.
-LONG = {"ARROWPOOL_SOAK_SECONDS=600 ARROWPOOL_SOAK_KILLS=1000 python -m pytest -n 0 -m soak -s"}
+#: Run by who changes this, for ten minutes and more; the same tests with less time are among the tests.
+LONG = {
+    "ARROWPOOL_SOAK_SECONDS=600 ARROWPOOL_SOAK_KILLS=1000 python -m pytest -n 0 -m soak -s",
+    "ARROWPOOL_ORACLE_SECONDS=600 ARROWPOOL_GROWTH_SECONDS=60 python -m pytest -n 0 tests/trials",
+}
 
 BACKTEST = """
 import multiprocessing, sys
