@@ -352,7 +352,16 @@ def delete(*keys: str) -> None:
 
 
 def _delete(keys: Iterable[str], shelf: str | None) -> None:
-    missing = [key for key in keys if not _delete_one(key, shelf)]
+    missing: list[str] = []
+    failure: Exception | None = None
+    for key in keys:
+        try:
+            if not _delete_one(key, shelf):
+                missing.append(key)
+        except Exception as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
     if missing:
         raise ShelfKeyError(f"nothing to delete under {', '.join(map(repr, missing))}")
 

@@ -64,7 +64,7 @@ class Record:
 
 
 class Catalogue:
-    """The catalogue of this process. Its caller sees to it that one thread at a time changes it."""
+    """The catalogue of this process. One thread at a time adds; any may remove, also in a finalizer."""
 
     def __init__(self, pid: int, token: str):
         self.fd = system.create_resizable(f"arrowpool-catalogue-{token}", _SLOT)
@@ -82,26 +82,30 @@ class Catalogue:
         OSError
             When the file cannot grow.
         """
-        is_reused = bool(self._free)
-        slot = self._free[-1] if is_reused else self._slots + 1
-        reused = self._reused + is_reused
-        record = Record(slot + reused * _SLOTS, kind, created, pieces)
-        packed = _pack(record)
-        # The number last: by it the slot counts.
-        os.pwrite(self.fd, packed[_NUMBER.size :], _SLOT * slot + _NUMBER.size)
-        os.pwrite(self.fd, packed[: _NUMBER.size], _SLOT * slot)
-        self._reused = reused
-        if is_reused:
-            self._free.pop()
+        try:
+            slot = self._free.pop()
+        except IndexError:
+            slot = self._slots = self._slots + 1
         else:
-            self._slots = slot
+            self._reused += 1
+        record = Record(slot + self._reused * _SLOTS, kind, created, pieces)
+        packed = _pack(record)
+        try:
+            # The number last: by it the slot counts.
+            os.pwrite(self.fd, packed[_NUMBER.size :], _SLOT * slot + _NUMBER.size)
+            os.pwrite(self.fd, packed[: _NUMBER.size], _SLOT * slot)
+        except BaseException:
+            self.remove(record.number)
+            raise
         return record
 
     def remove(self, number: int) -> None:
         """From now on nobody finds it."""
         slot = number % _SLOTS
-        os.pwrite(self.fd, bytes(_NUMBER.size), _SLOT * slot)
-        self._free.append(slot)
+        try:
+            os.pwrite(self.fd, bytes(_NUMBER.size), _SLOT * slot)
+        finally:
+            self._free.append(slot)
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1

@@ -60,11 +60,8 @@ class Stored:
 
     record: Record
     places: dict[str, Place]
-    #: A file of its own for a table that lies in a file with others; made for the first who wants a path to it.
-    shown: MemoryFile | None = field(default=None)
-
-    def all_places(self) -> list[Place]:
-        return [*self.places.values(), *([self.shown] if self.shown is not None else [])]
+    #: A file of its own for a table that lies in a file with others, if any; made for the first who wants a path to it.
+    shown: list[MemoryFile] = field(default_factory=list)
 
 
 class Owner(Service):
@@ -75,8 +72,9 @@ class Owner(Service):
         self.pid = os.getpid()
         self.token = secrets.token_hex(4)
         self._users = {os.geteuid()}
+        #: Held by whoever puts, or shows, an object. Not by who deletes one: a finalizer may.
         self._lock = threading.Lock()
-        #: By number, as in the catalogue; both change with the lock held.
+        #: By number, as in the catalogue. What is deleted goes from here first, by one step of Python's.
         self._objects: dict[int, Stored] = {}
         self._catalogue = Catalogue(self.pid, self.token)
         self._places = Places()
@@ -122,25 +120,31 @@ class Owner(Service):
 
     def open(self, number: int) -> tuple[list[str], list[int]] | None:
         """The names of an object's pieces; descriptors of the catalogue and of each. None when it was deleted."""
+        stored = self._objects.get(number)
         fds: list[int] = []
         try:
-            with self._lock:  # so that it is deleted before or after, and its files are not used again meanwhile
-                stored = self._objects.get(number)
-                if stored is None:
-                    return None
+            if stored is not None:
                 fds.append(system.read_only(self._catalogue.fd))
                 for place in stored.places.values():
-                    fds.append(system.read_only(place.piece.fd))
+                    piece = place.piece
+                    fds.append(system.read_only(piece.fd))
+                    if os.fstat(fds[-1]).st_ino != piece.inode:
+                        raise OSError(errno.EBADF, "another file has its number by now")
+            if stored is not None and number in self._objects:
                 return list(stored.places), fds
-        except BaseException:
+        except BaseException as error:
             for fd in fds:
                 os.close(fd)
+            if isinstance(error, OSError) and number not in self._objects:
+                return None  # it was deleted meanwhile
             raise
+        for fd in fds:
+            os.close(fd)
+        return None
 
     def records(self) -> list[Record]:
         """What is known of each object."""
-        with self._lock:
-            return [stored.record for stored in self._objects.values()]
+        return [stored.record for stored in self._objects.copy().values()]
 
     def path(self, number: int) -> str | None:
         """Where others may open the table of an object as a file of its own; None when it was deleted."""
@@ -150,10 +154,14 @@ class Owner(Service):
                 return None
             table = stored.places[TABLE]
             if not isinstance(table, MemoryFile):
-                if stored.shown is None:
-                    stored.shown = self._copy_of(table)
-                table = stored.shown
-            return f"/proc/{self.pid}/fd/{table.piece.fd}"
+                if not stored.shown:
+                    stored.shown.append(self._copy_of(table))
+                table = stored.shown[0]
+            path = f"/proc/{self.pid}/fd/{table.piece.fd}"
+        if number not in self._objects:
+            self._hide(stored)
+            return None
+        return path
 
     def _copy_of(self, place: Place) -> MemoryFile:
         piece = place.piece
@@ -166,16 +174,22 @@ class Owner(Service):
         return file
 
     def delete(self, number: int) -> bool:
-        """Let go of an object; whether it was there. Who reads it goes on reading."""
-        with self._lock:
-            stored = self._objects.pop(number, None)
-            if stored is None:
-                return False
-            self._catalogue.remove(number)
-        for place in stored.all_places():
+        """Let go of an object; whether it was there. Who reads it goes on reading. Waits for nobody."""
+        stored = self._objects.pop(number, None)
+        if stored is None:
+            return False
+        self._catalogue.remove(number)
+        for place in stored.places.values():
             self._places.free(place)
-        self._come_by()
+        self._hide(stored)
+        if any(place.lingers for place in stored.places.values()):
+            self._come_by()
         return True
+
+    def _hide(self, stored: Stored) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._places.free(stored.shown.pop(), keep=False)
 
     def delete_all(self) -> None:
         """Let go of all objects, and of all that is kept for the next ones."""
@@ -184,11 +198,14 @@ class Owner(Service):
         self._places.give_back()
 
     def _come_by(self) -> None:
-        """Have the thread look after what is kept for a while, if it does not already."""
-        with self._lock:
-            if self._tends or not self._places.tend():
-                return
-            self._tends = True
+        """Have the thread look after what is kept for a while, if it does not already.
+
+        Race: the thread says that it does not any more, and only then looks whether it has to, and if so says that it does.
+        Whoever has deleted something before that look is seen by it; who does so after it has said so wakes it up.
+        """
+        if self._tends:
+            return
+        self._tends = True
         # It waits for who asks; who says nothing is no matter to it.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as bell:
             bell.setblocking(False)
@@ -201,11 +218,9 @@ class Owner(Service):
         self.join()
         self._socket.close()
         with self._lock:
-            shown = [stored.shown for stored in self._objects.values() if stored.shown is not None]
-            self._objects.clear()
             self._catalogue.close()
-        for file in shown:
-            file.close()
+        while self._objects:
+            self._hide(self._objects.popitem()[1])
         self._places.close()
 
     def forget(self) -> None:
@@ -213,8 +228,8 @@ class Owner(Service):
         self._socket.close()
         self._catalogue.close()
         for stored in self._objects.values():
-            if stored.shown is not None:
-                stored.shown.forget()
+            for file in stored.shown:
+                file.forget()
         self._places.forget()
 
     # For others
@@ -237,8 +252,9 @@ class Owner(Service):
                     poll.unregister(fd)
                     asking.pop(fd)[0].close()
                 if self._tends:
-                    with self._lock:
-                        self._tends = self._places.tend()
+                    self._tends = False
+                    if self._places.tend():
+                        self._tends = True
         finally:
             for connection, _ in asking.values():
                 connection.close()

@@ -21,7 +21,8 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -37,6 +38,8 @@ COPIED = 256 * KIB
 #: Memory of deleted objects is kept for the next ones: so many files, up to this share of what is available.
 _SPARES = 4
 _SPARE_SHARE = 8
+#: Below this share of all memory none is kept.
+_TIGHT = 4
 #: Files of one piece each, at most, and as a share of the descriptors that the process may have.
 _OWN_FILES = 256
 _OWN_SHARE = 4
@@ -50,6 +53,8 @@ class Place(ABC):
     """Where one piece lies."""
 
     piece: Piece
+    #: Whether its memory may be there for a while after it was deleted.
+    lingers = True
 
     @abstractmethod
     def write(self, write: Callable[[Memory], None]) -> None:
@@ -111,6 +116,7 @@ class SharedPlace(Place):
     def __init__(self, file: SharedFile, piece: Piece):
         self.file = file
         self.piece = piece
+        self.lingers = isinstance(file, LargePieces)
 
     def write(self, write: Callable[[Memory], None]) -> None:
         self.file.write(self.piece, write)
@@ -150,7 +156,19 @@ class SharedFile(ABC):
 
 
 class SmallPieces(SharedFile):
-    """The file of small pieces."""
+    """The file of small pieces. Pages are set aside again for pieces of as many pages: there are few such sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Offsets of pages that are free, by how many bytes.
+        self._free: dict[int, list[int]] = {}
+
+    def add(self, size: int) -> SharedPlace:
+        free = self._free.get(system.page_ceil(size))
+        if not free:
+            return super().add(size)
+        self.live += 1
+        return SharedPlace(self, Piece(self.fd, self.inode, free.pop(), size))
 
     def write(self, piece: Piece, write: Callable[[Memory], None]) -> None:
         memory = np.zeros(piece.size, dtype=np.uint8)
@@ -171,8 +189,11 @@ class SmallPieces(SharedFile):
         if self.live == 0:
             os.ftruncate(self.fd, 0)
             self.end = 0
+            self._free.clear()
         else:
-            system.punch(self.fd, piece.offset, system.page_ceil(piece.size))
+            pages = system.page_ceil(piece.size)
+            system.punch(self.fd, piece.offset, pages)
+            self._free.setdefault(pages, []).append(piece.offset)
 
 
 class LargePieces(SharedFile):
@@ -206,10 +227,17 @@ class LargePieces(SharedFile):
 
 
 class Places:
-    """All of them. Its methods may be called from any thread."""
+    """All of them. Its methods may be called from any thread.
+
+    `free` waits for nobody, since finalizers may call it, in the middle of anything: what was deleted is noted, and whoever
+    holds the lock, or can have it, does the rest. Race: a thread notes a place and finds the lock taken; its holder lets go, and
+    looks for notes only then. So it finds this one.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        #: Places of deleted pieces, and whether they may be kept; from any thread.
+        self._deleted: deque[tuple[Place, bool]] = deque()
         #: All of these are read and changed with the lock held.
         self._small: SmallPieces | None = None
         self._own: set[MemoryFile] = set()
@@ -228,7 +256,7 @@ class Places:
         OSError
             When this process can have no more descriptors.
         """
-        with self._lock:
+        with self._held():
             try:
                 place = self._place(size)
             except OSError as error:
@@ -295,21 +323,42 @@ class Places:
 
     def free(self, place: Place, *, keep: bool = True) -> None:
         """A piece was deleted, its number first: its memory is used again, or given back."""
+        self._deleted.append((place, keep))
+        self._free_deleted()
+
+    def _free_deleted(self) -> None:
+        while self._deleted and self._lock.acquire(blocking=False):
+            try:
+                with contextlib.suppress(IndexError):
+                    while True:
+                        self._free(*self._deleted.popleft())
+            finally:
+                self._lock.release()
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
         with self._lock:
-            if isinstance(place, SharedPlace):
-                file = place.file
-                file.free(place.piece)
-                if isinstance(file, LargePieces) and not file.live:
-                    self._shared.remove(file)
-                    file.close()
-            elif isinstance(place, MemoryFile):
-                self._own.discard(place)
-                self._spare.append((place, time.monotonic()))
-                self._keep_few() if keep else self._drop(place)
+            yield
+        self._free_deleted()
+
+    def _free(self, place: Place, keep: bool) -> None:
+        if isinstance(place, SharedPlace):
+            file = place.file
+            file.free(place.piece)
+            if isinstance(file, LargePieces) and not file.live:
+                self._shared.remove(file)
+                file.close()
+        elif isinstance(place, MemoryFile):
+            self._own.discard(place)
+            self._spare.append((place, time.monotonic()))
+            if keep:
+                self._keep_few()
+            else:
+                self._drop(place)
 
     def _keep_few(self) -> None:
         total, available = limits.memory()
-        most = available // _SPARE_SHARE if available > total // _SPARE_SHARE * 2 else 0
+        most = available // _SPARE_SHARE if available > total // _TIGHT else 0
         since = time.monotonic() - WARM_SECONDS
         while self._spare and (
             len(self._spare) > _SPARES
@@ -331,12 +380,12 @@ class Places:
 
     def give_back(self) -> None:
         """Give back all that is kept warm."""
-        with self._lock:
+        with self._held():
             self._drop_spares()
 
     def tend(self) -> bool:
         """Give back what has been kept long enough, or is seen by nobody any more; whether there is more to come."""
-        with self._lock:
+        with self._held():
             if self._spare:
                 self._keep_few()
             for shared in self._shared:
@@ -344,7 +393,7 @@ class Places:
             return bool(self._spare) or any(shared.pending for shared in self._shared)
 
     def close(self) -> None:
-        with self._lock:
+        with self._held():
             self._drop_spares()
             for file in self._own:
                 file.close()

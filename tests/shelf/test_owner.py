@@ -178,6 +178,16 @@ def test_an_owner_that_does_not_answer_is_said_to_be_there(busy, elsewhere_proce
     assert not arrowpool.exists(key)
 
 
+def test_others_are_deleted_although_one_cannot_be(elsewhere_process, monkeypatch):
+    monkeypatch.setattr(others, "PATIENCE_SECONDS", 0.2)
+    one = elsewhere_process()
+    key, mine = one.do(put_full, 3), put_full(4)
+    one.stop()
+    with pytest.raises(TimeoutError):
+        arrowpool.delete(key, "none", mine)
+    assert not arrowpool.exists(mine)
+
+
 def test_an_owner_that_is_stopped_is_said_to_be_there(elsewhere_process, monkeypatch):
     one = elsewhere_process()
     key = one.do(put_full, 3)
@@ -455,6 +465,44 @@ def _frame_sum(key):
     return arrowpool.get(key)["b"].sum()
 
 
+def test_small_objects_use_the_same_pages_again():
+    """The file does not grow with the objects that come and go while one stays."""
+    first = put_full(0)
+    sizes = set()
+    for _ in range(20):
+        arrowpool.delete(*[put_full(i, count) for i, count in enumerate([100, 1_000, 5_000, 10_000])])
+        name = next(n for n in os.listdir("/proc/self/fd") if "arrowpool-shelf" in _link(n))
+        sizes.add(os.stat(f"/proc/self/fd/{name}").st_size)
+    assert len(sizes) == 1
+    assert sum_of(first) == 0
+
+
+@pytest.mark.parametrize("count", [SMALL, LARGE])
+def test_a_finalizer_may_delete_in_the_middle_of_anything(monkeypatch, count):
+    """Also while this thread holds the locks that a put or another delete holds."""
+    keys = [put_full(i, count) for i in range(8)]
+
+    def delete_one():
+        if keys:
+            arrowpool.delete(keys.pop())
+
+    for module, name in [
+        (places, "_create"),
+        (limits, "memory"),
+        (catalogue, "_pack"),
+        (places.system, "is_exclusive"),
+    ]:
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, original=original: (delete_one(), original(*a))[1])
+    put_full(1, 3 * count)
+    arrowpool.delete(put_full(2, 2 * count))
+    while keys:
+        arrowpool.delete(put_full(2, 2 * count))
+    monkeypatch.undo()
+    arrowpool.delete_all()
+    assert held()[1] == 0
+
+
 def test_a_forked_child_has_nothing_of_it_open():
     keys = [put_full(i, LARGE) for i in range(3)] + [put_full(1)]
     arrowpool.delete(keys[0])
@@ -466,9 +514,13 @@ def test_a_forked_child_has_nothing_of_it_open():
 
 
 def _links():
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            yield os.readlink(f"/proc/self/fd/{name}")
+    return [_link(name) for name in os.listdir("/proc/self/fd")]
+
+
+def _link(name):
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/self/fd/{name}")
+    return ""
 
 
 # Readers while it changes
