@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import reduction
@@ -21,7 +22,7 @@ from arrowpool.memory import arena, control, facilities, system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import ControlPage
 from arrowpool.memory.lease import watch_forks
-from arrowpool.reducer import Reducer
+from arrowpool.reducer import Reducer, Unit
 from arrowpool.settings import INLINE_LIMIT
 from arrowpool.signals import Lifeline, signals_held_back, tie
 from arrowpool.wire import Body, GrantWire, Parcel, Receiver, Reduced, Sender
@@ -56,18 +57,25 @@ class Initializer:
             self._function(*self._args)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        reducer = Reducer(inline_limit=INLINE_LIMIT, reach=self._reach, for_initializer=True)
-        stream, units = reducer.reduce((self._function, self._args))
+        stream, units = self._reduce(INLINE_LIMIT)
+        sizes = [unit.nbytes for unit in units]
+        if units and (self._placed is None or self._placed[0] != sizes):
+            try:
+                own = Arena(arena.create(self._capacity, self._spill_dir))
+            except OSError:
+                stream, units = self._reduce(sys.maxsize)
+            else:
+                self._placed = (sizes, Sender(own).place(Reduced(b"", units)), own)
         if not units:
             return _rebuild_initializer, (stream, (), (), None)
-        sizes = [unit.nbytes for unit in units]
-        if self._placed is None or self._placed[0] != sizes:
-            sender = Sender(Arena(arena.create(self._capacity, self._spill_dir)))
-            assert sender.arena is not None
-            self._placed = (sizes, sender.place(Reduced(b"", units)), sender.arena)
+        assert self._placed is not None
         _, parcel, placed = self._placed
         grants = tuple((slot, segment.offset, segment.size) for slot, segment in enumerate(parcel.segments))
         return _rebuild_initializer, (stream, parcel.body[1], grants, reduction.DupFd(placed.fd))
+
+    def _reduce(self, inline_limit: int) -> tuple[bytes, list[Unit]]:
+        reducer = Reducer(inline_limit=inline_limit, reach=self._reach, for_initializer=True)
+        return reducer.reduce((self._function, self._args))
 
     def close(self) -> None:
         """No worker will be started any more."""
@@ -102,7 +110,7 @@ class _Travelling(Endpoints):
 
 
 def _arrive(*travelled: Any) -> Endpoints:
-    fds = [-1 if isinstance(one, int) else one.detach() for one in travelled]
+    fds = [one if isinstance(one, int) else one.detach() for one in travelled]
     for fd in fds:
         if fd >= 0:
             os.set_inheritable(fd, False)
@@ -160,12 +168,14 @@ class Launcher:
                 lifeline, its_own = self.lifeline.end_for_worker()
                 handover.add(lifeline)
                 results = handover.add(arena.create(self.capacity, self.spill_dir)) if self.capacity else -1
-                page = handover.add(control.create())
+                page = control.create()
+                if page >= 0:
+                    handover.add(page)
+                shared = ControlPage(page)
                 arguments = handover.add(system.read_only(self.arguments)) if self.arguments >= 0 else -1
             endpoints = _Travelling(
                 reader=reader, writer=writer, control=page, lifeline=lifeline, arguments=arguments, results=results
             )
-            shared = ControlPage(page)
             shared.owners = self.owners
             receiver = Receiver(os.dup(results) if results >= 0 else -1, shared.parent_leases, self.released)
             ours.callback(receiver.close)

@@ -128,7 +128,8 @@ def main(
     """
     die_with_parent(endpoints.lifeline)
     control = ControlPage(endpoints.control)
-    os.close(endpoints.control)
+    if endpoints.control >= 0:
+        os.close(endpoints.control)
     interrupts = Interrupts(control)
     channel = Channel(endpoints.reader, endpoints.writer)
     before = dict(main_names()) if tells_names else {}

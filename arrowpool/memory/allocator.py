@@ -94,6 +94,10 @@ class Allocator:
         for start, end in stretches:
             self._cold.add(start, end)
 
+    def mark_warm(self, start: int, end: int) -> None:
+        """Take back what `chill` said: these pages could not be given back."""
+        self._cold.remove(start, end)
+
     def chill(self) -> list[tuple[int, int]]:
         """Mark all free ranges cold; return the stretches that were warm, for their pages to be given back."""
         stretches = []

@@ -160,7 +160,8 @@ class Arena:
     def trim(self) -> None:
         """Give the pages of all free ranges back to the kernel."""
         for start, end in self._allocator.chill():
-            system.punch(self.fd, start, end - start)
+            if not system.punch(self.fd, start, end - start):
+                self._allocator.mark_warm(start, end)
 
 
 def create(capacity: int, spill_dir: str | None = None) -> int:
@@ -199,8 +200,8 @@ def _create_file(capacity: int, spill_dir: str | None) -> int:
         return system.create_memory("arrowpool", capacity)
     except OSError as error:
         failure = error
+    temporary = tempfile.gettempdir()  # raises FileNotFoundError where there is none
     # In memory as well, where there is some to speak of: containers have little. Else the kernel's page cache has to do.
-    temporary = tempfile.gettempdir()
     for directory, enough in (("/dev/shm", min(capacity // 4, 1 << 30)), (temporary, _LEAST_FILE)):
         try:
             free = shutil.disk_usage(directory).free

@@ -23,6 +23,7 @@ flags, to parent   parent        worker        1: the parent's lease in this slo
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import struct
@@ -42,22 +43,33 @@ _STARTED, _RECALLED_FIRST, _RECALLED_END, _INTERRUPTED, _BEGAN, _PARENT, _WORKER
 _ARGUMENTS, _RESULTS = slice(8, 12), slice(12, 16)
 _ANSWERS, _ELSEWHERE, _ENDING = 16, 17, 18
 _USE = struct.Struct("QQQQ")
+#: From here downwards: the number of a System V segment, counted backwards.
+_SEGMENTS = -2
 
 Flags = NDArray[np.uint8]
 
 
 def create() -> int:
-    """The file of a new control page."""
-    try:
+    """Where a new control page is: the descriptor of its file, or a negative number where no file can be had.
+
+    The latter is one that `ControlPage` knows, in any process. It is to be used at once: only then is it certain that
+    nothing is left of it, however its processes end.
+    """
+    with contextlib.suppress(OSError):
         return system.create_memory("arrowpool-control", SIZE)
-    except OSError:
-        fd = system.create_unlinked("arrowpool-control", SIZE, tempfile.gettempdir())
-        try:
-            system.reserve(fd, 0, SIZE)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+    with contextlib.suppress(OSError, MemoryError):
+        return _create_in(tempfile.gettempdir())
+    return _SEGMENTS - system.create_segment(SIZE)
+
+
+def _create_in(directory: str) -> int:
+    fd = system.create_unlinked("arrowpool-control", SIZE, directory)
+    try:
+        system.reserve(fd, 0, SIZE)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 class Use(NamedTuple):
@@ -87,7 +99,13 @@ class ControlPage:
     """One side's view of the control page behind `fd`; the descriptor stays the caller's. Others may only read."""
 
     def __init__(self, fd: int, for_reading: bool = False):
-        shared: Any = mmap.mmap(fd, SIZE, access=mmap.ACCESS_READ) if for_reading else np.asarray(_Map(fd))
+        shared: Any
+        if fd <= _SEGMENTS:
+            shared = system.attach_segment(_SEGMENTS - fd, SIZE)
+        elif for_reading:
+            shared = mmap.mmap(fd, SIZE, access=mmap.ACCESS_READ)
+        else:
+            shared = np.asarray(_Map(fd))
         self._words = memoryview(shared)[:_WORDS].cast("Q")
         self._times = memoryview(shared)[:_WORDS].cast("d")
         flags = np.frombuffer(shared, dtype=np.uint8, offset=_WORDS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from arrowpool.memory import system
+from arrowpool.memory import facilities, system
 from arrowpool.settings import HEADROOM_STEP, MIB
 
 #: The least that an arena or a budget is given.
@@ -58,6 +58,7 @@ def limits(max_bytes: int | None = None, spill_dir: str | None = None, consumers
 def memory() -> tuple[int, int]:
     """Bytes of memory that there are for this process, and that are available now without swapping."""
     try:
+        facilities.proc("meminfo")
         machine = psutil.virtual_memory()
         total, available = machine.total, machine.available
     except (OSError, ValueError):  # no /proc
@@ -93,7 +94,7 @@ def unasked(available: int, owners: int) -> int:
 
 def _address_space_in_use(limit: int) -> int:
     try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * system.PAGE
+        return int(Path(facilities.proc("self/statm")).read_text().split()[0]) * system.PAGE
     except OSError:
         return limit // 2
 
@@ -109,7 +110,7 @@ def _cgroup_memory() -> tuple[int, int] | None:
     """
     found: list[tuple[int, int]] = []
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = Path(facilities.proc("self/cgroup")).read_text().splitlines()
     except OSError:
         return None
     for line in lines:

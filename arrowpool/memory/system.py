@@ -14,6 +14,7 @@ import fcntl
 import os
 import platform
 import tempfile
+import weakref
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ _MADV_DONTNEED, _MADV_DONTFORK, _MADV_DONTDUMP, _MADV_POPULATE_WRITE = 4, 10, 16
 _FALLOC_PUNCH_HOLE, _FALLOC_KEEP_SIZE = 2, 1
 _F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_SHRINK, _F_SEAL_GROW = 1033, 1034, 2, 4
 _SEALS = _F_SEAL_SHRINK | _F_SEAL_GROW
+_IPC_CREAT, _IPC_RMID = 0o1000, 0
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
 #: At a time, where a file system sets no blocks aside but for what is written.
 _ZEROS = 1 << 20
@@ -42,6 +44,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
 _libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_libc.shmat.restype = ctypes.c_void_p
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
@@ -104,6 +107,39 @@ def create_unlinked(name: str, size: int, directory: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def create_segment(size: int) -> int:
+    """The number of a new System V segment of shared memory: it needs no file system, and has a name until it is attached.
+
+    Raises
+    ------
+    OSError
+        When this system has none.
+    """
+    number: int = _libc.shmget(0, ctypes.c_size_t(size), _IPC_CREAT | 0o600)
+    if number < 0:
+        raise OSError(ctypes.get_errno(), "shmget failed")
+    return number
+
+
+def attach_segment(number: int, size: int) -> memoryview:
+    """The memory of such a segment, which is gone when the last process that has it attached is.
+
+    Raises
+    ------
+    OSError
+        When it cannot be attached.
+    """
+    address: int | None = _libc.shmat(number, None, 0)
+    code = ctypes.get_errno()
+    # Linux lets others attach it all the same, for as long as somebody has it.
+    _libc.shmctl(number, _IPC_RMID, None)
+    if address is None or address == _MAP_FAILED:
+        raise OSError(code, f"cannot attach a segment: {os.strerror(code)}")
+    memory = (ctypes.c_ubyte * size).from_address(address)
+    weakref.finalize(memory, _libc.shmdt, ctypes.c_void_p(address)).atexit = False
+    return memoryview(memory).cast("B")
 
 
 def create_resizable(name: str, size: int) -> int:

@@ -49,6 +49,9 @@ HEAD = """
             assert (frame == 2.0 * (i % count)).all(axis=None), i
         return doubled
 
+    def check_worker(array, settings):
+        assert array.sum() == 4999950000.0 and settings == {"a": 1}
+
     def said(*words):
         print(*words, flush=True)
 """
@@ -231,6 +234,56 @@ def test_odd_file_systems_without_memfd(one, tmp_path, where):
     done = run(WITHOUT_MEMFD + USE, one.method, tmp_path, prepare=FILE_SYSTEMS.get(where))
     assert done.stdout.split() == ["True", "ok"]
     assert done.stderr.count("no memfd") == 1
+
+
+LESS = {
+    # Where what is refused is refused to all that the process starts.
+    "memfd and fallocate are refused": (
+        "from tests.memory import hostile; hostile.refuse('memfd_create', 'fallocate')",
+        1,
+    ),
+    "functions are missing": (
+        "import fcntl; del os.memfd_create, os.posix_fallocate, fcntl.F_SETLEASE, os.pidfd_open",
+        0,
+    ),
+}
+
+
+@pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="numbers of system calls")
+@across_methods("one, what", LESS)
+def test_a_system_with_less(one, tmp_path, what):
+    program, warnings = LESS[what]
+    done = run(f"\n    {program}\n{USE}", one.method, tmp_path)
+    assert done.stdout.split() == ["True", "ok"]
+    assert done.stderr.count("no memfd") == warnings
+
+
+def test_a_system_without_any_file(ours, tmp_path):
+    """No memfd, no directory to write to: everything is pickled, and a warning says so once."""
+    program = """
+        import tempfile
+
+        def missing(*_):
+            raise FileNotFoundError("no file")
+
+        system._memfd_create = system.create_unlinked = tempfile.gettempdir = missing
+        with arrowpool.get_context(METHOD).Pool(2, check_worker, (np.arange(100_000.0), {"a": 1})) as pool:
+            check(pool)
+            said(pool.stats().shared_bytes, pool.apply(os.getpid) in [worker.pid for worker in pool._pool])
+            try:
+                pool.apply(tasks.die, ("sigkill",))
+            except arrowpool.WorkerLostError:
+                said("WorkerLostError")
+            check(pool)
+        pool.join()
+        with arrowpool.get_context(METHOD).Pool(1) as pool:
+            check(pool)
+        pool.join()
+        said("ok")
+    """
+    done = run(program, ours.method, tmp_path)
+    assert done.stdout.split() == ["0", "True", "WorkerLostError", "ok"]
+    assert done.stderr.count("no shared memory") == 1
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])  # the standard library's forkserver wants to write
