@@ -1,6 +1,7 @@
 """The feeder: takes calls apart into tasks, encodes them, and sends each to a worker that is free.
 
-The one thread that encodes arguments (with `encoder`) and keeps the books of their arena. Tasks are bound to a worker as late as possible:
+The one that encodes arguments (with `encoder`) and keeps the books of their arena, in one thread at a time: its own, or while
+that sleeps, a source's which has something to send. Tasks are bound to a worker as late as possible:
 some are encoded ahead, but none is sent behind a running one, except where tasks are measured to be short and go several
 to a frame; those are taken back when the one before them turns out long. Bytes in flight stay within the budget: then it
 waits for releases, and so a user's generator is consumed only as fast as workers make room. None of the user's iterators is
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -33,6 +35,7 @@ from arrowpool.lane import (
     Lane,
     LaneExited,
     LaneJoined,
+    Late,
     LookAgain,
     Read,
     Released,
@@ -123,6 +126,12 @@ class Feeder(Service):
         #: Tasks the collector has the results of; and whether this thread waits for a worker to become free.
         self._answered: deque[Task] = deque()
         self._hungry = False
+        #: Held by whoever does this thread's work: itself, or the thread of a source while this one sleeps. It waits for an
+        #: event then, for so many seconds. A failure in another's hands is raised in this one.
+        self._at_work = threading.Lock()
+        self._asleep = False
+        self._waits: float | None = None
+        self._failure: BaseException | None = None
         #: When this thread first saw that there is no work; None while there is some.
         self._idle_since: float | None = None
         self.piped_bytes = 0
@@ -174,37 +183,80 @@ class Feeder(Service):
     def run(self) -> None:
         try:
             while not self._ended:
-                self._take_events()
-                if not self._ended:
-                    self._recall.look()
-                    self._pump()
+                event = self._next_event()
+                with self._at_work:
+                    self._go_on(event)
         except BaseException as error:
             self._tell_collector(Broken(PoolTerminatedError(f"the pool cannot go on: {error!r}")))
             raise
         finally:
             util.debug("feeder exiting")
-            self._waiting = None
-            for call in self._turns.calls():
-                self._turns.exhausted(call)
-                self._turns.over(call)
-            for held in (self._lanes, self._ahead, self._answered):
-                held.clear()
+            with self._at_work:
+                self._ended = True
+                self._waiting = None
+                for call in self._turns.calls():
+                    self._turns.exhausted(call)
+                    self._turns.over(call)
+                for held in (self._lanes, self._ahead, self._answered):
+                    held.clear()
             self.refuse()
             self._has_ended(None)
 
-    def _take_events(self) -> None:
-        """Wait for an event, or until there is something to look at again; take all that are there."""
-        self._hungry = bool(self._ahead or self._waiting or self._turns.next())
-        if not self._answered:
-            try:
-                self._handle(self._inbox.get(timeout=self._patience()))
-            except queue.Empty:
-                self._look_again()
+    def _next_event(self) -> Any:
+        """Wait for an event, or until there is something to look at again."""
+        if self._answered:
+            return Answered()
+        self._asleep = True
+        try:
+            return self._inbox.get(timeout=self._waits)
+        except queue.Empty:
+            return Late()
+        finally:
+            self._asleep = False
+
+    def _go_on(self, event: Any) -> None:
+        """Take this event and all that are there; send and encode what there is."""
+        if self._failure is not None:
+            raise self._failure
         self._hungry = False
+        self._handle(event)
         self._settle_answered()
         with contextlib.suppress(queue.Empty):
             while True:
                 self._handle(self._inbox.get_nowait())
+        if not self._ended:
+            self._recall.look()
+            self._pump()
+            self._go_to_sleep()
+
+    def _go_to_sleep(self) -> None:
+        self._hungry = bool(self._ahead or self._waiting or self._turns.next())
+        self._waits = self._patience()
+
+    def _was_drawn(self, job: int) -> None:
+        """A source has tasks. In its thread, which sends them itself while this one sleeps: to wake another thread for each
+        task would cost more than the task."""
+        if self._asleep and self._inbox.empty() and self._at_work.acquire(blocking=False):
+            try:
+                # Else this thread has woken up, and comes to it next.
+                if self._asleep and not self._ended and self._failure is None:
+                    self._turns.drawn(job)
+                    self._settle_answered()
+                    self._pump()
+                    slept = self._waits
+                    self._go_to_sleep()
+                    if (self._waits is not None and (slept is None or self._waits < slept)) or (
+                        self._hungry and self._answered
+                    ):
+                        self._inbox.put(Answered())
+                    return
+            except BaseException as error:
+                self._failure = error
+                self._inbox.put(Answered())
+                return
+            finally:
+                self._at_work.release()
+        self._inbox.put(Drawn(job))
 
     def _patience(self) -> float | None:
         if self._waiting is not None:
@@ -256,6 +308,8 @@ class Feeder(Service):
                 self._forget(self._encoder.unpin(event.share.blob))
         elif isinstance(event, LookAgain):
             self._room.reap()
+        elif isinstance(event, Late):
+            self._look_again()
         elif isinstance(event, Cancelled):
             self._cancel(event.job)
         elif isinstance(event, LaneJoined):
@@ -277,7 +331,7 @@ class Feeder(Service):
         """A new call: one that a user's iterator makes the tasks of gets a thread to draw them."""
         self._idle_since = None
         if call.lazy:
-            source = Source(call.tasks, functools.partial(self._inbox.put, Drawn(call.job)))
+            source = Source(call.tasks, functools.partial(self._was_drawn, call.job))
             # Python starts no thread while it exits: then they are drawn here.
             with contextlib.suppress(RuntimeError):
                 source.start()

@@ -286,6 +286,11 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Late:
+    """To the feeder, by itself: nothing came in the time that it waits."""
+
+
+@dataclass(frozen=True, slots=True)
 class LookAgain:
     """To the feeder: something has changed that nobody else reports."""
 
