@@ -149,7 +149,7 @@ def test_a_relative_spill_directory_and_another_current_directory(ours, tmp_path
 
 
 THREADS = {"supervisor": "_worker_handler", "feeder": "_task_handler", "collector": "_result_handler"}
-FAILS = {"supervisor": "_bury", "feeder": "_take_events", "collector": "_read"}
+FAILS = {"supervisor": "_bury", "feeder": "_go_on", "collector": "_read"}
 
 
 @pytest.mark.parametrize("ending", ["terminate", "close"])

@@ -268,6 +268,32 @@ def test_a_slow_iterator_is_drawn_while_its_tasks_run(our_pool):
     assert [results.next(LIMIT) for _ in range(5)] == [0.2, 0.0, 0.0, 0.0, 0.0]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_failure_in_the_thread_of_a_source_ends_the_calls():
+    """It sends for the feeder, which has to learn of it."""
+    goes_on = threading.Event()
+
+    def items():
+        yield [1]
+        assert goes_on.wait(LIMIT)
+        yield [2]
+
+    def fails():
+        raise ZeroDivisionError("a defect")
+
+    with arrowpool.get_context("fork").Pool(2) as pool:
+        results = pool.imap(len, items())
+        assert results.next(LIMIT) == 1
+        feeder = pool._task_handler
+        eventually(lambda: feeder._asleep)
+        feeder._pump = fails
+        goes_on.set()
+        with pytest.raises(arrowpool.PoolTerminatedError, match="a defect"):
+            results.next(LIMIT)
+        assert feeder.join(LIMIT)
+    pool.join()
+
+
 SCRIPT = """
 import os, sys, threading, time
 import arrowpool
