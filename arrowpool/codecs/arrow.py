@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
+from arrowpool.codecs.visible import bytes_behind_views, visible_bytes
 from arrowpool.settings import LEAST_WINDOW
 
 __all__ = ["encoder_for", "extents"]
@@ -159,7 +160,7 @@ def extents(obj: Any) -> Iterator[Extent]:
         total = sum(buffer.size for buffer in buffers)
         if total < LEAST_WINDOW:
             continue
-        shown = array.nbytes / total
+        shown = visible_bytes(array) / total
         for buffer in buffers:
             yield Extent(buffer.address, buffer.address + buffer.size, int(buffer.size * shown), buffer)
 
@@ -246,21 +247,21 @@ def _rebuild_array_window(type_: pa.DataType, window: _Window) -> pa.Array:
 
 def _as_stream(rebuild: Callable[..., Any], obj: Any, batches: list[pa.RecordBatch], out: Outbox) -> Reduced:
     try:
-        return rebuild, (_stream(obj, batches, out),)
+        return rebuild, (_stream(batches, out),)
     except pa.ArrowNotImplementedError:  # types that this version of Arrow has, but not in IPC
         return obj.__reduce__()
 
 
-def _stream(obj: Any, batches: list[pa.RecordBatch], out: Outbox) -> Any:
-    """The token of the IPC stream of `obj`; the stream itself if so small a slice belongs in the message."""
+def _stream(batches: list[pa.RecordBatch], out: Outbox) -> Any:
+    """The token of the IPC stream of these batches; the stream itself if so small a slice belongs in the message."""
     types = batches[0].schema.types
     if any(type_.id in _UNVIEWED for type_ in types):
         batches = [_map_columns(_without_hidden_bytes, batch) for batch in batches]
     size = _size(batches)
-    # IPC writes the whole of what is behind a string array of length zero, at any depth. (nbytes is slow, so it is
-    # only asked where that can be.)
+    # IPC writes the whole of what is behind a string array of length zero, at any depth. (What is visible takes long to find
+    # out, so it is only asked where that can be.)
     may_hide = any(type_.num_fields for type_ in types) or not all(batch.num_rows for batch in batches)
-    if may_hide and size > 2 * obj.nbytes + _METADATA_ALLOWANCE * (1 + len(types)):
+    if may_hide and size > 2 * _visible(batches) + _METADATA_ALLOWANCE * (1 + len(types)):
         batches = [_map_columns(_copied, batch) for batch in batches]
         size = _size(batches)
     if size < out.inline_limit:
@@ -269,6 +270,10 @@ def _stream(obj: Any, batches: list[pa.RecordBatch], out: Outbox) -> Any:
         return sink.getvalue().to_pybytes()
     frozen = functools.partial(_places, batches) if all(map(_is_flat, types)) else None
     return out.place_with(size, functools.partial(_write_into, batches), frozen)
+
+
+def _visible(batches: list[pa.RecordBatch]) -> int:
+    return sum(visible_bytes(column) for batch in batches for column in batch.columns)
 
 
 def _size(batches: list[pa.RecordBatch]) -> int:
@@ -345,15 +350,12 @@ def _without_hidden_bytes(array: pa.Array) -> pa.Array:
     """A string or binary view over much more than it shows, rewritten: for views, IPC ships all that is behind them."""
     if array.type.id not in _UNVIEWED:
         return array
-    _, views, *behind = array.buffers()
-    # A view is 16 bytes, its length first.
-    lengths = np.frombuffer(views, dtype=np.int32)[4 * array.offset : 4 * (array.offset + len(array)) : 4]
-    if sum(buffer.size for buffer in behind) <= 2 * lengths.sum(dtype=np.int64):
+    if sum(buffer.size for buffer in array.buffers()[2:]) <= 2 * bytes_behind_views(array):
         return array
     try:
         return array.cast(_UNVIEWED[array.type.id]).cast(array.type)
-    except pa.ArrowNotImplementedError:  # by older versions
-        return array
+    except pa.ArrowNotImplementedError:  # by older versions, which make them only of Python's strings
+        return pa.array(array.to_pylist(), array.type)
 
 
 _UNVIEWED = {pa.string_view().id: pa.large_string(), pa.binary_view().id: pa.large_binary()}
@@ -361,7 +363,7 @@ _UNVIEWED = {pa.string_view().id: pa.large_string(), pa.binary_view().id: pa.lar
 
 def _compacted(array: pa.Array) -> pa.Array:
     """A slice of much more, copied: pickle ships all that is behind it."""
-    return array if array.get_total_buffer_size() <= 2 * array.nbytes else _copied(array)
+    return array if array.get_total_buffer_size() <= 2 * visible_bytes(array) else _copied(array)
 
 
 def _copied(array: pa.Array) -> pa.Array:

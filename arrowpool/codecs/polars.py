@@ -22,6 +22,8 @@ __all__ = ["encoder_for"]
 
 def encoder_for(cls: type) -> Encode | None:
     """How to encode objects of the polars type `cls`; None leaves it to pickle."""
+    if not hasattr(pl, "CompatLevel"):  # before 1.3: what goes to Arrow is copied and changed
+        return None
     if cls is pl.DataFrame:
         return _encode_frame
     if cls is pl.Series:
@@ -37,7 +39,11 @@ def _encode_frame(frame: pl.DataFrame, out: Outbox) -> Reduced:
 
 def as_table(frame: pl.DataFrame) -> tuple[Any, dict[str, bool]] | None:
     """The Arrow table that `frame` is, and what is known of its columns' order, for `rebuild_frame`; None if there is none."""
-    return _reduced(frame) if frame.width and all(map(_survives_arrow, frame.dtypes)) else None
+    return (
+        _reduced(frame)
+        if encoder_for(type(frame)) and frame.width and all(map(_survives_arrow, frame.dtypes))
+        else None
+    )
 
 
 def _encode_series(series: pl.Series, out: Outbox) -> Reduced:
@@ -100,8 +106,46 @@ _SIMPLE = frozenset(
 
 
 def _survives_arrow(dtype: Any) -> bool:
+    known = _answers.get(dtype)
+    if known is None:
+        if len(_answers) >= _ANSWERS_KEPT:
+            _answers.clear()
+        known = _answers[dtype] = _may_survive(dtype) and _comes_back(dtype)
+    return known
+
+
+def _may_survive(dtype: Any) -> bool:
     if isinstance(dtype, (pl.List, pl.Array)):
-        return _survives_arrow(dtype.inner)
+        return _may_survive(dtype.inner)
     if isinstance(dtype, pl.Struct):
-        return bool(dtype.fields) and all(_survives_arrow(field.dtype) for field in dtype.fields)
+        return bool(dtype.fields) and all(_may_survive(field.dtype) for field in dtype.fields)
     return dtype.base_type() in _SIMPLE
+
+
+#: By dtype: whether it survives.
+_answers: dict[Any, bool] = {}
+_ANSWERS_KEPT = 1024
+
+
+def _comes_back(dtype: Any) -> bool:
+    """Whether a sample does, which depends on the versions: some make a categorical of an enum."""
+    if _has_arrays(dtype) and not _arrays_are_sound():
+        return False
+    try:
+        sample = pl.Series("", [None, None, None], dtype=dtype)[1:].to_frame()
+        came = pl.DataFrame(_Stream(sample.to_arrow(compat_level=pl.CompatLevel.newest())))
+        return bool(came.dtypes == [dtype] and came.shape == (2, 1))
+    except Exception:  # whatever the version says to what it does not know
+        return False
+
+
+def _has_arrays(dtype: Any) -> bool:
+    if isinstance(dtype, pl.Struct):
+        return any(_has_arrays(field.dtype) for field in dtype.fields)
+    return isinstance(dtype, pl.Array) or (isinstance(dtype, pl.List) and _has_arrays(dtype.inner))
+
+
+def _arrays_are_sound() -> bool:
+    """Whether slices of arrays with nulls are what they say: in polars 1 they begin past the end of their elements."""
+    sliced = pl.Series([[1, 2], None] * 4, dtype=pl.Array(pl.Int8, 2))[3:].to_arrow()
+    return bool((sliced.offset + len(sliced)) * 2 <= len(sliced.values))

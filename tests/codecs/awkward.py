@@ -12,6 +12,7 @@ import importlib.util
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -470,7 +471,7 @@ ARROW_ARRAYS: dict[str, Callable[[int], pa.Array]] = {
     ),
     "list-of-dictionary": lambda n: _lists_of(_alternating(pa.string(), "a", "b")(n // 2 * 2).dictionary_encode()),
     "run-ends": lambda n: pa.RunEndEncodedArray.from_arrays(
-        pa.array(np.arange(2, n + 2, 2, dtype="i4")), pa.array(np.arange((n + 1) // 2))
+        np.arange(2, n + 2, 2, dtype="i4"), pa.array(np.arange((n + 1) // 2))
     ),
     "sparse-union": lambda n: pa.UnionArray.from_sparse(
         pa.array(np.arange(n, dtype="i1") % 2), [pa.array(np.arange(n)), _alternating(pa.string(), "a", "b")(n)]
@@ -480,14 +481,17 @@ ARROW_ARRAYS: dict[str, Callable[[int], pa.Array]] = {
         pa.array(np.repeat(np.arange(n // 2), 2), pa.int32()),
         [_half(n), _half(n).cast(pa.string())],
     ),
-    "bool8": lambda n: pa.ExtensionArray.from_storage(pa.bool8(), pa.array(np.arange(n) % 2, pa.int8())),
-    "uuid": lambda n: pa.ExtensionArray.from_storage(pa.uuid(), _alternating(pa.binary(16), b"x" * 16, None)(n)),
     "tensor": lambda n: pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(6.0 * n).reshape(n, 2, 3)),
     "unregistered": lambda n: pa.ExtensionArray.from_storage(Kelvin(), pa.array(np.arange(float(n)))),
     "list-of-unregistered": lambda n: _lists_of(
         pa.ExtensionArray.from_storage(Kelvin(), pa.array(np.arange(float(n // 2 * 2))))
     ),
 }
+if hasattr(pa, "bool8"):
+    ARROW_ARRAYS |= {
+        "bool8": lambda n: pa.ExtensionArray.from_storage(pa.bool8(), pa.array(np.arange(n) % 2, pa.int8())),
+        "uuid": lambda n: pa.ExtensionArray.from_storage(pa.uuid(), _alternating(pa.binary(16), b"x" * 16, None)(n)),
+    }
 
 
 def _table(n: int) -> pa.Table:
@@ -577,7 +581,9 @@ if importlib.util.find_spec("polars"):
 
     # On arrival, polars makes new codes for categories and new validity for structs, and copies 16-byte numbers unless
     # they happen to be aligned.
-    _COPIED = ("categorical", "enum", "list-of-categorical", "struct", "struct-of-enum", "decimal")
+    _COPIED = ["categorical", "enum", "list-of-categorical", "struct", "struct-of-enum", "decimal"]
+    if int(pl.__version__.split(".")[0]) < 2:
+        _COPIED.append("array")  # whose slices it exports wrongly: they go by pickle
     for _name in _POLARS:
         _shared = _name not in _COPIED
         _each("polars", {f"series-{_name}": lambda n, name=_name: _series(name, n)}, shared=_shared)
@@ -599,22 +605,23 @@ if importlib.util.find_spec("polars"):
             "empty": lambda n: pl.DataFrame(),
             "no-rows": lambda n: pl.DataFrame([_series(name, n) for name in _POLARS])[:0],
             "nulls": lambda n: pl.Series("n", [None] * n),
-            "int128": lambda n: pl.Series("i", [1, None] * n, dtype=pl.Int128),
             "lazy": lambda n: pl.LazyFrame({"a": range(n)}).filter(pl.col("a") > 3),
         },
         shared=False,
     )
 
+    if hasattr(pl, "Int128"):
+        _each("polars", {"int128": lambda n: pl.Series("i", [1, None] * n, dtype=pl.Int128)}, shared=False)
+
 if importlib.util.find_spec("scipy"):
     import scipy.sparse
 
-    _each(
-        "scipy",
-        {
-            kind: lambda n, kind=kind: scipy.sparse.random_array((n, n), density=3 / n, format=kind, rng=7)
-            for kind in ("csr", "csc", "coo", "bsr")
-        },
-    )
+    def _sparse(kind: str, n: int) -> Any:
+        rows = np.arange(3 * n) // 3
+        columns = (rows + np.tile([0, n // 3, n // 2 + 1], n)) % n
+        return scipy.sparse.coo_array((np.arange(3.0 * n), (rows, columns)), (n, n)).asformat(kind)
+
+    _each("scipy", {kind: partial(_sparse, kind) for kind in ("csr", "csc", "coo", "bsr")})
 
 if importlib.util.find_spec("xarray"):
     import xarray

@@ -112,8 +112,9 @@ def _facts_of_polars(obj: Any) -> Any:
 
 
 def _parts_of_sparse(matrix: Any) -> list[np.ndarray]:
-    names = ("coords", "data", "indices", "indptr")
-    parts = [getattr(matrix, name) for name in names if hasattr(matrix, name)]
+    # Older versions of scipy have no coords; newer ones have rows and columns as well.
+    names = ("coords",) if hasattr(matrix, "coords") else ("row", "col")
+    parts = [getattr(matrix, name) for name in (*names, "data", "indices", "indptr") if hasattr(matrix, name)]
     return [array for part in parts for array in (part if isinstance(part, tuple) else [part])]
 
 

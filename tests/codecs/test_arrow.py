@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrowpool.codecs.visible import visible_bytes
 from tests.codecs.awkward import ARROW_ARRAYS, Kelvin
 from tests.codecs.harness import as_the_stdlib_does, move
 from tests.codecs.sameness import facts, memory_of
@@ -67,6 +70,48 @@ def test_hidden_strings_of_empty_lists_stay_behind() -> None:
     moved = move(array)
     assert moved.obj.equals(array)
     assert moved.nbytes + len(moved.stream) < 2 * KIB
+
+
+@pytest.mark.parametrize("name", sorted(ARROW_ARRAYS))
+def test_what_is_visible_is_what_arrow_says(name: str) -> None:
+    for n, offset, length in [(40, 0, 40), (40, 13, 20), (400, 1, 350), (400, 399, 1), (40, 7, 0)]:
+        array = ARROW_ARRAYS[name](n).slice(offset, length)
+        visible = visible_bytes(array)
+        if not length:
+            assert visible == 0
+            continue
+        try:
+            said = array.nbytes
+        except pa.ArrowException:  # not for views, in older versions
+            continue
+        if "view" in name:  # of which Arrow counts all that is behind them
+            assert visible <= said
+        else:
+            assert abs(visible - said) <= max(16, 0.05 * said)
+
+
+UNION_WITHOUT_ROWS = """
+import numpy as np
+import pyarrow as pa
+from tests.codecs.harness import move
+
+def union(n):
+    children = [pa.array(np.arange(n)), pa.array([str(i) for i in range(n)], pa.string())]
+    return pa.UnionArray.from_sparse(pa.array(np.arange(n) % 2, pa.int8()), children)
+
+table = pa.table({"u": pa.chunked_array([union(0), union(2000), union(0)])})
+sink = pa.BufferOutputStream()
+with pa.ipc.new_stream(sink, table.schema) as writer:
+    writer.write_table(table)
+came = pa.ipc.open_stream(sink.getvalue()).read_all()
+for obj in (came, came["u"], came["u"].chunk(0), came.to_batches()[0]):
+    assert move(move(obj).obj).obj.equals(obj)
+"""
+
+
+def test_a_union_without_rows_that_came_from_a_stream() -> None:
+    """Its buffers have no address, and Arrow's own `nbytes` reads there."""
+    subprocess.run([sys.executable, "-c", UNION_WITHOUT_ROWS], check=True, timeout=60)
 
 
 def test_what_arrives_is_read_only_and_in_the_room() -> None:
