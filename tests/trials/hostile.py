@@ -69,6 +69,7 @@ class Refused:
 
 
 REFUSALS = {
+    "madvise": Refused("madvise"),
     "memfd_create": Refused("memfd_create"),
     "fallocate": Refused("fallocate"),
     "pidfd_open": Refused("pidfd_open"),
@@ -196,6 +197,11 @@ def _alarms():
     signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
 
 
+def _blocked_signals():
+    """As a server does that waits for them in one thread."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1})
+
+
 def _limited(name, soft):
     def limit():
         limits = getattr(resource, name)
@@ -242,15 +248,19 @@ def _traced():
 
 
 SURROUNDINGS: dict[str, Callable[[], None]] = {
+    "locked memory": lock_memory,
     "no /proc": _no_proc,
     "nowhere to write": _nowhere_to_write,
     "no rights": _no_rights,
+    "a handler for SIGTERM": _handled(signal.SIGTERM),
     "a handler for SIGINT": _handled(signal.SIGINT),
     "a handler for SIGCHLD": _handled(signal.SIGCHLD),
     "a handler for SIGPIPE": _handled(signal.SIGPIPE),
+    "SIGTERM ignored": _ignored(signal.SIGTERM),
     "SIGCHLD ignored": _ignored(signal.SIGCHLD),
     "SIGPIPE not ignored": _default(signal.SIGPIPE),
     "alarms all the time": _alarms,
+    "signals blocked": _blocked_signals,
     "no locked memory allowed": _limited("RLIMIT_MEMLOCK", 0),
     "no signals queued": _limited("RLIMIT_SIGPENDING", 0),
     "small stacks": _limited("RLIMIT_STACK", 256 << 10),

@@ -5,6 +5,7 @@ Workers import this module. Everything is deterministic: the same kind, size and
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import types
@@ -193,10 +194,12 @@ def change(obj, place, value):
     elif isinstance(obj, pd.DataFrame):
         if obj.shape[0] and obj.shape[1]:
             rows = {"first": 0, "last": -1, "all": slice(None)}[place]
-            obj.iloc[rows, 0] = float(value)
+            with contextlib.suppress(TypeError, ValueError):  # over memory that is read-only
+                obj.iloc[rows, 0] = float(value)
     elif isinstance(obj, pd.Series):
         if len(obj) and obj.dtype.kind in "fi":
-            obj.iloc[{"first": 0, "last": -1, "all": slice(None)}[place]] = float(value)
+            with contextlib.suppress(TypeError, ValueError):
+                obj.iloc[{"first": 0, "last": -1, "all": slice(None)}[place]] = float(value)
     elif isinstance(obj, bytearray):
         if obj:
             obj[0 if place == "first" else -1] = value % 251

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import itertools
 import os
+import signal
+import sys
 import tempfile
+import types
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,7 +18,7 @@ import numpy as np
 
 import arrowpool
 import arrowpool.shelf
-from arrowpool import ProcessPoolExecutor
+from arrowpool import ProcessPoolExecutor, WorkerLostError
 from tests.pool import tasks
 from tests.trials.growth import Scenario
 
@@ -31,14 +35,19 @@ class Entry:
     allowed: dict[str, float] = field(default_factory=dict)
 
 
+#: Workers keep so many maps of others' memory for the next time.
+MAPS_KEPT = dict.fromkeys(("worker descriptors", "worker maps", "weakref.finalize"), 70)
+#: Of a scenario that keeps one more result with every step, for 40 steps.
+ONE_A_STEP = {"descriptors": 60, "maps": 90, "shared MB": 30, "weakref.finalize": 150, "Releases._inbox": 60}
+ONE_A_STEP["arrowpool.memory.lease._live"] = 60
 SCENARIOS: dict[str, Entry] = {}
 
 
-def scenario(name, *, steps, **allowed):
+def scenario(name, *, steps, allowed=None):
     """Enter a scenario in the table."""
 
     def enter(run):
-        SCENARIOS[name] = Entry(run, steps, {key.replace("_", " "): value for key, value in allowed.items()})
+        SCENARIOS[name] = Entry(run, steps, allowed or {})
         return run
 
     return enter
@@ -216,3 +225,172 @@ def kept_there():
         for i in itertools.count():
             made.map(tasks.keep, [array(i)] * 4, 1)
             yield [made]
+
+
+@scenario("one result held, workers replaced", steps=400)
+def replaced():
+    with pool(maxtasksperchild=5) as made:
+        for i in itertools.count():
+            held = made.apply(tasks.double, (array(i),))
+            assert held[0] == 2 * i
+            yield [made]
+
+
+@scenario("100 results held, workers replaced", steps=400)
+def many_held():
+    held = collections.deque(maxlen=100)
+    with pool(maxtasksperchild=20) as made:
+        for i in itertools.count():
+            held.append((i, made.apply(tasks.double, (array(i, 5_000),))))
+            assert all(result[0] == 2 * number for number, result in held)
+            yield [made]
+
+
+@scenario("results held for long, workers replaced", steps=300)
+def long_held():
+    with pool(maxtasksperchild=4) as made:
+        kept = [made.apply(tasks.double, (array(i),)) for i in range(20)]
+        for i in itertools.count():
+            assert made.map(tasks.first, [array(i)] * 2, 1) == [i, i]
+            assert [result[0] for result in kept] == [2.0 * number for number in range(20)]
+            yield [made]
+
+
+@scenario("workers killed", steps=150)
+def killed():
+    with pool() as made:
+        held = collections.deque(maxlen=3)
+        for i in itertools.count():
+            if i % 3 == 0 and len(made._task_handler.lanes) == 2:
+                os.kill(made._task_handler.lanes[0].process.pid, signal.SIGKILL)
+            with contextlib.suppress(WorkerLostError):
+                held.append(made.map_async(tasks.double, [array(i)] * 2, 1).get(30))
+            yield [made]
+
+
+@scenario("workers killed in their task", steps=100)
+def lost():
+    with pool() as made:
+        for i in itertools.count():
+            with contextlib.suppress(WorkerLostError):
+                made.apply(tasks.die, ("sigkill" if i % 2 else "_exit",))
+            held = made.map_async(tasks.double, [array(i)] * 2, 1)
+            with contextlib.suppress(WorkerLostError):
+                held.get(30)
+            yield [made]
+
+
+@scenario("iterators abandoned", steps=60)
+def abandoned():
+    with pool(max_bytes=10 << 20) as made:
+        for i in itertools.count():
+            for result in made.imap(
+                tasks.double, (array(k) for k in itertools.count(i)) if i % 2 else [array(i)] * 100
+            ):
+                assert result[0] == 2 * i
+                break
+            yield [made]
+
+
+@scenario("iterators in chunks abandoned", steps=60)
+def abandoned_in_chunks():
+    with pool(max_bytes=10 << 20) as made:
+        for i in itertools.count():
+            for result in made.imap_unordered(tasks.double, [array(i)] * 100, chunksize=2):
+                assert result[0] == 2 * i
+                break
+            yield [made]
+
+
+CELL = """
+class Model:
+    scale = {i}
+    def run(self, x):
+        return float(x[0]) * self.scale
+
+def score(x, weights=weights):
+    return float(weights[0]) + float(x[0])
+
+def plain(x):
+    return float(x[0]) + {i}
+"""
+
+
+@scenario(
+    "cells of a notebook run again", steps=150, allowed={"Encoder._known_functions": 1000, "Lane.known_blobs": 1000}
+)
+def cells():
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    with pool() as made:
+        for i in itertools.count():
+            main.weights = array(i)
+            exec(CELL.format(i=i), vars(main))
+            x = array(1, 100)
+            assert made.apply(main.score, (x,)) == i + 1
+            assert made.apply(main.plain, (x,)) == i + 1
+            assert made.apply(main.Model().run, (x,)) == i
+            assert made.map(lambda y, i=i: y[0] * i, [x, x]) == [i, i]
+            yield [made]
+
+
+@scenario("new pools next to an idle one", steps=40, allowed=MAPS_KEPT)
+def pools():
+    with pool() as idle:
+        for i in itertools.count():
+            with pool() as made:
+                results = made.map(tasks.double, [array(i)] * 4, 1)
+            assert idle.map(tasks.first, results, 1) == [2.0 * i] * 4
+            del results
+            yield [idle]
+
+
+@scenario("a small result of each pool is kept", steps=30, allowed=ONE_A_STEP)
+def small_results():
+    """Half a megabyte each, and not what else its worker had."""
+    kept = collections.deque(maxlen=40)
+    for i in itertools.count():
+        with pool() as made:
+            made.map(tasks.double, [array(i, 1_000_000)] * 4, 1)
+            kept.append((i, made.apply(tasks.double, (array(i),))))
+        assert all(result[0] == 2 * number for number, result in kept)
+        yield []
+
+
+@scenario("forks while results are held", steps=200)
+def forks():
+    """A preforking server, whose children end after a while."""
+    children = collections.deque()
+    with pool() as made:
+        kept = [made.apply(tasks.double, (array(i),)) for i in range(5)]
+        for i in itertools.count():
+            children.append(_child(kept))
+            if len(children) > 3:
+                _end(*children.popleft())
+            assert made.apply(tasks.first, (array(i),)) == i
+            yield [made]
+
+
+@scenario("forks while results are held and the pool is closed", steps=200)
+def late_forks():
+    with pool() as made:
+        kept = [made.apply(tasks.double, (array(i),)) for i in range(5)]
+    while True:
+        _end(*_child(kept))
+        yield []
+
+
+def _child(kept):
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0 if [result[0] for result in kept] == [2 * i for i in range(5)] else 1)
+    os.close(reader)
+    return pid, writer
+
+
+def _end(pid, writer):
+    os.write(writer, b"!")
+    os.close(writer)
+    assert os.waitpid(pid, 0)[1] == 0

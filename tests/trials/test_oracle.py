@@ -18,7 +18,6 @@ import random
 import signal
 import time
 
-import numpy as np
 import pytest
 
 import arrowpool
@@ -36,8 +35,6 @@ WORKERS = 2
 _SLOTS_AT_MOST = 12
 _PORTRAIT_AT_MOST = 1_500
 
-#: What is known to differ still: programs do without.
-OPEN = set(os.environ.get("ARROWPOOL_ORACLE_WITHOUT", "captured identity,captured state,late,share,overlap").split(","))
 #: Instead of a slot: what the function has captured.
 CAPTURED = -1
 FORMS = ("plain", "partial", "method", "closure", "callable")
@@ -73,11 +70,11 @@ class World:
     def value(self, slot, *, as_it_was=False):
         """What a call is given for that slot; or, of what is shared, the copy of then."""
         obj = self.values[slot % len(self.values)]
-        if as_it_was or not self.ours:
-            for shared, then in reversed(self.shared):
-                if shared is obj:
-                    return then
-        return obj
+        return self.then(obj) if as_it_was or not self.ours else obj
+
+    def then(self, obj):
+        """How an object was when it was shared last; itself if it is not."""
+        return next((then for shared, then in reversed(self.shared) if shared is obj), obj)
 
     def compose(self, recipe):
         if isinstance(recipe, Slot):
@@ -90,13 +87,16 @@ class World:
 
     def function(self, job, form, captured):
         run = JOBS[job]
+        self.captured = None
         if form == "plain":
             return run
         state = self.value(captured)
-        if form == "closure" or "captured identity" in OPEN:
+        # Of what is shared, the user's own, whose changes no call sees.
+        self.captured = self.values[captured % len(self.values)]
+        if form == "closure":
             # One that is in no argument: cloudpickle knows nothing of the pickle that it is in.
             state = pickle.loads(pickle.dumps(self.value(captured, as_it_was=True), 4))
-        self.captured = state
+            self.captured = state
         if form == "partial":
             return functools.partial(run, state)
         if form == "closure":
@@ -199,8 +199,6 @@ class Both:
             del world.values[_SLOTS_AT_MOST:]
 
     def make(self, kind, size, seed):
-        if "overlap" in OPEN and kind.startswith("frame over"):
-            return
         for world in self.worlds:
             world.values.append(programs.make(kind, size, seed))
         if len(self.worlds[0].values) > _SLOTS_AT_MOST and not self.worlds[0].shared:
@@ -267,8 +265,6 @@ class Both:
             return answers
 
         world = self.worlds[0]
-        if "late" in OPEN:
-            return
         if len(pickle.dumps((world.function("look", "partial", captured), world.compose(recipe)))) < 8_000:
             self.both(act)
 
@@ -278,8 +274,6 @@ class Both:
         for world in self.worlds:
             obj = world.values[slot % len(world.values)]
             if isinstance(obj, (list, dict, tuple, str, bytes, bytearray, Holder, set)) or obj is None:
-                return
-            if "share" in OPEN and (not isinstance(obj, np.ndarray) or obj.nbytes < 32768):
                 return
             then = pickle.loads(pickle.dumps(obj, 4))
             if world.ours:
@@ -294,12 +288,10 @@ class Both:
             return
         results = []
         for world in self.worlds:
-            items = [obj if world.ours else then for obj, then in world.shared]
+            items = [obj if world.ours else world.then(obj) for obj, _ in world.shared]
             pending = [world.pool.map_async(JOBS[job], items, 1) for job in jobs]
             results.append(pending if world.ours else [portrait(one.get(LIMIT)) for one in pending])
         self.pending.append(results)
-        if "share" in OPEN:
-            self.ask()
 
     def ask(self):
         if self.pending:
@@ -483,12 +475,11 @@ class Author:
         }
 
     def generate(self):
-        form = "plain" if "captured state" in OPEN else self.form()
         chunksize = self.rng.choice([1, 1, 1, 2, 3])
         return "generate", {
             "method": self.rng.choice(["imap", "imap_unordered"]),
             "job": self.job() if chunksize == 1 else self.job_in_chunks(),
-            "form": form,
+            "form": self.form(),
             "captured": self.slot(),
             "recipe": self.recipe(1),
             "plan": self.plan(9),

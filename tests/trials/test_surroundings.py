@@ -131,6 +131,10 @@ def test_a_system_call_that_this_kernel_lacks(name):
     check(functools.partial(hostile.refuse, REFUSALS[name], errno=errno.ENOSYS))
 
 
+def test_all_of_them_refused():
+    check(functools.partial(hostile.refuse, *REFUSALS.values(), errno=errno.EPERM))
+
+
 def refuse_in_workers(*names):
     hostile.refuse(*(REFUSALS[name] for name in names), errno=errno.EPERM)
 
@@ -138,6 +142,12 @@ def refuse_in_workers(*names):
 @pytest.mark.parametrize(
     ("name", "initializer"),
     {
+        "locked memory": hostile.lock_memory,
+        "memory locked as it is then": hostile.lock_what_is_there,
+        "no madvise": functools.partial(refuse_in_workers, "madvise"),
+        "nothing": functools.partial(refuse_in_workers, *REFUSALS),
+        "own handlers": SURROUNDINGS["a handler for SIGTERM"],
+        "SIGTERM ignored": SURROUNDINGS["SIGTERM ignored"],
         "no fallocate": functools.partial(refuse_in_workers, "fallocate"),
         "alarms": SURROUNDINGS["alarms all the time"],
         "no rights": SURROUNDINGS["no rights"],
@@ -151,6 +161,32 @@ def test_workers_with_less(name, initializer):
 
 
 # Full tables of descriptors
+
+
+def fork_without_descriptors():
+    """A child that is forked then sees what was there, whatever becomes of it here."""
+    with arrowpool.get_context("fork").Pool(2) as pool:
+        kept = pool.map(tasks.double, [np.full(LARGE, float(i)) for i in range(4)], 1)
+        go, tell = multiprocessing.Pipe()
+        with no_descriptor_left():
+            try:
+                pid = os.fork()
+            except OSError:
+                pid = -1  # refused: also an answer
+            if pid == 0:
+                go.recv()
+                os._exit(0 if [array[7] for array in kept] == [0.0, 2.0, 4.0, 6.0] else 1)
+        if pid == -1:
+            contract(pool)
+            return
+        del kept
+        gc.collect()
+        for turn in range(3):
+            pool.map(tasks.double, [np.full(LARGE, 77.0 + turn)] * 8, 1)
+        tell.send("!")
+        assert os.waitpid(pid, 0)[1] == 0, "the child saw memory that was used again"
+        contract(pool)
+    pool.join()
 
 
 def call_without_descriptors():
@@ -210,6 +246,7 @@ def lend_without_descriptors():
 @pytest.mark.parametrize(
     "run",
     [
+        fork_without_descriptors,
         call_without_descriptors,
         lose_workers_without_descriptors,
         pools_without_descriptors,
