@@ -37,9 +37,9 @@ from arrowpool import TaskTimeoutError, WorkerLostError
 from tests.trials import child
 
 MIB = 1 << 20
-SAMPLES = 30
+SAMPLES = 24
 #: The first of them are not looked at: caches fill, memory gets warm, libraries are imported.
-WARM_UP = 10
+WARM_UP = 8
 #: How much may be more at the end than after the warm-up: what is smaller is noise. All tables have the last figure.
 TOLERANCES = {
     "descriptors": 3,

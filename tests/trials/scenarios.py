@@ -227,7 +227,7 @@ def kept_there():
             yield [made]
 
 
-@scenario("one result held, workers replaced", steps=400)
+@scenario("one result held, workers replaced", steps=200)
 def replaced():
     with pool(maxtasksperchild=5) as made:
         for i in itertools.count():
@@ -236,7 +236,7 @@ def replaced():
             yield [made]
 
 
-@scenario("100 results held, workers replaced", steps=400)
+@scenario("100 results held, workers replaced", steps=240)
 def many_held():
     held = collections.deque(maxlen=100)
     with pool(maxtasksperchild=20) as made:
@@ -246,7 +246,7 @@ def many_held():
             yield [made]
 
 
-@scenario("results held for long, workers replaced", steps=300)
+@scenario("results held for long, workers replaced", steps=150)
 def long_held():
     with pool(maxtasksperchild=4) as made:
         kept = [made.apply(tasks.double, (array(i),)) for i in range(20)]
@@ -350,13 +350,13 @@ def small_results():
     kept = collections.deque(maxlen=40)
     for i in itertools.count():
         with pool() as made:
-            made.map(tasks.double, [array(i, 1_000_000)] * 4, 1)
+            made.map(tasks.double, [array(i, 500_000)] * 4, 1)
             kept.append((i, made.apply(tasks.double, (array(i),))))
         assert all(result[0] == 2 * number for number, result in kept)
         yield []
 
 
-@scenario("forks while results are held", steps=200)
+@scenario("forks while results are held", steps=100)
 def forks():
     """A preforking server, whose children end after a while."""
     children = collections.deque()
@@ -370,7 +370,7 @@ def forks():
             yield [made]
 
 
-@scenario("forks while results are held and the pool is closed", steps=200)
+@scenario("forks while results are held and the pool is closed", steps=100)
 def late_forks():
     with pool() as made:
         kept = [made.apply(tasks.double, (array(i),)) for i in range(5)]
