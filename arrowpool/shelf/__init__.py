@@ -374,7 +374,13 @@ def delete_all() -> None:
 
 
 def exists(key: str) -> bool:
-    """Whether there is something under that key."""
+    """Whether there is something under that key.
+
+    Raises
+    ------
+    TimeoutError
+        When only the process that holds it could tell, and it does not answer; see :func:`get`.
+    """
     return _exists(key, DEFAULT)
 
 

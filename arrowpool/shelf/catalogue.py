@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from arrowpool.memory import system
+from arrowpool.shelf import files
 from arrowpool.shelf.layout import EXACT, TABLE
 
 _SLOT = 256
@@ -67,7 +67,7 @@ class Catalogue:
     """The catalogue of this process. One thread at a time adds; any may remove, also in a finalizer."""
 
     def __init__(self, pid: int, token: str):
-        self.fd = system.create_resizable(f"arrowpool-catalogue-{token}", _SLOT)
+        self.fd = files.create(f"catalogue-{token}", _SLOT)
         #: Slots that have been used and are free, how many have ever been used, and how often one was used again.
         self._free: list[int] = []
         self._slots = 0

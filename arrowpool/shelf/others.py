@@ -25,8 +25,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from arrowpool.errors import ShelfKeyError
+from arrowpool.memory import facilities
 from arrowpool.shelf import catalogue, owner
 from arrowpool.shelf.catalogue import Record
+from arrowpool.shelf.files import leads_to
 from arrowpool.shelf.keys import Living
 from arrowpool.shelf.owner import REFUSED, address_of, parse_address, peer
 from arrowpool.waiting import slices
@@ -37,7 +39,6 @@ _MAX_FDS = 8
 PATIENCE_SECONDS = 60.0
 #: And somebody of whom the kernel does not say who it is, while it takes no connection.
 _STRANGER_SECONDS = 1.0
-_LINK = "/memfd:arrowpool-"
 #: Numbers of descriptors are forgotten beyond so many owners.
 _HINTS = 256
 
@@ -169,14 +170,14 @@ def _look_into(pid: int, token: str, opened: contextlib.ExitStack) -> tuple[int,
     nothing = -1, -1
     try:
         # The directory is that of this very process: when that has ended, another one with its number is not found here.
-        files = os.open(f"/proc/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        files = os.open(facilities.proc(f"{pid}/fd"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         opened.callback(os.close, files)
         if os.fstat(files).st_uid not in _own_users():
             return nothing
-        link = f"{_LINK}catalogue-{token} "
+        name = f"catalogue-{token}"
         number = _hints.get((pid, token), "")
-        if not _leads_to(files, number, link):
-            number = next((one for one in os.listdir(files) if _leads_to(files, one, link)), "")
+        if not leads_to(files, number, name):
+            number = next((one for one in os.listdir(files) if leads_to(files, one, name)), "")
             if not number:
                 return nothing
             if len(_hints) >= _HINTS:
@@ -189,13 +190,6 @@ def _look_into(pid: int, token: str, opened: contextlib.ExitStack) -> tuple[int,
         return nothing
 
 
-def _leads_to(files: int, number: str, link: str) -> bool:
-    try:
-        return bool(number) and os.readlink(number, dir_fd=files).startswith(link)
-    except FileNotFoundError:
-        return False
-
-
 def _open_file(files: int, number: str) -> int:
     """Open a memory file of an owner for reading.
 
@@ -204,7 +198,7 @@ def _open_file(files: int, number: str) -> int:
     OSError
         When it is not that, or not this user's.
     """
-    if not _leads_to(files, number, _LINK):
+    if not leads_to(files, number):
         raise FileNotFoundError(errno.ENOENT, f"descriptor {number} is no memory of the shelf")
     while True:
         try:
@@ -325,7 +319,7 @@ def _silent(living: Living, seconds: float) -> TimeoutError:
 def _started(pid: int) -> str | None:
     """When a process was started, in the kernel's ticks; None when it has ended, or nobody can tell."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
+        with open(facilities.proc(f"{pid}/stat")) as file:
             fields = file.read().rpartition(")")[2].split()
     except OSError:
         return None
@@ -410,7 +404,7 @@ def _owners() -> Iterator[tuple[int, int, str]]:
             if parsed is not None and user in _own_users():
                 yield parsed
         return
-    with open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
+    with open(facilities.proc("net/unix"), encoding="utf-8", errors="replace") as file:
         for line in file:
             path = line.rstrip("\n").rpartition(" ")[2]
             parsed = parse_address(b"\0" + path[1:].encode()) if path.startswith("@") else None

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import resource
-import signal
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -29,6 +27,7 @@ import numpy as np
 from arrowpool.errors import ArenaFullError
 from arrowpool.memory import limits, system
 from arrowpool.settings import KIB, MIB, WARM_SECONDS
+from arrowpool.shelf import files
 from arrowpool.shelf.catalogue import Piece
 from arrowpool.shelf.layout import Memory
 
@@ -65,7 +64,7 @@ class MemoryFile(Place):
     """A file in memory for one piece, mapped for as long as it is ours: the next piece that it takes finds its pages there."""
 
     def __init__(self, size: int):
-        self.fd = _create(size)
+        self.fd = files.create("shelf", size)
         self.size = size
         self._mapped = system.page_ceil(size)
         self._address = 0
@@ -126,7 +125,7 @@ class SharedFile(ABC):
     """A file that many pieces lie in, each on pages of its own. Its caller sees to it that one thread at a time adds or frees."""
 
     def __init__(self) -> None:
-        self.fd = _create(0)
+        self.fd = files.create("shelf", 0)
         self.inode = os.fstat(self.fd).st_ino
         #: Where the next piece goes, how many have been added, and how many of them are there.
         self.end = 0
@@ -329,15 +328,20 @@ class Places:
     def _free_deleted(self) -> None:
         while self._deleted and self._lock.acquire(blocking=False):
             try:
-                with contextlib.suppress(IndexError):
-                    while True:
-                        self._free(*self._deleted.popleft())
+                self._do_free()
             finally:
                 self._lock.release()
+
+    def _do_free(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                place, keep = self._deleted.popleft()
+                self._free(place, keep)
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
         with self._lock:
+            self._do_free()
             yield
         self._free_deleted()
 
@@ -411,15 +415,6 @@ class Places:
             shared.close()
         self._shared = []
         self._small = None
-
-
-def _create(size: int) -> int:
-    fd = system.create_resizable("arrowpool-shelf", size)
-    # Who opens it while it is asked whether anybody has it open makes the kernel send us a signal. By default that is SIGIO,
-    # which ends the process; this one is ignored unless a program asks for it.
-    with contextlib.suppress(OSError, AttributeError):
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # type: ignore[attr-defined,unused-ignore]
-    return fd
 
 
 def _populate(fd: int, address: int, offset: int, size: int) -> None:

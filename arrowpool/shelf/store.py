@@ -317,7 +317,10 @@ def _replace_inside(directory: int, building: int, about: About, key: str) -> No
 
 
 def _unfinished(why: str) -> str:
-    started = int(psutil.Process().create_time() * 1000)
+    try:
+        started = int(psutil.Process().create_time() * 1000)
+    except (psutil.Error, OSError):  # no /proc; that it is locked is what protects it then
+        started = 0
     return f".{why}-{os.getpid()}-{started}-{secrets.token_hex(4)}"
 
 
@@ -329,7 +332,7 @@ def _is_abandoned(name: str) -> bool:
         return abs(psutil.Process(int(parts[1])).create_time() * 1000 - int(parts[2])) > 1500
     except psutil.NoSuchProcess:
         return True
-    except psutil.AccessDenied:
+    except (psutil.Error, OSError):
         return False
 
 

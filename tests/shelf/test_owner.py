@@ -487,7 +487,7 @@ def test_a_finalizer_may_delete_in_the_middle_of_anything(monkeypatch, count):
             arrowpool.delete(keys.pop())
 
     for module, name in [
-        (places, "_create"),
+        (places.files, "create"),
         (limits, "memory"),
         (catalogue, "_pack"),
         (places.system, "is_exclusive"),
@@ -501,6 +501,19 @@ def test_a_finalizer_may_delete_in_the_middle_of_anything(monkeypatch, count):
     monkeypatch.undo()
     arrowpool.delete_all()
     assert held()[1] == 0
+
+
+def test_what_is_deleted_while_another_thread_holds_the_lock_is_given_back():
+    keys = [put_full(i, LARGE) for i in range(3)]
+    mine = arrowpool.shelf._owner._places
+    with mine._lock:
+        deleter = threading.Thread(target=arrowpool.delete, args=keys)
+        deleter.start()
+        deleter.join(30)
+        assert not deleter.is_alive(), "it waits for nobody"
+        assert held()[0] == 3
+    mine.give_back()
+    assert held() == (0, 0)
 
 
 def test_a_forked_child_has_nothing_of_it_open():
@@ -601,6 +614,42 @@ def test_a_path_is_made_when_it_is_asked_for(elsewhere_process):
 
 def _path_of(key):
     return arrowpool.info(key).path
+
+
+# Systems with less
+
+WITHOUT = """
+    import numpy as np, os, subprocess
+    frame = {i: np.full(count, float(i)) for i, count in enumerate([10, 5_000, 50_000, 400_000])}
+    names = [arrowpool.put(one) for one in frame.values()]
+    names += [arrowpool.put(one, persist=True) for one in frame.values()]
+    def read(names):
+        return [float(arrowpool.get(name).sum()) for name in names]
+    expected = [float(one.sum()) for one in frame.values()] * 2
+    assert read(names) == expected
+    child = os.fork()
+    if child == 0:
+        assert read(names) == expected
+        assert set(names) <= set(arrowpool.list_keys())
+        arrowpool.delete(names[1], names[5])
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not arrowpool.exists(names[1])
+    for i in range(20):
+        held = arrowpool.get(names[2]), arrowpool.get(names[6])
+        arrowpool.delete(names[2], names[6])
+        names[2] = arrowpool.put(np.full(50_000, 2.0))
+        names[6] = arrowpool.put(np.full(50_000, 2.0), persist=True)
+        assert all((one == 2.0).all() for one in held)
+    arrowpool.delete_all()
+    print("well")
+"""
+
+
+@pytest.mark.parametrize("missing", ["memfd", "lease", "fallocate", "proc", "memfd,lease,fallocate,proc"])
+def test_a_shelf_on_a_system_with_less(elsewhere, monkeypatch, missing):
+    monkeypatch.setenv("ARROWPOOL_WITHOUT", missing)
+    assert elsewhere(WITHOUT) == "well"
 
 
 # Strangers
