@@ -189,8 +189,9 @@ class Lane:
     channel: Channel
     control: ControlPage
     receiver: Receiver
-    #: Readable when the process has ended.
+    #: Readable when the process has ended; -1 if there is none. And whether it is so at once, also when children live on.
     sentinel: int
+    is_watched: bool = True
     quota: int | None = None
     ready: bool = False
     sent: int = 0

@@ -194,7 +194,7 @@ class Launcher:
                     tie(pid, lifeline)
             shared.pids = (os.getpid(), pid)
             ours.pop_all()
-        return Lane(process, channel, shared, receiver, _watch(process), quota=self.maxtasks)
+        return Lane(process, channel, shared, receiver, *_watch(process), quota=self.maxtasks)
 
     def close(self) -> None:
         """No worker is left, and none will be started."""
@@ -202,23 +202,23 @@ class Launcher:
         self.lifeline.close()
 
 
-def _watch(process: BaseProcess) -> int:
-    """A descriptor that is readable once the process has ended, whoever else has inherited what from it; -1 if there is none."""
+def _watch(process: BaseProcess) -> tuple[int, bool]:
+    """A descriptor that is readable once the process has ended, -1 if there is none; and whether its children do not matter."""
     pid, sentinel = getattr(process, "pid", None), getattr(process, "sentinel", -1)
     if pid is None or sentinel < 0:
-        return -1
+        return -1, False
     try:
         if not facilities.has("pidfd"):
             raise OSError("no pidfd")
         watched = os.pidfd_open(pid)
     except (AttributeError, OSError):
-        return os.dup(sentinel)
+        return os.dup(sentinel), False
     if getattr(_popen(process), "method", None) in ("fork", "spawn"):
         # In the place of the pipe that children of the worker keep open: `join` of this process does not wait for them either.
         os.dup2(watched, sentinel, inheritable=False)
         os.close(watched)
-        return sentinel
-    return watched  # the fork server writes the exit code to its sentinel
+        return sentinel, True
+    return watched, True  # the fork server writes the exit code to its sentinel
 
 
 def let_go(lane: Lane) -> None:

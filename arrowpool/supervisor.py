@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 #: After this long another attempt is made to start a worker in place of one that ended.
 _TRY_AGAIN_MILLISECONDS = 500.0
+#: How often a process is looked at of which no descriptor says that it has ended.
+_LOOK_MILLISECONDS = 100.0
 #: The kernel takes no wait of more than 2**31 milliseconds; a look in between costs nothing.
 _LONGEST_MILLISECONDS = 3_600_000.0
 
@@ -190,10 +192,12 @@ class Supervisor(Service):
 
     def _patience(self) -> float | None:
         """Milliseconds to wait for something to happen; None for ever."""
-        expires = self._expire()
-        if not self._short_handed:
-            return expires
-        return _TRY_AGAIN_MILLISECONDS if expires is None else min(expires, _TRY_AGAIN_MILLISECONDS)
+        limits = [self._expire()]
+        if self._short_handed:
+            limits.append(_TRY_AGAIN_MILLISECONDS)
+        if not all(lane.is_watched for lane in self._watched()):
+            limits.append(_LOOK_MILLISECONDS)
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def _expire(self) -> float | None:
         """Kill workers whose task has had its time; return the milliseconds until the next could be due, None for never."""
@@ -294,5 +298,9 @@ def _ended(lanes: list[Lane], seconds: float) -> list[Lane]:
     poll = select.poll()
     for lane in lanes:
         poll.register(lane.sentinel, select.POLLIN)
+    if not all(lane.is_watched for lane in lanes):
+        seconds = min(seconds, _LOOK_MILLISECONDS / 1000)
     ended = {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
-    return [lane for lane in lanes if lane.sentinel in ended]
+    return [
+        lane for lane in lanes if lane.sentinel in ended or (not lane.is_watched and lane.process.exitcode is not None)
+    ]

@@ -7,6 +7,7 @@ import functools
 import gc
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
@@ -35,29 +36,35 @@ class Guarded:
         return int, (7,)
 
 
-@pytest.mark.parametrize("how", ["argument", "function", "share"])
+def begun(work):
+    """Another thread that does this; and where its result will be."""
+    results = queue.SimpleQueue()
+    threading.Thread(target=lambda: results.put(work()), daemon=True).start()
+    return results
+
+
+USES_OF_ONE = {
+    "argument": lambda pool, one: pool.apply(abs, (one,)),
+    "item": lambda pool, one: pool.map(abs, [one])[0],
+    "function": lambda pool, one: pool.apply(functools.partial(abs, one)),
+    "function of a map": lambda pool, one: pool.map(functools.partial(max, one), [1])[0],
+    "share": lambda pool, one: pool.share(one).__enter__() and 7,
+}
+
+
+@pytest.mark.parametrize("how", USES_OF_ONE)
 def test_a_pool_is_made_while_another_pickles(ours, how):
     """With a lock held that the pickling wants: the fork must not wait for it."""
     lock, wanted = threading.Lock(), threading.Event()
     guarded = Guarded(lock, wanted)
     with arrowpool.get_context("fork").Pool(1) as one:
         with lock:
-            if how == "share":
-                thread = threading.Thread(target=lambda: one.share(guarded).__enter__(), daemon=True)
-                thread.start()
-            elif how == "argument":
-                result = one.apply_async(abs, (guarded,))
-            else:
-                result = one.apply_async(functools.partial(abs, guarded))
+            result = begun(lambda: USES_OF_ONE[how](one, guarded))
             assert wanted.wait(LIMIT)
             with ours.pool(1) as other:
                 assert other.apply_async(abs, (-3,)).get(LIMIT) == 3
             other.join()
-        if how == "share":
-            thread.join(LIMIT)
-            assert not thread.is_alive()
-        else:
-            assert result.get(LIMIT) == 7
+        assert result.get(timeout=LIMIT) == 7
     one.join()
 
 
@@ -122,12 +129,12 @@ class Slow:
 def test_slow_pickling_in_one_pool_delays_no_other(ours):
     go_on = threading.Event()
     with ours.pool(1) as slow, ours.pool(1) as other:
-        waiting = slow.apply_async(abs, (Slow(go_on),))
+        waiting = begun(lambda: slow.map(abs, [Slow(go_on)]))
         array = np.ones(100_000)
         for _ in range(3):
             assert other.apply_async(tasks.double, (array,)).get(LIMIT)[5] == 2.0
         go_on.set()
-        assert waiting.get(LIMIT) == 0
+        assert waiting.get(timeout=LIMIT) == [0]
     for pool in (slow, other):
         pool.join()
 
@@ -222,7 +229,7 @@ def test_a_child_that_uses_its_parents_pool(our_pool, tmp_path):
     there, finished = our_pool.apply_async(abs, (-2,)), our_pool.imap(abs, [-3, -4])
     there.wait(LIMIT)
     assert finished.next(LIMIT) == 3
-    while not finished.unread():
+    while not finished._items:
         time.sleep(0.005)
     running = our_pool.apply_async(tasks.wait_for_file, (array, str(gate)))
     many = our_pool.map_async(functools.partial(tasks.wait_for_file, array), [str(gate)] * 3)
