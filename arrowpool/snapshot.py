@@ -81,7 +81,7 @@ class Snapshots:
         stateless = is_stateless(function)
         encoded: Reduced | None
         encoded_payload: Reduced | None = None
-        if stateless:
+        if stateless or payload is None:
             encoded = self._sender.reduce(function, reducer=reducer)
         else:
             encoded, seen = self._sender.reduce_and_note(function, reducer)
