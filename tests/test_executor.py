@@ -447,6 +447,26 @@ def run(tmp_path, program):
     )
 
 
+def test_what_is_small_is_taken_when_it_is_submitted():
+    class Submits:
+        """Submits while it is pickled."""
+
+        def __reduce__(self):
+            return int, (executor.submit(tasks.square, 3).result(LIMIT),)
+
+    state = {"i": -1}
+    with OURS[0]() as executor:
+        pending = []
+        for i in range(30):
+            state["i"] = i
+            pending += [executor.submit(tasks.state_and, state, i), executor.submit(partial(tasks.state_and, state), i)]
+        buffered = executor.map(tasks.first_of, iter([state, state]), buffersize=2)
+        state["i"] = -2
+        assert [future.result(LIMIT) for future in pending] == [(i, i) for i in range(30) for _ in range(2)]
+        assert list(buffered) == [29, 29]
+        assert executor.submit(tasks.identity, Submits()).result(LIMIT) == 9
+
+
 # buffersize: what Python 3.14 specifies, here for every version
 
 BUFFERING = [kind for kind in FORKED if kind.ours or sys.version_info >= (3, 14)]

@@ -109,6 +109,9 @@ class World:
 
     def change(self, slot, place, value):
         obj = self.captured if slot == CAPTURED else self.values[slot % len(self.values)]
+        for shared, then in self.shared:
+            if obj is then:  # the copy of then stands for what calls are sent; the user has the object
+                obj = shared
         programs.change(obj, place, value)
 
     # Calls
@@ -265,7 +268,7 @@ class Both:
             return answers
 
         world = self.worlds[0]
-        if len(pickle.dumps((world.function("look", "partial", captured), world.compose(recipe)))) < 8_000:
+        if len(pickle.dumps((world.value(captured), world.compose(recipe)))) < 8_000:
             self.both(act)
 
     # Sharing
