@@ -229,7 +229,7 @@ def test_a_child_that_uses_its_parents_pool(our_pool, tmp_path):
     there, finished = our_pool.apply_async(abs, (-2,)), our_pool.imap(abs, [-3, -4])
     there.wait(LIMIT)
     assert finished.next(LIMIT) == 3
-    while not finished._items:
+    while not finished.results.unread():
         time.sleep(0.005)
     running = our_pool.apply_async(tasks.wait_for_file, (array, str(gate)))
     many = our_pool.map_async(functools.partial(tasks.wait_for_file, array), [str(gate)] * 3)
