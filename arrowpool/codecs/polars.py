@@ -3,7 +3,8 @@
 Found by :func:`arrowpool.codecs.encoder_for`. polars would serialize them into new bytes, in band. Here the table goes
 through the Arrow codec, and what arrives reads from the room. Lazy frames are plans, not data: pickle takes them.
 
-Guarantees what polars' own pickling delivers: dtypes, names, one chunk, and what is known of the order of a column.
+Guarantees what polars' own pickling delivers: dtypes, names, and what is known of a column. Small chunks become one; large ones
+stay as they are, where polars would also cut them.
 Dtypes that do not come back exactly from Arrow (Object, 128-bit integers) make the frame go by pickle.
 """
 
@@ -20,6 +21,10 @@ from arrowpool.codecs.outbox import Encode, Outbox, Reduced
 __all__ = ["encoder_for"]
 
 
+#: Rows from which on a chunk stays one of its own.
+_CHUNK = 1 << 18
+
+
 def encoder_for(cls: type) -> Encode | None:
     """How to encode objects of the polars type `cls`; None leaves it to pickle."""
     if not hasattr(pl, "CompatLevel"):  # before 1.3: what goes to Arrow is copied and changed
@@ -34,7 +39,25 @@ def encoder_for(cls: type) -> Encode | None:
 def _encode_frame(frame: pl.DataFrame, out: Outbox) -> Reduced:
     if not _can_be_shared(frame, out):
         return NotImplemented
+    # What polars knows of lists (that none is empty) only polars itself can say of them: they go by its own pickling.
+    lists = [(at, column) for at, column in enumerate(frame) if _explodes_fast(column)]
+    if lists:
+        frame = frame.drop([column.name for _, column in lists])
+        if not frame.width:
+            return NotImplemented
+        return _rebuild_with_lists, (*_reduced(frame), lists)
     return rebuild_frame, _reduced(frame)
+
+
+def _explodes_fast(series: pl.Series) -> bool:
+    return isinstance(series.dtype, pl.List) and bool(series.flags["FAST_EXPLODE"])
+
+
+def _rebuild_with_lists(table: Any, order: dict[str, bool], lists: list[tuple[int, pl.Series]]) -> pl.DataFrame:
+    frame = rebuild_frame(table, order)
+    for at, column in lists:
+        frame.insert_column(at, column)
+    return frame
 
 
 def as_table(frame: pl.DataFrame) -> tuple[Any, dict[str, bool]] | None:
@@ -48,7 +71,7 @@ def as_table(frame: pl.DataFrame) -> tuple[Any, dict[str, bool]] | None:
 
 def _encode_series(series: pl.Series, out: Outbox) -> Reduced:
     frame = series.to_frame()
-    if not _can_be_shared(frame, out):
+    if not _can_be_shared(frame, out) or _explodes_fast(series):
         return NotImplemented
     return _rebuild_series, _reduced(frame)
 
@@ -59,11 +82,26 @@ def _can_be_shared(frame: pl.DataFrame, out: Outbox) -> bool:
 
 def _reduced(frame: pl.DataFrame) -> tuple[Any, dict[str, bool]]:
     if max(frame.n_chunks("all")) > 1:
-        frame = frame.rechunk()
+        frame = _merged(frame)
     flags = {column.name: column.flags for column in frame}
     order = {name: known["SORTED_DESC"] for name, known in flags.items() if known["SORTED_ASC"] or known["SORTED_DESC"]}
     # The newest level is the one that copies nothing; both ends are the same polars.
     return frame.to_arrow(compat_level=pl.CompatLevel.newest()), order
+
+
+def _merged(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with its small chunks made one, as polars' own pickling does it, and with the large ones that it has."""
+    cuts = [[len(chunk) for chunk in column.get_chunks()] for column in frame]
+    if any(lengths != cuts[0] for lengths in cuts):
+        return frame.rechunk()
+    parts = []
+    start = stop = 0
+    for number, length in enumerate(cuts[0]):
+        stop += length
+        if stop - start >= _CHUNK or number == len(cuts[0]) - 1:
+            parts.append(frame[start:stop].rechunk())
+            start = stop
+    return parts[0] if len(parts) == 1 else pl.concat(parts, rechunk=False)
 
 
 class _Stream:

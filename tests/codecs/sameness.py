@@ -106,9 +106,7 @@ def _facts_of_polars(obj: Any) -> Any:
         return type(obj), obj.explain()
     if isinstance(obj, pl.DataFrame):
         return type(obj), obj.shape, [facts(column) for column in obj]
-    # FAST_EXPLODE is a hint that only polars itself can give to a list column.
-    flags = {name: value for name, value in obj.flags.items() if name != "FAST_EXPLODE"}
-    return type(obj), obj.name, obj.dtype, obj.n_chunks(), flags, repr(obj.to_list())
+    return type(obj), obj.name, obj.dtype, obj.n_chunks(), obj.flags, repr(obj.to_list())
 
 
 def _parts_of_sparse(matrix: Any) -> list[np.ndarray]:

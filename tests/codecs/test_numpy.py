@@ -59,6 +59,20 @@ def test_any_texts_arrive_as_by_pickle(elements: list[str | None], columns: int)
     assert facts(move(array).obj) == facts(as_the_stdlib_does(array))
 
 
+@pytest.mark.parametrize(
+    "make", [lambda a: a, lambda a: a.T, lambda a: a[::2], lambda a: a.reshape(-1)[0:1].reshape(())]
+)
+@pytest.mark.parametrize("code", ["?", "i4", "f8", "D", "M8[s]", "U3", ">i2"])
+def test_small_arrays_own_their_memory(code: str, make: Any) -> None:
+    array = make(np.arange(12).astype(code).reshape(3, 4))
+    came, expected = move(array, 1 << 15).obj, as_the_stdlib_does(array)
+    assert came.flags.owndata
+    assert facts(came) == facts(expected)
+    came.resize((50,), refcheck=False)
+    expected.resize((50,), refcheck=False)
+    assert facts(came) == facts(expected)
+
+
 def test_the_array_is_read_after_the_dump() -> None:
     array = np.zeros(10_000)
     stream, [unit] = reducer.dumps(array, inline_limit=1)

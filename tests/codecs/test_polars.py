@@ -43,6 +43,29 @@ def test_chunks_arrive_as_one() -> None:
     assert move(series).obj.n_chunks() == as_the_stdlib_does(series).n_chunks() == 1
 
 
+@pytest.mark.parametrize("dtype", [pl.Boolean, pl.Int64, pl.String], ids=str)
+@pytest.mark.parametrize(
+    "lengths", [[300_000, 300_000], [200_000, 200_000], [100_000] * 6, [130_000] * 4, [500_000, 9]]
+)
+def test_large_chunks_stay_chunks(dtype: pl.DataType, lengths: list[int]) -> None:
+    parts = [pl.Series("a", np.arange(length) % 2).cast(dtype) for length in lengths]
+    series = pl.concat(parts, rechunk=False)
+    for obj in (series, series.to_frame()):
+        moved, expected = move(obj).obj, as_the_stdlib_does(obj)
+        one, other = (x if isinstance(x, pl.Series) else x["a"] for x in (moved, expected))
+        assert [len(chunk) for chunk in one.get_chunks()] == [len(chunk) for chunk in other.get_chunks()]
+        assert one.equals(other)
+
+
+def test_what_is_known_of_lists_arrives() -> None:
+    frame = pl.DataFrame({"n": range(N), "l": [[1, i] for i in range(N)], "x": range(N), "e": [[1], []] * (N // 2)})
+    assert frame["l"].flags["FAST_EXPLODE"]
+    assert not frame["e"].flags["FAST_EXPLODE"]
+    for obj in (frame, frame[5:-5], frame["l"], frame.select("l"), frame.select("l", "n")):
+        assert facts(move(obj).obj) == facts(as_the_stdlib_does(obj))
+    assert move(frame).rooms
+
+
 def test_the_room_lives_as_long_as_the_column() -> None:
     moved = move(pl.DataFrame({"a": range(N), "b": range(N)}))
     alive = weakref.ref(moved.rooms.pop().base)  # NumPy lets views refer to the owner itself
