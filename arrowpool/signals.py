@@ -184,7 +184,8 @@ def die_with_parent(lifeline: int) -> None:
 def _are_sent() -> bool:
     """Whether the kernel does what it has accepted: a pipe that loses its last writer sends the signal of our choice."""
     reader, writer = os.pipe()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG})
+    # A kernel that accepts the choice and ignores it sends SIGIO instead, which would end this process.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG, signal.SIGIO})
     try:
         # To this thread, which alone has it blocked: others would take the signal and ignore it.
         fcntl.fcntl(reader, _F_SETOWN_EX, struct.pack("ii", _F_OWNER_TID, threading.get_native_id()))
@@ -192,7 +193,8 @@ def _are_sent() -> bool:
         fcntl.fcntl(reader, fcntl.F_SETFL, fcntl.fcntl(reader, fcntl.F_GETFL) | fcntl.FASYNC)
         os.close(writer)
         writer = -1
-        return signal.sigtimedwait({signal.SIGURG}, 0) is not None
+        sent = signal.sigtimedwait({signal.SIGURG, signal.SIGIO}, 0)
+        return sent is not None and sent.si_signo == signal.SIGURG
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(reader)

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from arrowpool.memory import facilities
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
@@ -122,6 +124,12 @@ def refuse(*refused: Refused, errno: int) -> None:
 def _call(name, *arguments):
     if getattr(_libc, name)(*arguments) != 0:
         raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+
+
+def do_without(names: str) -> None:
+    """Have the package take these facilities for missing; see `arrowpool.memory.facilities`."""
+    os.environ["ARROWPOOL_WITHOUT"] = names
+    facilities._without.cache_clear()
 
 
 def lock_memory():

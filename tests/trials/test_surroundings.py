@@ -22,6 +22,7 @@ import pytest
 
 import arrowpool
 from arrowpool import WorkerLostError
+from arrowpool.memory import facilities
 from tests.pool import tasks
 from tests.trials import child, hostile
 from tests.trials.hostile import REFUSALS, SURROUNDINGS, no_descriptor_left
@@ -129,6 +130,19 @@ def test_a_refused_system_call(name):
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_system_call_that_this_kernel_lacks(name):
     check(functools.partial(hostile.refuse, REFUSALS[name], errno=errno.ENOSYS))
+
+
+@pytest.mark.parametrize(
+    "name", ["madvise", "fallocate", "PAGEMAP_SCAN", "F_SETSIG", "F_SETOWN", "F_ADD_SEALS", "prctl"]
+)
+def test_a_system_call_that_does_nothing(name):
+    """A system that says yes, and takes an advice for no more than that."""
+    check(functools.partial(hostile.refuse, REFUSALS[name], errno=0))
+
+
+@pytest.mark.parametrize("name", [*sorted(facilities.NAMES), ",".join(sorted(facilities.NAMES))])
+def test_done_without(name):
+    check(functools.partial(hostile.do_without, name))
 
 
 def test_all_of_them_refused():
