@@ -53,6 +53,10 @@ LEASE_SLOTS = 1 << 20
 #: Single calls are pickled when they are made, as long as no more than this waits for its turn; beyond that, later.
 SNAPSHOT_BYTES = 64 * MIB
 
+#: Maps that a process makes beside those of whole arenas, for objects that overlap and are private to each other: half of what
+#: Linux lets it have (`vm.max_map_count`). What exceeds that is copied.
+OWN_MAPS = 30_000
+
 #: An owner asks again how much memory there is after it has taken so much more of it (or less, where there is little, or there
 #: are many owners), or given so much back.
 HEADROOM_STEP = 64 * MIB

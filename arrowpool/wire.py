@@ -7,6 +7,7 @@ and one per `Receiver`.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import sys
@@ -25,10 +26,12 @@ from arrowpool.memory import system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control import Flags, Use
 from arrowpool.memory.lease import Account, Grant, disown, unreleased
-from arrowpool.memory.mapping import Lease, Mapping
+from arrowpool.memory.limits import memory
+from arrowpool.memory.mapping import Lease, Mapping, has_maps
 from arrowpool.reducer import Reducer, Seen, Unit, loads, loads_in_turn
 from arrowpool.settings import (
     ALIGNMENT,
+    HEADROOM_STEP,
     HOPELESS_SECONDS,
     INLINE_LIMIT,
     OWN_SEGMENT,
@@ -395,6 +398,28 @@ def _by_offset(unit: Unit) -> int:
     return unit.offset
 
 
+class _Copies:
+    """Sees to it that what cannot be mapped and so is copied finds memory."""
+
+    def __init__(self) -> None:
+        self._checked = 0
+
+    def check(self, nbytes: int) -> None:
+        """Before so many bytes more are copied.
+
+        Raises
+        ------
+        MemoryError
+            When there is not so much.
+        """
+        self._checked -= nbytes
+        if self._checked < 0:
+            _, available = memory()
+            if nbytes + HEADROOM_STEP > available:
+                raise MemoryError("more objects that overlap than can be mapped, and no memory to copy them")
+            self._checked = HEADROOM_STEP
+
+
 class NotReadableError(Exception):
     """What was lent to this process lies where it may not read."""
 
@@ -498,12 +523,18 @@ class Receiver:
     def _rooms(
         self, rooms: tuple[Room, ...], grants: list[Grant], shared: Callable[[int], Any] | None
     ) -> Iterator[Any]:
-        leases = [self._mapping_of(grant).lease(grant) for grant in grants]
-        copies: dict[tuple[int, int], ByteArray] = {}
+        leases = [self._lease(grant) for grant in grants]
+        copies: dict[tuple[int, int], ByteArray | None] = {}
+        unmapped = _Copies()
         for index, *place in rooms:
             if index >= 0:
                 offset, nbytes = place
-                yield leases[index][offset : offset + nbytes]
+                whole = leases[index]
+                if whole is None:
+                    unmapped.check(nbytes)
+                    yield self._mapping_of(grants[index]).read(grants[index], offset, nbytes)
+                else:
+                    yield whole[offset : offset + nbytes]
                 continue
             assert shared is not None
             if not place:
@@ -511,8 +542,30 @@ class Receiver:
                 continue
             offset, nbytes, copy = place
             if (index, copy) not in copies:
-                copies[index, copy] = shared(~index)
-            yield copies[index, copy][offset : offset + nbytes]
+                copies[index, copy] = shared(~index) if has_maps() or not copies else None
+            whole = copies[index, copy]
+            if whole is None:
+                # Of one that nobody is given, so that nobody has written to it.
+                unmapped.check(nbytes)
+                if (index, -1) not in copies:
+                    copies[index, -1] = shared(~index)
+                pristine = copies[index, -1]
+                assert pristine is not None
+                whole = system.aligned(nbytes)
+                np.copyto(whole, pristine[offset : offset + nbytes])
+                yield whole
+            else:
+                yield whole[offset : offset + nbytes]
+
+    def _lease(self, grant: Grant) -> ByteArray | None:
+        """The bytes of a segment; None when there can be no more maps."""
+        mapping = self._mapping_of(grant)
+        try:
+            return mapping.lease(grant)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            return None
 
     def _mapping_of(self, grant: Grant) -> Mapping:
         source = grant.source

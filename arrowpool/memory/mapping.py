@@ -6,6 +6,7 @@ the memory is valid until the last array, buffer or slice over it is gone, also 
 
 from __future__ import annotations
 
+import errno
 import os
 import weakref
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from arrowpool.codecs.outbox import ByteArray
 from arrowpool.memory import pages, system
 from arrowpool.memory.allocator import IntervalSet
 from arrowpool.memory.lease import Grant
+from arrowpool.settings import OWN_MAPS
 
 
 class Lease:
@@ -91,6 +93,26 @@ class Mapping:
         """By what other processes find the arena's file: this process's descriptor, and the inode."""
         return self._fd, self._inode
 
+    def read(self, grant: Grant, start: int, nbytes: int) -> ByteArray:
+        """A copy of a part of a granted segment, in memory of this process: where there can be no more maps.
+
+        Raises
+        ------
+        MemoryError
+            When there is not that much memory.
+        """
+        self._check(grant.offset + start, nbytes)
+        copy = system.aligned(nbytes)
+        memory: Any = copy
+        done = 0
+        while done < nbytes:
+            done += os.preadv(self._fd, [memory[done:]], grant.offset + start + done)
+        return copy
+
+    def _check(self, offset: int, size: int) -> None:
+        if not 0 <= offset <= offset + size <= self._capacity:
+            raise ValueError(f"segment [{offset}, {offset + size}) lies outside its arena of {self._capacity} bytes")
+
     def reclaim(self, offset: int, size: int) -> None:
         """Give memory of an arena that has no owner any more back to the kernel; nobody may read that range."""
         if os.getpid() == self._pid:
@@ -110,13 +132,24 @@ class Mapping:
         return os.getpid() == self._pid and self._pages.is_clean(address, nbytes)
 
     def lease(self, grant: Grant) -> ByteArray:
-        """The bytes of a granted segment: writable, private to this lease."""
+        """The bytes of a granted segment: writable, private to this lease.
+
+        Raises
+        ------
+        OSError
+            When this process has as many maps as it can have; see `read`.
+        """
         offset, size = grant.offset, grant.size
-        if not 0 <= offset <= offset + size <= self._capacity:
-            raise ValueError(f"segment [{offset}, {offset + size}) lies outside its arena of {self._capacity} bytes")
+        self._check(offset, size)
         # Whoever still holds an earlier lease of the same segment may have written to it; those writes are its own.
         shared_map = self._address and offset not in self._leased
-        address = self._address + offset if shared_map else system.map_private(self._fd, offset, size)
+        if shared_map:
+            address = self._address + offset
+        elif len(_own_maps) < OWN_MAPS:
+            address = system.map_private(self._fd, offset, size)
+            _own_maps.add(address)
+        else:
+            raise OSError(errno.ENOMEM, f"there are {OWN_MAPS:,} maps of shared memory already")
         holder = Lease(self, grant, address)
         if shared_map:
             self._leased.add(offset)
@@ -126,8 +159,15 @@ class Mapping:
         return np.asarray(holder)
 
 
+#: Addresses of the maps that are one lease's own.
+_own_maps: set[int] = set()
 #: Grants that never end: what was written to their memory may still show.
 _kept: list[Grant] = []
+
+
+def has_maps() -> bool:
+    """Whether this process may make more maps that are one lease's own."""
+    return len(_own_maps) < OWN_MAPS
 
 
 def _end(mapping: Mapping, grant: Grant) -> None:
@@ -142,7 +182,11 @@ def _end(mapping: Mapping, grant: Grant) -> None:
 
 
 def _end_own_map(mapping: Mapping, grant: Grant, address: int) -> None:
-    if os.getpid() == mapping._pid and not system.unmap(address, grant.size):
+    if os.getpid() != mapping._pid:
+        return
+    # Forgotten first: another thread may be given that address at once.
+    _own_maps.discard(address)
+    if not system.unmap(address, grant.size):
         _kept.append(grant)
 
 

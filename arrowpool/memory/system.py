@@ -274,6 +274,13 @@ def may_open_of(pid: int) -> bool:
     return True
 
 
+def aligned(nbytes: int) -> NDArray[np.uint8]:
+    """New private memory that begins in a multiple of 64 bytes."""
+    memory = np.empty(nbytes + 63, dtype=np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + nbytes]
+
+
 def bytes_at(address: int, nbytes: int) -> NDArray[np.uint8]:
     """This process's memory as it lies there; the caller sees to it that it stays."""
     memory: Any = (ctypes.c_ubyte * nbytes).from_address(address)

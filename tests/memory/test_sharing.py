@@ -320,3 +320,22 @@ def test_fork_pipes_are_closed_when_nobody_waits(owner, consumer):
     assert set(os.listdir("/proc/self/fd")) == before
     del seen
     assert flags[0] == 1
+
+
+def test_a_part_of_a_segment_is_read_where_there_can_be_no_more_maps(owner, consumer, monkeypatch):
+    monkeypatch.setattr("arrowpool.memory.mapping.OWN_MAPS", 2)
+    flags = np.zeros(8, dtype=np.uint8)
+    segment = owner.allocate(3 * system.PAGE)
+    owner.room(*segment)[:] = 7
+    grants = [grant(flags, slot, segment) for slot in range(4)]
+    leases = [consumer.lease(one) for one in grants[:3]]
+    with pytest.raises(OSError, match="2 maps"):
+        consumer.lease(grants[3])
+    copy = consumer.read(grants[3], 100, 2 * system.PAGE)
+    assert copy.ctypes.data % 64 == 0
+    assert copy.tolist() == [7] * 2 * system.PAGE
+    with pytest.raises(ValueError, match="outside its arena"):
+        consumer.read(grants[3], owner.capacity, 1)
+    leases[1] = None
+    assert (consumer.lease(grants[3]) == 7).all()
+    leases.clear()

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
+import arrowpool
 from arrowpool import Pool, PoolTerminatedError, WorkerLostError
 from tests.codecs.harness import as_the_stdlib_does
 from tests.codecs.sameness import facts
@@ -421,3 +422,27 @@ def test_arrays_that_are_read_backwards_or_across(our_pool):
     views = [grid[::-1], grid.T, grid[:, 100:], grid[50:], grid[::2], grid[::-1, ::-1], grid[10:, 5:].T] * 3
     came = our_pool.map(tasks.identity, views, 2)
     assert all(facts(back) == facts(as_the_stdlib_does(view)) for back, view in zip(came, views, strict=True))
+
+
+def first_and_write(array):
+    seen = float(array[0]), float(array[-1])
+    array += 1000.0
+    return seen
+
+
+@pytest.mark.parametrize("most", [0, 5])
+def test_more_that_overlaps_than_can_be_mapped(monkeypatch, most):
+    """Each is private to its task still: what exceeds the maps that a process may have is copied."""
+    monkeypatch.setattr("arrowpool.memory.mapping.OWN_MAPS", most)
+    with arrowpool.get_context("fork").Pool(1) as pool:
+        length = 40_000
+        ours = np.arange(length + 40.0)
+        lent = pool.apply(np.arange, (length + 40.0,))
+        for array in (ours, lent):
+            before = pool.stats().shared_bytes
+            windows = [array[at : at + length] for at in range(40)]
+            expected = [(float(at), at + length - 1.0) for at in range(40)]
+            assert pool.map(first_and_write, windows, 20) == expected
+            assert pool.stats().shared_bytes - before < 2 * array.nbytes, "they were not sent one by one"
+            assert array[-1] == length + 39
+    pool.join()
