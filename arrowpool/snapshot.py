@@ -117,7 +117,7 @@ def parts_of(function: Any, args: Any, kwds: Any) -> tuple[Star, Any, Any, bool]
         function, payload = args[0]
         return star, function, payload, is_plain(payload)
     # Only what is a tuple and a dict itself goes through marshal; a subclass may be anything.
-    plain = type(args) is tuple and not kwds and type(kwds) is dict and is_plain(args)
+    plain = type(args) is tuple and type(kwds) is dict and not kwds and is_plain(args)
     return Star.CALL, function, (args, kwds), plain
 
 

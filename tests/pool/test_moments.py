@@ -323,6 +323,8 @@ def test_errors_of_pickling_belong_to_the_result(our_pool):
     assert len(failed) == 1
     with pytest.raises(TaskExitError, match="pickling it raised SystemExit"):
         our_pool.apply(tasks.identity, (raises(SystemExit(3)),))
+    with pytest.raises(TypeError, match="mapping"):
+        our_pool.apply(tasks.identity, (1,), np.zeros(3))
     # The main thread may have been interrupted: then there is no call.
     with pytest.raises(KeyboardInterrupt):
         our_pool.apply_async(tasks.identity, (raises(KeyboardInterrupt()),))
