@@ -315,6 +315,8 @@ class Collector(Service):
         if self._broken is None:
             self._broken = error
             self._broke(error)
+        for job in list(self._cache):
+            self._feeder_inbox.put(Cancelled(job))
         self._abandon(self._broken)
 
     def end_calls(self) -> None:

@@ -233,10 +233,10 @@ class Feeder(Service):
         self._hungry = bool(self._ahead or self._waiting or self._turns.next())
         self._waits = self._patience()
 
-    def _was_drawn(self, job: int) -> None:
-        """A source has tasks. In its thread, which sends them itself while this one sleeps: to wake another thread for each
-        task would cost more than the task."""
-        if self._asleep and self._inbox.empty() and self._at_work.acquire(blocking=False):
+    def _was_drawn(self, job: int, last: bool) -> None:
+        """A source has tasks. In its thread, which sends a single one itself while this thread sleeps: to wake another thread
+        for each task would cost more than the task. Of several, more are drawn until this thread is awake."""
+        if last and self._asleep and self._inbox.empty() and self._at_work.acquire(blocking=False):
             try:
                 # Else this thread has woken up, and comes to it next.
                 if self._asleep and not self._ended and self._failure is None:

@@ -1,6 +1,6 @@
 """A user's iterator, drawn in a thread of its own: one that is slow, or blocks, holds up its own call and nothing else.
 
-    feeder -- ask(n) --> source, which draws up to n tasks -- drawn() --> feeder, which takes and encodes them
+    feeder -- ask(n) --> source, which draws up to n tasks -- drawn(last) --> feeder, which takes and encodes them
 
 The iterator may change at its next step what it gave at the last one (``buffer[:] = row; yield buffer``), and what is called
 for it. So it goes on only when the feeder asks, and the feeder asks when what was given is encoded. Plain values cannot
@@ -32,10 +32,11 @@ class Source(Service):
     tasks : iterator
         What to draw from: ``(job, index, function, args, kwds)``.
     drawn : callable
-        Called, in the source's thread, when there are tasks where the feeder found none.
+        Called, in the source's thread, when there are tasks where the feeder found none; with whether nothing more is drawn
+        now.
     """
 
-    def __init__(self, tasks: Iterator[Any], drawn: Callable[[], Any]):
+    def __init__(self, tasks: Iterator[Any], drawn: Callable[[bool], Any]):
         super().__init__("arrowpool-source")
         self._tasks: Iterator[Any] | None = tasks
         self._drawn = drawn
@@ -128,7 +129,7 @@ class Source(Service):
         self._there.append(task)
         if not self._told:
             self._told = True
-            self._drawn()
+            self._drawn(last)
 
 
 def tasks_of(job: int, function: Any, iterable: Iterable[Any], length: int | None = None) -> Iterator[Any]:

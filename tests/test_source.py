@@ -20,7 +20,7 @@ class Reader:
 
     def __init__(self, iterable, function=abs):
         self._said = queue.SimpleQueue()
-        self.source = Source(tasks_of(0, function, iterable), lambda: self._said.put(None))
+        self.source = Source(tasks_of(0, function, iterable), self._said.put)
         self.source.start()
 
     def next(self):

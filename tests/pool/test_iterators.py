@@ -138,7 +138,7 @@ def test_ends_do_not_wait_for_an_iterator_that_blocks(ours, blocked, caplog):
     eventually(lambda: gone() is None and pool() is None and arenas() <= before)
     assert holding.asked == asked
     holding.released.set()
-    eventually(lambda: not [one for one in threading.enumerate() if one.name == "arrowpool-source"])
+    eventually(lambda: not sources())
     assert holding.asked == asked, "asked for more after the end"
 
 
@@ -294,6 +294,27 @@ def test_a_failure_in_the_thread_of_a_source_ends_the_calls():
     pool.join()
 
 
+def test_a_pool_that_cannot_run_tasks_asks_for_none(ours):
+    def items():
+        while True:
+            yield []
+
+    with ours.pool(1, tasks.fail, ("in the initializer",)) as pool:
+        try:
+            results = pool.imap(len, items())
+        except arrowpool.WorkerInitError:
+            return  # it was known before
+        with pytest.raises(arrowpool.WorkerInitError):
+            results.next(LIMIT)
+        eventually(lambda: not sources())
+        assert not len(pool._task_handler._turns)
+    pool.join()
+
+
+def sources():
+    return [thread for thread in threading.enumerate() if thread.name == "arrowpool-source"]
+
+
 SCRIPT = """
 import os, sys, threading, time
 import arrowpool
@@ -388,6 +409,17 @@ def test_unread_results_of_a_call_that_is_let_go_of_do_not_hold_it_back(ours, tm
         assert [other.next(LIMIT) for _ in range(3)] == [0, 1, 4]
         del results  # never asked
         eventually(lambda: not pool._cache)
+    pool.join()
+
+
+def test_a_closed_pool_ends_although_an_iterator_blocks_that_nobody_waits_for(ours, blocked):
+    pool = ours.pool(2)
+    holding = blocked(items=[1, 2])
+    results = pool.imap(tasks.square, holding)
+    assert [results.next(LIMIT), results.next(LIMIT)] == [1, 4]
+    assert holding.blocks.wait(LIMIT)
+    pool.close()
+    results.close()
     pool.join()
 
 
