@@ -186,7 +186,8 @@ def is_in_memory(fd: int) -> bool:
 
 def is_on_disk(fd: int) -> bool:
     """Whether the file lies on a file system that is not memory."""
-    return _seals(fd) < 0
+    # A memfd is none, also where the kernel says nothing of seals.
+    return not is_in_memory(fd) and _seals(fd) < 0
 
 
 def _seals(fd: int) -> int:

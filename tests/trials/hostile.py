@@ -84,6 +84,7 @@ REFUSALS = {
     "F_SETSIG": Refused("fcntl", 10),
     "F_SETOWN": Refused("fcntl", 8),
     "F_ADD_SEALS": Refused("fcntl", 1033),
+    "F_GET_SEALS": Refused("fcntl", 1034),
 }
 
 
@@ -269,6 +270,7 @@ SURROUNDINGS: dict[str, Callable[[], None]] = {
     "SIGPIPE not ignored": _default(signal.SIGPIPE),
     "alarms all the time": _alarms,
     "signals blocked": _blocked_signals,
+    "files of 1 MB at most": _limited("RLIMIT_FSIZE", 1 << 20),
     "no locked memory allowed": _limited("RLIMIT_MEMLOCK", 0),
     "no signals queued": _limited("RLIMIT_SIGPENDING", 0),
     "small stacks": _limited("RLIMIT_STACK", 256 << 10),

@@ -67,7 +67,7 @@ class Cloud:
         return self.function(*args)
 
     def __reduce__(self):
-        return cloudpickle.loads, (cloudpickle.dumps(self.function),)
+        return cloudpickle.loads, (cloudpickle.dumps(self.function, 4),)
 
 
 def closure_over(function, state):
@@ -307,11 +307,6 @@ def give(*args):
 
 def look(*args):
     return portrait(args)
-
-
-def owns(*args):
-    """Which of the arrays own their memory: only such can be resized."""
-    return [arg.flags.owndata for arg in args if isinstance(arg, np.ndarray)]
 
 
 def scribble_first(*args):
