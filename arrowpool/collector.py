@@ -147,6 +147,7 @@ class Collector(Service):
         """Release the descriptors; after the thread has ended."""
         for lane in list(self._lanes.values()):
             self._forget(lane)
+        self._inbox.clear()  # what was not read any more refers to workers, and their memory
         os.close(self._wake_reader)
         os.close(self._wake_writer)
         self._wake_reader = self._wake_writer = -1

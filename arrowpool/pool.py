@@ -582,8 +582,8 @@ def _terminate_pool(
     else:
         feeder.refuse()
         _log.warning("pickling what was given to a pool still blocks after the pool was terminated")
-    supervisor.close()
     collector.close()
+    supervisor.close()  # what the collector has not heard of
     notifier.close()
     # What was only kept because these workers, when they were forked, could see it.
     settle_forks()

@@ -472,6 +472,8 @@ class Receiver:
             mapping = self._mapping or Mapping(self._fd)
             self._mapping = mapping
             mapping.reclaim_all_but(disown(self._account, mapping.reclaim))
+            # That one refers to the mapping now, and is its grants' alone: others may keep this receiver for longer.
+            self._account = Account(self._account.flags, self._account.released)
         self.close()
 
     def close(self) -> None:

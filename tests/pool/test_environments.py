@@ -155,7 +155,8 @@ def opened():
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_descriptors_of_a_pool(ours):
+@pytest.mark.parametrize("ending", ["close", "terminate"])
+def test_descriptors_of_a_pool(ours, ending):
     """Three a worker beside the two of the standard library, and none once it has ended, though results are alive and it is."""
     counts, kept = {}, []
     for workers in (2, 6):
@@ -164,7 +165,7 @@ def test_descriptors_of_a_pool(ours):
         assert pool.map(tasks.first, [np.ones(100_000)] * 4 * workers, 1) == [1.0] * 4 * workers
         pool.map(tasks.pid, range(4 * workers), 1)
         counts[workers] = opened() - before
-        pool.close()
+        getattr(pool, ending)()
         pool.join()
         assert opened() <= before + 1  # of the process: which pages were written to
         kept.append(pool)
