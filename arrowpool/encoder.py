@@ -27,6 +27,7 @@ from arrowpool.wire import Parcel, Reduced, Sender
 #: Functions without data that a pool remembers, and so sends to each worker once and not once a call.
 _FUNCTIONS_KEPT = 1000
 _NOTHING: dict[int, int] = {}
+_NONE: frozenset[int] = frozenset()
 
 
 class Unplaced(NamedTuple):
@@ -72,7 +73,6 @@ class Encoder:
         self._ended: list[Blob] = []
         #: While a task or a function is reduced: its call, and the blobs it turned out to need.
         self._current: tuple[Call, list[Blob]] | None = None
-        sender.reducer.shared_number = self._shared_number
         sender.reducer.find_window = self._find_window
 
     def adopt(self, call: Call) -> None:
@@ -113,6 +113,8 @@ class Encoder:
             if snapshot is not None and snapshot.failure is not None:
                 raise snapshot.failure
             reducer.pinned = call.pinned
+            # What no list has several times need not be looked up there.
+            reducer.shared_number = self._shared_number if call.items is not None and call.repeated != _NONE else None
             changed = None
             if not self._is_encoded(call, function):
                 changed = self._encode_function(call, function, snapshot.function if snapshot is not None else None)
@@ -137,7 +139,7 @@ class Encoder:
             return Failed(job, index, contained(error, "pickling it"))
         finally:
             self._current = None
-            reducer.pinned = _NOTHING
+            reducer.pinned, reducer.shared_number = _NOTHING, None
             self._snapshots.drop(snapshot)
         if changed is not None or not isinstance(taken, Parcel):
             return Unplaced(call, index, star, taken, tuple(blobs), changed)

@@ -288,19 +288,24 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         return False
 
     def reducer_override(self, obj: Any) -> Any:
-        cls = type(obj)
+        # Called for all but objects of pickle's own types: some 70 times a frame.
         try:
-            encode, whole = _encoders[id(cls)]
+            encode, whole = _encoders[id(type(obj))]
         except KeyError:
-            encode, whole = _find(cls)
-        number = None
-        if self.pinned:
-            number = self.pinned.get(id(obj))
-        if number is None and whole and self.shared_number is not None:
-            number = self.shared_number(obj) if cls is not np.ndarray or obj.nbytes >= self.inline_limit else None
-        if number is not None:
-            return _itself, (self._token(Unit(0, shared_object=number)),)
+            encode, whole = _find(type(obj))
+        if self.pinned or (whole and self.shared_number is not None):
+            number = self._number_of(obj, whole)
+            if number is not None:
+                return _itself, (self._token(Unit(0, shared_object=number)),)
         return NotImplemented if encode is None else encode(obj, self)
+
+    def _number_of(self, obj: Any, whole: bool) -> int | None:
+        """The number under which an object goes that is shared as a whole; None for all others."""
+        number = self.pinned.get(id(obj))
+        if number is not None or not whole or self.shared_number is None:
+            return number
+        # Small arrays are many, and cheaper to send than to look up.
+        return None if type(obj) is np.ndarray and obj.nbytes < self.inline_limit else self.shared_number(obj)
 
     def reduce_function(self, function: types.FunctionType) -> Any:
         """By reference, or as cloudpickle does."""
