@@ -1,9 +1,19 @@
 """Which functions and classes a worker can find by name, and which must travel by value.
 
 Called by the reducer for every function and class it meets. A reference is right only if the worker would resolve it to
-*the same* thing: in a notebook a function may be newer than the workers, a script's ``if __name__ == "__main__":`` block
+*the same definition*: in a notebook a function may be newer than the workers, a script's ``if __name__ == "__main__":`` block
 does not run in a spawned worker, and a module may have been reloaded. All that is decided here, in the parent, from what
 it knew when the workers were made: nothing is asked of a busy worker.
+
+The rule for ``__main__``:
+
+- A function or class that was there when the pool was made goes by name, whatever has happened to its attributes since.
+  Each worker has its own state of it, as with the standard library. If workers are spawned, they must have it with the same
+  code: they tell.
+- One that is new goes by value. So does one that was defined again, unless the definition is the same to the letter.
+- A class that has got other methods since (``MyClass.method = function``, with a function of ``__main__``) counts as defined
+  again, as do its subclasses. So does a function whose code or defaults were replaced.
+- Whatever goes by value is another object in the worker than what has its name there.
 """
 
 from __future__ import annotations
@@ -19,8 +29,8 @@ from typing import Any
 
 import cloudpickle
 
-_MAIN = ("__main__", "__mp_main__")
-_ATOMS = (type(None), bool, int, float, complex, str, bytes)
+from arrowpool.definitions import ATOMS, MAIN, fingerprint, full_fingerprint, is_definition, outline
+
 _MISSING = object()
 #: In the place of a fingerprint: the initializer of a worker has put this there.
 _PUT_THERE = ""
@@ -41,16 +51,17 @@ class Reach:
         main = vars(sys.modules["__main__"])
         # Only what is compared later, and functions weakly: a pool must not keep the user's frames alive, nor what a
         # notebook's cell has defined once it is run again.
-        self._main_values = {name: value for name, value in list(main.items()) if isinstance(value, _ATOMS)}
-        self._main_functions = {
-            name: weakref.ref(value) for name, value in list(main.items()) if isinstance(value, types.FunctionType)
+        self._main_values = {name: value for name, value in list(main.items()) if isinstance(value, ATOMS)}
+        self._main_objects = {
+            name: (weakref.ref(value), outline(value)) for name, value in list(main.items()) if is_definition(value)
         }
         self._main_prints = fingerprints(main)
+        self._main_contents = fingerprints(main, full_fingerprint)
         #: What workers have. Until the first spawned one tells, a script is taken to be the same there; a notebook is not.
         self._worker_prints: Mapping[str, str] = self._main_prints if forks or "__file__" in main else {}
         self._told = forks
         self._worker_names: frozenset[str] = frozenset(main) if forks else frozenset()
-        #: By the function's or class's id: the weak reference that ends the entry with it, what it had, and the answer.
+        #: By the function's or class's id: the weak reference that ends the entry with it, its outline, and the answer.
         self._answers: dict[int, tuple[weakref.ref[Any], tuple[Any, ...], bool]] = {}
 
     def worker_has(self, names: Mapping[str, str | None]) -> None:
@@ -63,7 +74,7 @@ class Reach:
 
     def is_guess(self, obj: Any) -> bool:
         """Whether what is said of this function or class is not certain before a worker has told what it has."""
-        return not self._told and getattr(obj, "__module__", None) in _MAIN
+        return not self._told and getattr(obj, "__module__", None) in MAIN
 
     def resolves(self, obj: Any) -> bool:
         """Whether a worker that imports ``obj.__module__`` and looks up ``obj.__qualname__`` gets this very thing."""
@@ -74,51 +85,46 @@ class Reach:
         module = sys.modules.get(module_name)
         if module is None or _look_up(module, qualname) is not obj:
             return False
-        if module_name in _MAIN:
-            return self._main_resolves(obj, qualname.partition(".")[0])
+        if module_name in MAIN:
+            return self._main_resolves(qualname.partition(".")[0])
         spec = vars(module).get("__spec__")
         if module_name in self._specs:
             # Reloading a module gives it a new spec; workers still have, or will import, something else.
             return self._specs[module_name] is spec and (spec is not None or self._forks)
         return spec is not None
 
-    def _main_resolves(self, obj: Any, root: str) -> bool:
-        key = getattr(obj, "__code__", None), getattr(obj, "__defaults__", None), getattr(obj, "__kwdefaults__", None)
-        known = self._answers.get(id(obj))
-        if known is not None and all(a is b for a, b in zip(known[1], key, strict=True)):
-            return known[2]
+    def _main_resolves(self, root: str) -> bool:
         current = vars(sys.modules["__main__"]).get(root)
-        print_ = fingerprint(current)
+        now = outline(current)
+        if now is None:
+            return False
+        known = self._answers.get(id(current))
+        if known is not None and known[0]() is current and known[1] == now:
+            return known[2]
         # The same as when the workers were made, and (as spawned workers tell) the same as they have.
-        answer = (
-            print_ is not None
-            and self._main_prints.get(root) == print_
-            and self._same_defaults(root, current)
-            and self._worker_prints.get(root) == print_
+        answer = self._is_as_before(root, current, now) and (
+            self._forks or self._worker_prints.get(root) == fingerprint(current)
         )
-        # Defaults that are no constants would be kept alive here, and may refer to the function.
-        if key[2] is None and all(isinstance(default, _ATOMS) for default in key[1] or ()):
-            entry = weakref.ref(obj, functools.partial(_forget, self._answers, id(obj)))
-            self._answers[id(obj)] = (entry, key, answer)
+        self._answers[id(current)] = (
+            weakref.ref(current, functools.partial(_forget, self._answers, id(current))),
+            now,
+            answer,
+        )
         return answer
 
-    def _same_defaults(self, name: str, now: Any) -> bool:
-        """Defaults that a fingerprint cannot compare (a frame, say) must be the very same objects."""
-        if not isinstance(now, types.FunctionType):
+    def _is_as_before(self, name: str, current: Any, now: tuple[Any, ...]) -> bool:
+        reference, before = self._main_objects.get(name, (_gone, None))
+        was = reference()
+        if was is current and before == now:
             return True
-        reference = self._main_functions.get(name)
-        before = reference() if reference is not None else None
-        if before is now:
-            return True
-        return _identical(getattr(before, "__defaults__", None), now.__defaults__) and _identical(
-            tuple((getattr(before, "__kwdefaults__", None) or {}).values()),
-            tuple((now.__kwdefaults__ or {}).values()),
-        )
+        if was is current and isinstance(current, type):
+            return self._main_prints.get(name) == fingerprint(current)
+        return self._main_contents.get(name) == full_fingerprint(current) and _same_defaults(was, current)
 
     def has_global(self, name: str, value: Any) -> bool:
         """Whether a worker's ``__main__`` has this plain value under `name`, or one that its initializer put there."""
         return (
-            isinstance(value, _ATOMS)
+            isinstance(value, ATOMS)
             and name in self._worker_names
             and self._main_values.get(name, self) is value
             # A script's main guard, which a spawned worker does not run, may have put another value there.
@@ -131,7 +137,7 @@ def tell_names(before: Mapping[str, Any]) -> dict[str, str | None]:
     functions, classes and plain values, and a mark at plain values that the initializer put there."""
     told = {}
     for name, value in list(main_names().items()):
-        if not isinstance(value, _ATOMS):
+        if not isinstance(value, ATOMS):
             told[name] = fingerprint(value)
         elif before.get(name, _MISSING) is not value:
             told[name] = _PUT_THERE
@@ -142,77 +148,39 @@ def tell_names(before: Mapping[str, Any]) -> dict[str, str | None]:
 
 def _print_of_value(value: Any) -> str | None:
     kind = type(value)
-    if kind not in _ATOMS:
+    if kind not in ATOMS:
         return None  # a subclass may be anything
     content = value if kind is bytes else repr(value).encode()
     return f"{kind.__name__} {hashlib.blake2b(content, digest_size=16).hexdigest()}"
 
 
-def fingerprints(namespace: Mapping[str, Any]) -> dict[str, str]:
+def fingerprints(namespace: Mapping[str, Any], of: Callable[[Any], str | None] = fingerprint) -> dict[str, str]:
     """Name -> fingerprint of every function and class that was defined in this ``__main__`` namespace."""
     found = {}
     for name, value in list(namespace.items()):
-        print_ = fingerprint(value)
+        print_ = of(value)
         if print_ is not None:
             found[name] = print_
     return found
 
 
-def fingerprint(obj: Any) -> str | None:
-    """What a function or class of ``__main__`` does, as a digest equal in every process; None for all else."""
-    if not isinstance(obj, (types.FunctionType, type)) or getattr(obj, "__module__", None) not in _MAIN:
-        return None
-    return hashlib.blake2b(repr(_key(obj)).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+def _gone() -> None:
+    """In the place of a weak reference."""
 
 
-def _key(value: Any, depth: int = 0) -> Any:
-    """A nested tuple of plain values that stands for the behaviour of `value`, without addresses or paths."""
-    if isinstance(value, _ATOMS):
-        return value
-    if isinstance(value, types.CodeType):
-        return (
-            value.co_name,
-            value.co_code,
-            value.co_names,
-            value.co_varnames,
-            value.co_freevars,
-            value.co_flags,
-            value.co_argcount,
-            value.co_posonlyargcount,
-            value.co_kwonlyargcount,
-            tuple(_key(constant, depth) for constant in value.co_consts),
-        )
-    if isinstance(value, tuple):
-        return tuple(_key(item, depth) for item in value)
-    if isinstance(value, frozenset):
-        # The order of a set of strings differs between processes.
-        return tuple(sorted(repr(_key(item, depth)) for item in value))
-    if isinstance(value, types.FunctionType):
-        return (
-            "function",
-            _key(value.__code__, depth),
-            _key(value.__defaults__, depth),
-            _key(tuple(sorted((value.__kwdefaults__ or {}).items())), depth),
-        )
-    if isinstance(value, (staticmethod, classmethod)):
-        return (type(value).__name__, _key(value.__func__, depth))
-    if isinstance(value, property):
-        return ("property", _key(value.fget, depth), _key(value.fset, depth), _key(value.fdel, depth))
-    if isinstance(value, type):
-        if value.__module__ not in _MAIN or depth > 3:
-            return ("class", value.__module__, value.__qualname__)
-        members = tuple(
-            (name, _key(member, depth + 1))
-            for name, member in sorted(vars(value).items())
-            if name not in ("__dict__", "__weakref__", "__doc__", "__module__")
-        )
-        return ("class", value.__qualname__, tuple(_key(base, depth + 1) for base in value.__bases__), members)
-    return type(value).__qualname__
+def _same_defaults(before: Any, now: Any) -> bool:
+    """Defaults that a fingerprint cannot compare (a frame, say) must be the very same objects."""
+    if before is now or not isinstance(now, types.FunctionType):
+        return True
+    return _identical(getattr(before, "__defaults__", None), now.__defaults__) and _identical(
+        tuple((getattr(before, "__kwdefaults__", None) or {}).values()),
+        tuple((now.__kwdefaults__ or {}).values()),
+    )
 
 
 def _identical(before: tuple[Any, ...] | None, now: tuple[Any, ...] | None) -> bool:
     pairs = itertools.zip_longest(before or (), now or (), fillvalue=_MISSING)
-    return all(a is b or isinstance(b, _ATOMS) for a, b in pairs)
+    return all(a is b or isinstance(b, ATOMS) for a, b in pairs)
 
 
 def _forget(answers: dict[int, Any], number: int, reference: weakref.ref[Any]) -> None:
@@ -271,7 +239,7 @@ def constants_of(function: Callable[..., Any]) -> tuple[Any, ...] | None:
             return None
     else:
         return () if is_stateless(function) else None
-    return parts if all(type(part) in _ATOMS or (callable(part) and is_stateless(part)) for part in parts) else None
+    return parts if all(type(part) in ATOMS or (callable(part) and is_stateless(part)) for part in parts) else None
 
 
 def is_fixed(function: Callable[..., Any]) -> bool:

@@ -23,6 +23,7 @@ import cloudpickle
 import numpy as np
 from cloudpickle import cloudpickle as by_value
 
+from arrowpool.by_value import came_by_value, is_whole, reduce_cached, reduce_class, reduce_known_class
 from arrowpool.codecs import ByteArray, Encode, encoder_for, library_of
 from arrowpool.functions import Reach, main_globals
 from arrowpool.memory import system
@@ -319,16 +320,18 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
     def reduce_class(self, cls: type) -> Any:
         """By reference, or as cloudpickle does; a class that came by value goes back as the class it was."""
         if self._reach is None:
-            if cls not in by_value._DYNAMIC_CLASS_TRACKER_BY_CLASS:
-                return NotImplemented
-            # By another pickler: its methods go by value too, and this one sends no function so.
-            return pickle.loads, (cloudpickle.dumps(cls),)
+            return reduce_known_class(cls) if came_by_value(cls) else NotImplemented
         if cls.__module__ == "builtins":
             return by_value._class_reduce(cls)
         self.guessed = self.guessed or self._reach.is_guess(cls)
-        if self._reach.resolves(cls):
+        return NotImplemented if self._reach.resolves(cls) else reduce_class(cls)
+
+    def reduce_cached(self, function: Any) -> Any:
+        """By reference, or anew around the function by value."""
+        if self._reach is None or not is_whole(function):
             return NotImplemented
-        return by_value._dynamic_class_reduce(cls)
+        self.guessed = self.guessed or self._reach.is_guess(function)
+        return NotImplemented if self._reach.resolves(function) else reduce_cached(function)
 
     def _dynamic_function_reduce(self, func: types.FunctionType) -> Any:
         reduced = super()._dynamic_function_reduce(func)
@@ -357,12 +360,18 @@ def _reduce_class(cls: Any, reducer: Any) -> Any:
     return reducer.reduce_class(cls)
 
 
+def _reduce_cached(function: Any, reducer: Any) -> Any:
+    return reducer.reduce_cached(function)
+
+
 def _find(cls: type) -> tuple[Encode | None, bool]:
     encode: Encode | None
     if cls is types.FunctionType:
         encode = _reduce_function
     elif issubclass(cls, type):
         encode = _reduce_class
+    elif cls is functools._lru_cache_wrapper:
+        encode = _reduce_cached
     elif cls in copyreg.dispatch_table or cls in ForkingPickler._extra_reducers:  # type: ignore[attr-defined]
         encode = None  # somebody has said how: as with the standard library, that comes first
     else:
