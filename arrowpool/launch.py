@@ -207,13 +207,14 @@ def _watch(process: BaseProcess) -> tuple[int, bool]:
     pid, sentinel = getattr(process, "pid", None), getattr(process, "sentinel", -1)
     if pid is None or sentinel < 0:
         return -1, False
+    keeps = getattr(_popen(process), "method", None) in ("fork", "spawn")  # its sentinel, for as long as it is there
     try:
         if not facilities.has("pidfd"):
             raise OSError("no pidfd")
         watched = os.pidfd_open(pid)
     except (AttributeError, OSError):
-        return os.dup(sentinel), False
-    if getattr(_popen(process), "method", None) in ("fork", "spawn"):
+        return (sentinel if keeps else os.dup(sentinel)), False
+    if keeps:
         # In the place of the pipe that children of the worker keep open: `join` of this process does not wait for them either.
         os.dup2(watched, sentinel, inheritable=False)
         os.close(watched)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -16,8 +17,28 @@ import pytest
 
 import arrowpool
 import arrowpool.shelf
+from arrowpool.memory import facilities
 
 METHODS = ("fork", "spawn", "forkserver")
+
+
+def needs(*names):
+    """For tests of what Linux alone can: skipped where the environment variable ``ARROWPOOL_WITHOUT`` takes that away."""
+    missing = [name for name in names if not facilities.has(name)]
+    return pytest.mark.skipif(bool(missing), reason=f"without {', '.join(missing)}: see arrowpool/memory/facilities.py")
+
+
+def complaints(stderr):
+    """What a program has said on stderr, but for where its memory lies when `needs` would skip a test of memfd."""
+    expected = () if facilities.has("memfd") else ("this system has no memfd: shared memory lies in unlinked files in ",)
+    return "".join(line for line in stderr.splitlines(keepends=True) if not line.startswith(expected))
+
+
+def is_arena(path):
+    """Whether that is an arena, by what ``/proc`` says of a descriptor or a map of it."""
+    return re.search(r"memfd:arrowpool |/arrowpool\w{8} \(deleted\)", path) is not None
+
+
 _PATIENCE_SECONDS = 3.0
 
 
@@ -49,7 +70,7 @@ def _leavings() -> dict[str, set[str]]:
         "descriptors": {f"{fd} {_target(fd)}" for fd in os.listdir("/proc/self/fd")},
         "threads": {thread.name for thread in threading.enumerate()},
         "shared memory": {name for name in os.listdir("/dev/shm") if name.startswith("arrowpool")} - _SHELVES,
-        "arenas": {line.split()[0] for line in maps if "memfd:arrowpool" in line},
+        "arenas": {line.split()[0] for line in maps if is_arena(line)},
     }
 
 

@@ -7,6 +7,7 @@ given back to the kernel; nothing is left when the last process is gone, however
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -196,26 +197,26 @@ def _create_file(capacity: int, spill_dir: str | None) -> int:
     global _said_where
     if spill_dir is not None:
         return system.create_unlinked("arrowpool", capacity, spill_dir)
-    try:
+    with contextlib.suppress(OSError):
         return system.create_memory("arrowpool", capacity)
-    except OSError as error:
-        failure = error
     temporary = tempfile.gettempdir()  # raises FileNotFoundError where there is none
     # In memory as well, where there is some to speak of: containers have little. Else the kernel's page cache has to do.
-    for directory, enough in (("/dev/shm", min(capacity // 4, 1 << 30)), (temporary, _LEAST_FILE)):
-        try:
-            free = shutil.disk_usage(directory).free
-            if free < enough:
-                raise OSError(errno.ENOSPC, f"{directory} has only {free:,} bytes free")
-            fd = system.create_unlinked("arrowpool", min(capacity, system.page_ceil(free // 2)), directory)
-        except OSError as error:
-            failure = error
-        else:
-            if not _said_where:
-                _said_where = True
-                _log.warning("this system has no memfd: shared memory lies in unlinked files in %s", directory)
-            return fd
-    raise failure
+    try:
+        fd, directory = _create_in("/dev/shm", capacity, min(capacity // 4, 1 << 30)), "/dev/shm"
+    except OSError:
+        fd, directory = _create_in(temporary, capacity, _LEAST_FILE), temporary
+    if not _said_where:
+        _said_where = True
+        _log.warning("this system has no memfd: shared memory lies in unlinked files in %s", directory)
+    return fd
+
+
+def _create_in(directory: str, capacity: int, enough: int) -> int:
+    """A file of so many bytes, or of half of what is free there, if that is enough."""
+    free = shutil.disk_usage(directory).free
+    if free < enough:
+        raise OSError(errno.ENOSPC, f"{directory} has only {free:,} bytes free")
+    return system.create_unlinked("arrowpool", min(capacity, system.page_ceil(free // 2)), directory)
 
 
 #: Descriptors of this process's arenas.

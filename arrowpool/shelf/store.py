@@ -96,6 +96,7 @@ class Store:
                 if not _fits(directory, plan.nbytes):
                     continue
                 self._put_in(directory, plan, key)
+                failure = None  # else it and this frame would refer to each other, and to what all callers have
                 return
             except MemoryError as error:
                 failure = error
@@ -108,7 +109,10 @@ class Store:
                     if fd is not None:
                         os.close(fd)
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                failure = None
         where = ", ".join(map(str, paths))
         raise ArenaFullError(f"{plan.nbytes:,} bytes are wanted for the shelf; nowhere are so many free: {where}")
 

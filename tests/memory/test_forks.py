@@ -18,6 +18,7 @@ import pytest
 
 from arrowpool.memory import facilities, lease
 from arrowpool.memory.lease import Account, Grant
+from tests.conftest import needs
 from tests.memory import hostile
 
 SLOTS = 4096
@@ -72,6 +73,7 @@ def released(flags):
     return np.flatnonzero(flags).tolist()
 
 
+@needs("proc")
 def test_children_that_see_the_same_share_a_descriptor(flags, children):
     account = Account(flags)
     held = [Grant(account, slot, 0, 1) for slot in range(3)]

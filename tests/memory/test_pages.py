@@ -13,6 +13,7 @@ from arrowpool.memory import arena, facilities, pages, system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.lease import Account, Grant
 from arrowpool.memory.mapping import Mapping
+from tests.conftest import needs
 from tests.memory import hostile
 
 MIB = 1 << 20
@@ -113,6 +114,7 @@ def test_a_map_that_stays_is_never_released():
     assert hostile.in_child(run)
 
 
+@needs("pagemap", "proc")
 def test_one_page_map_for_all_mappings():
     owner = Arena(arena.create(MIB))
     before = len(os.listdir("/proc/self/fd"))

@@ -12,6 +12,7 @@ from arrowpool.memory import arena, limits, system
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.turns import Turns
 from arrowpool.settings import HEADROOM_STEP
+from tests.conftest import needs
 
 MIB = 1 << 20
 
@@ -26,6 +27,7 @@ def fds():
     os.close(other)
 
 
+@needs("memfd", "proc")
 def test_turns(fds, monkeypatch):
     monkeypatch.setattr("arrowpool.memory.turns.RELIEF_SECONDS", 0.05)
     one, other = map(Turns, fds)
@@ -51,6 +53,7 @@ def test_what_all_may_take_without_asking_is_a_part_of_the_reserve(available, ow
     assert step * owners <= available / limits._RESERVE / 4
 
 
+@needs("memfd", "proc")
 def test_owners_that_ask_at_the_same_time(fds, monkeypatch):
     """Those that want much of what there is wait for each other: the second is asked about what the first has left."""
     monkeypatch.setattr("arrowpool.memory.turns.RELIEF_SECONDS", 60)

@@ -13,6 +13,7 @@ import arrowpool
 from arrowpool import WorkerLostError
 from arrowpool.memory import arena, lease
 from arrowpool.memory.arena import Arena
+from tests.conftest import is_arena, needs
 from tests.pool import tasks
 
 SIZE = 100_000
@@ -30,7 +31,7 @@ def arenas(pid="self"):
             target, status = os.readlink(path), os.stat(path)
         except OSError:
             continue
-        if "memfd:arrowpool " in target:
+        if is_arena(target):
             found[status.st_ino] = status.st_blocks * 512
     return found
 
@@ -39,6 +40,7 @@ def shared_bytes(pid="self"):
     return sum(arenas(pid).values())
 
 
+@needs("fallocate")
 @pytest.mark.parametrize("how", ["terminated", "closed", "killed"])
 def test_a_small_result_keeps_its_own_memory_only(ours, how):
     with ours.pool(1) as pool:
@@ -69,6 +71,7 @@ def test_a_small_result_keeps_its_own_memory_only(ours, how):
     assert (kept == 10).all()
 
 
+@needs("fallocate")
 def test_it_stays_for_a_forked_child():
     with arrowpool.get_context("fork").Pool(1) as pool:
         kept = pool.apply(tasks.double, (np.ones(SIZE),))

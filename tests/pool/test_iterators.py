@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import arrowpool
+from tests.conftest import is_arena
 from tests.pool import tasks
 from tests.pool.test_interrupts import run
 
@@ -69,7 +70,7 @@ def blocked():
 
 def arenas():
     with open("/proc/self/maps") as maps:
-        return {line.split()[0] for line in maps if "memfd:arrowpool" in line}
+        return {line.split()[0] for line in maps if is_arena(line)}
 
 
 def eventually(is_so):

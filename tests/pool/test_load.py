@@ -15,6 +15,7 @@ import pytest
 
 import arrowpool
 from arrowpool.memory.limits import limits
+from tests.conftest import is_arena, needs
 from tests.pool import tasks
 
 MIB = 1 << 20
@@ -99,12 +100,12 @@ def memory_of(process):
     return {
         held.st_ino: held.st_blocks * 512
         for fd in opened.iterdir()
-        if "memfd:arrowpool " in os.readlink(fd)
+        if is_arena(os.readlink(fd))
         for held in [os.stat(fd)]
     }
 
 
-@pytest.mark.parametrize("warm", [0.1, 1000.0])
+@pytest.mark.parametrize("warm", [pytest.param(0.1, marks=needs("fallocate")), 1000.0])
 def test_an_idle_pool_keeps_its_pages_for_a_while(monkeypatch, warm):
     for module in ("feeder", "worker"):
         monkeypatch.setattr(f"arrowpool.{module}.IDLE_SECONDS", 0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+import weakref
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -231,7 +233,15 @@ def test_a_root_that_fails_is_passed_over(two_roots, monkeypatch):
         reserve(fd, offset, size)
 
     monkeypatch.setattr(system, "reserve", full)
-    arrowpool.put(value(3), persist=True, key="k")
+    array = value(3)
+    alive = weakref.ref(array)
+    gc.disable()
+    try:
+        arrowpool.put(array, persist=True, key="k")
+        del array
+        assert alive() is None, "the error of the first root keeps it"
+    finally:
+        gc.enable()
     assert number_of(arrowpool.get("k")) == 3
     assert everything_in(two_roots[0]) == []
 
