@@ -221,6 +221,12 @@ class ArrowPool(stdlib.Pool):
         if self._pid == os.getpid():
             super().__del__(*args, **kwargs)
 
+    def __enter__(self) -> ArrowPool:
+        # A pool that is broken already is entered: nobody ends what a block was not entered with. Its calls say why.
+        check_process(self._pid)
+        super()._check_running()  # type: ignore[misc]
+        return self
+
     def _check_running(self) -> None:
         check_process(self._pid)
         super()._check_running()  # type: ignore[misc]

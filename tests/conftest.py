@@ -30,7 +30,9 @@ def needs(*names):
 
 def complaints(stderr):
     """What a program has said on stderr, but for where its memory lies when `needs` would skip a test of memfd."""
-    expected = () if facilities.has("memfd") else ("this system has no memfd: shared memory lies in unlinked files in ",)
+    expected = (
+        () if facilities.has("memfd") else ("this system has no memfd: shared memory lies in unlinked files in ",)
+    )
     return "".join(line for line in stderr.splitlines(keepends=True) if not line.startswith(expected))
 
 

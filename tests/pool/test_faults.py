@@ -134,6 +134,17 @@ def test_an_initializer_that_raises(ours):
     pool.join()
 
 
+def test_a_pool_that_is_broken_before_its_block_begins(ours):
+    pool = ours.pool(1, tasks.fail_initializer)
+    deadline = time.monotonic() + LIMIT
+    while not pool._broken:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pool, pytest.raises(WorkerInitError, match="no database"):
+        pool.map(tasks.square, [1])
+    pool.join()
+
+
 def test_an_initializer_that_ends_the_process(ours):
     pool = ours.pool(2, tasks.exit_initializer)
     with pytest.raises(WorkerInitError, match="exited with code 5"):
