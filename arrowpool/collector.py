@@ -26,6 +26,7 @@ from arrowpool.errors import (
     WorkerInitError,
     WorkerLostError,
     again,
+    said,
 )
 from arrowpool.lane import (
     Broken,
@@ -134,7 +135,7 @@ class Collector(Service):
                 settle_forks()
                 settle()
         except BaseException as error:
-            self._break(PoolTerminatedError(f"the pool cannot go on: {error!r}"))
+            self._break(PoolTerminatedError(f"the pool cannot go on: {said(error)}"))
             for lane in list(self._lanes.values()):
                 lane.process.kill()  # it could wait for ever to have its answers read
             raise
@@ -249,7 +250,8 @@ class Collector(Service):
                     ledger.pickled(value, body[1][0][2])
         except BaseException as error:
             failure = TransferError(
-                f"the {'result' if kind == DONE else 'exception'} of {describe(task)} could not be rebuilt here: {error!r}"
+                f"the {'result' if kind == DONE else 'exception'} of {describe(task)} could not be rebuilt here: "
+                f"{said(error)}"
             )
             failure.__cause__ = RemoteTraceback(message[5]) if kind == FAILED else error
             self._set(task.call.job, task.index, False, failure)
@@ -307,7 +309,7 @@ class Collector(Service):
         )
         try:
             error.__cause__ = loads(stream)
-        except Exception:
+        except BaseException:  # whatever rebuilding it raises
             error.__cause__ = RemoteTraceback(text)
         self._break(error)
 

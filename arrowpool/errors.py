@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import signal
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 __all__ = [
     "ArenaFullError",
@@ -58,8 +60,16 @@ class TaskExitError(RuntimeError):
 def contained(error: BaseException, doing: str = "the task") -> BaseException:
     """`error` itself, or a `TaskExitError` in place of what would end or interrupt whoever it is raised in."""
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
-        return TaskExitError(f"{doing} raised {error!r}")
+        return TaskExitError(f"{doing} raised {said(error)}")
     return error
+
+
+def said(obj: object, how: Callable[[Any], str] = repr) -> str:
+    """What an object says of itself, or that it cannot: its own code must not end a thread that all calls depend on."""
+    try:
+        return how(obj)
+    except BaseException:
+        return f"<{type(obj).__name__}, whose {how.__name__}() fails>"
 
 
 def again(error: BaseException) -> BaseException:

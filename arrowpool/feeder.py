@@ -22,7 +22,7 @@ from typing import Any
 
 from arrowpool.dispatch import Recall, ahead_size, draw_size, frame_size, free_lane
 from arrowpool.encoder import Encoder, Unplaced
-from arrowpool.errors import ArenaFullError, PoolTerminatedError, contained
+from arrowpool.errors import ArenaFullError, PoolTerminatedError, contained, said
 from arrowpool.lane import (
     Answered,
     Blob,
@@ -187,7 +187,7 @@ class Feeder(Service):
                 with self._at_work:
                     self._go_on(event)
         except BaseException as error:
-            self._tell_collector(Broken(PoolTerminatedError(f"the pool cannot go on: {error!r}")))
+            self._tell_collector(Broken(PoolTerminatedError(f"the pool cannot go on: {said(error)}")))
             raise
         finally:
             util.debug("feeder exiting")

@@ -24,7 +24,7 @@ from multiprocessing.pool import job_counter  # type: ignore[attr-defined]
 from typing import Any
 
 from arrowpool.pool import ArrowPool
-from arrowpool.service import Service
+from arrowpool.service import Service, tell
 from arrowpool.waiting import InterruptibleFuture
 
 _log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def _set(future: Future[Any], success: bool, value: Any) -> None:
         _begins(future)
     except BaseException:
         # It would end the thread that sets all futures. As text: a traceback would keep the results in its frames.
-        _log.error("a done callback raised\n%s", traceback.format_exc())
+        tell(_log.error, "a done callback raised\n%s", traceback.format_exc())
 
 
 def _begins(future: Future[Any]) -> bool:

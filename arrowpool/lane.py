@@ -369,4 +369,8 @@ def describe(task: Task) -> str:
 def name_of(task: Task) -> str:
     """The name of a task's function."""
     function = task.call.function
-    return getattr(function, "__qualname__", None) or type(function).__qualname__
+    try:
+        name = getattr(function, "__qualname__", None)
+    except BaseException:  # the user's own code, in a thread that all calls depend on
+        name = None
+    return name if type(name) is str and name else type(function).__qualname__

@@ -13,6 +13,7 @@ from collections import deque
 
 from arrowpool.codecs.reasons import reasons
 from arrowpool.lane import Lane, Task, name_of
+from arrowpool.service import tell
 from arrowpool.stats import Pickled, SlowTask, WorkerStats, show_bytes
 
 _log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Ledger:
         self._pickled[why] = (count + 1, total + nbytes)
         if nbytes >= _WORTH_A_HINT and not _hinted:
             _hinted = True
-            _log.warning("%s were pickled instead of shared: %s. See pool.stats()", show_bytes(nbytes), why)
+            tell(_log.warning, "%s were pickled instead of shared: %s. See pool.stats()", show_bytes(nbytes), why)
 
     def ended(self, lane: Lane) -> None:
         """This worker is gone."""

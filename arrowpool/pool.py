@@ -36,6 +36,7 @@ from arrowpool.memory.arena import Arena
 from arrowpool.memory.lease import live_grants_of, settle_forks
 from arrowpool.memory.limits import limits
 from arrowpool.results import AsyncResult, ImapResults, MapResult, UnorderedImapResults
+from arrowpool.service import tell
 from arrowpool.settings import COPY_THREADS
 from arrowpool.source import tasks_of
 from arrowpool.stats import Stats, show_bytes
@@ -112,6 +113,11 @@ class ArrowPool(stdlib.Pool):
     [np.float64(100000.0), np.float64(0.0)]
     """
 
+    # Of the class, so that __del__ and __repr__ find them where the arguments are not even those of __init__.
+    _state = INIT
+    #: The process that has this pool's threads. A child forked from it can use none of it.
+    _pid = -1
+
     def __init__(
         self,
         processes: int | None = None,
@@ -128,7 +134,6 @@ class ArrowPool(stdlib.Pool):
         # First of all, so that __del__ finds them whatever happens here.
         self._pool: list[BaseProcess] = []
         self._state = INIT
-        #: The process that has this pool's threads. A child forked from it can use none of it.
         self._pid = os.getpid()
         self._ctx = context or multiprocessing.get_context()
         self._processes = default_size() if processes is None else processes
@@ -520,7 +525,10 @@ def _check(
 def _runs_code(iterable: Any) -> bool:
     """Whether iterating may run the user's code, which may take its time, or change what is called for the items."""
     kind = type(iterable)
-    return kind not in _INERT and (kind.__module__.partition(".")[0], kind.__name__) not in _INERT_NAMES
+    if kind in _INERT:
+        return False
+    module = kind.__module__  # of a proxy, it may be anything
+    return type(module) is not str or (module.partition(".")[0], kind.__name__) not in _INERT_NAMES
 
 
 def default_size() -> int:
@@ -561,7 +569,7 @@ def _guarded(callback: Callable[[Any], Any] | None) -> Callable[[Any], None] | N
             callback(value)
         except BaseException:
             # As text: a log record with the traceback would keep the frames alive, and the results in them.
-            _log.error("a callback of the pool raised\n%s", traceback.format_exc())
+            tell(_log.error, "a callback of the pool raised\n%s", traceback.format_exc())
 
     return call
 
@@ -587,7 +595,7 @@ def _terminate_pool(
         feeder.sender.close()
     else:
         feeder.refuse()
-        _log.warning("pickling what was given to a pool still blocks after the pool was terminated")
+        tell(_log.warning, "pickling what was given to a pool still blocks after the pool was terminated")
     collector.close()
     supervisor.close()  # what the collector has not heard of
     notifier.close()

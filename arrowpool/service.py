@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Callable
 
 from arrowpool.waiting import slices
+
+
+def tell(log: Callable[..., None], text: str, *args: object) -> None:
+    """Log it from a thread that all calls depend on, whatever the user's handlers and filters make of it."""
+    with contextlib.suppress(Exception):
+        log(text, *args)
 
 
 class Service:

@@ -13,11 +13,11 @@ from multiprocessing.pool import CLOSE, RUN, TERMINATE
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from arrowpool.errors import PoolTerminatedError, WorkerInitError, describe_exit
+from arrowpool.errors import PoolTerminatedError, WorkerInitError, describe_exit, said
 from arrowpool.feeder import Feeder
 from arrowpool.lane import Broken, Lane, LaneExited, LaneJoined, Stop
 from arrowpool.launch import Launcher, let_go
-from arrowpool.service import Service
+from arrowpool.service import Service, tell
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Supervisor(Service):
             self._keep_up()
         except BaseException as error:
             # Nobody learns of deaths any more: no call can be waited for. What is left is to wait for the pool's end.
-            self._fail(PoolTerminatedError(f"the pool cannot go on: {error!r}"), error)
+            self._fail(PoolTerminatedError(f"the pool cannot go on: {said(error)}"), error)
             while self._state == RUN:
                 self._await_word()
             self._feeder.end()
@@ -155,10 +155,12 @@ class Supervisor(Service):
                     self.repopulate_if_needed()
                 except Exception as error:
                     if not self._lanes:
-                        self._fail(WorkerInitError(f"no worker can be started: {error!r}"), error)
+                        self._fail(WorkerInitError(f"no worker can be started: {said(error)}"), error)
                     elif not self._short_handed:
-                        _log.warning(
-                            "no worker can be started in place of one that ended, %r; trying again", str(error)
+                        tell(
+                            _log.warning,
+                            "no worker can be started in place of one that ended, %r; trying again",
+                            said(error, str),
                         )
                     self._short_handed = True
                 else:

@@ -55,7 +55,7 @@ from typing import Any
 
 from arrowpool.channel import Channel, Message
 from arrowpool.codecs import settle
-from arrowpool.errors import ArenaFullError, contained
+from arrowpool.errors import ArenaFullError, contained, said
 from arrowpool.functions import main_names, tell_names
 from arrowpool.memory import system
 from arrowpool.memory.arena import Arena
@@ -307,7 +307,7 @@ class _Worker:
         except ArenaFullError as error:
             return self._failed(number, (began, ready), error, str(error))
         except BaseException as error:
-            return self._failed(number, (began, ready), MaybeEncodingError(error, value), str(error))
+            return self._failed(number, (began, ready), _not_encoded(error, value), said(error, str))
 
     def _rebuild_both(
         self, function: int, body: Body, accepted: list[Grant], grants: dict[int, list[Grant]]
@@ -354,8 +354,23 @@ class _Worker:
         try:
             encoded = self._encode(failure)
         except BaseException as error:
-            encoded = self._encode(MaybeEncodingError(error, getattr(failure, "exc", failure)))
+            encoded = self._encode(_not_encoded(error, getattr(failure, "exc", failure)))
         return (FAILED, number, (ready - began, ended - ready, time.perf_counter() - ended), *encoded, text)
+
+
+class _Said:
+    """Says this of itself."""
+
+    def __init__(self, text: str):
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _not_encoded(error: BaseException, value: Any) -> MaybeEncodingError:
+    """The standard library's error for what cannot be sent, in whose words these two can say something of themselves."""
+    return MaybeEncodingError(_Said(said(error)), _Said(said(value)))
 
 
 def _encode_broken(error: BaseException) -> tuple[bytes, str]:
@@ -365,4 +380,4 @@ def _encode_broken(error: BaseException) -> tuple[bytes, str]:
     try:
         return dumps(wrapped, inline_limit=sys.maxsize)[0], text
     except Exception as failure:
-        return dumps(MaybeEncodingError(failure, error), inline_limit=sys.maxsize)[0], text
+        return dumps(_not_encoded(failure, error), inline_limit=sys.maxsize)[0], text

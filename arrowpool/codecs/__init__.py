@@ -27,7 +27,9 @@ _MODULES = {
 def library_of(cls: type) -> str | None:
     """The library known here that `cls` comes from, itself or through a base; None when there is none."""
     for base in cls.__mro__:
-        library = base.__module__.partition(".")[0]
+        module = base.__module__
+        # Proxies have a property of that name, or whatever their target has.
+        library = module.partition(".")[0] if type(module) is str else ""
         if library in _MODULES and library in sys.modules:
             return library
     return None

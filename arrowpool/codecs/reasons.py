@@ -1,12 +1,15 @@
 """Why an object was pickled and not shared, in words: for `pool.stats()`, never for a decision.
 
 Looks for the causes that the codecs know, in what the object is made of; only at a sample of what is long.
+
+Guarantees: nothing is raised, whatever the object is. No method of a container or of an object's own class is called: what
+these are made of is asked of Python's types. Of the libraries' own subclasses that cannot be said; what they raise is caught.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -15,31 +18,50 @@ _MEMBERS = 50
 _SAMPLE = 200
 _LONG = 200
 _TEXT = frozenset({"str", "NoneType"})
+#: How long they are, whatever a subclass says of that; and what is in them.
+_TEXTS: tuple[tuple[type, Callable[[Any], int]], ...] = (
+    (str, str.__len__),
+    (bytes, bytes.__len__),
+    (bytearray, bytearray.__len__),
+)
+_CONTAINERS: tuple[tuple[type, Callable[[Any], int], Callable[[Any], Iterable[Any]]], ...] = (
+    (dict, dict.__len__, dict.values),
+    (list, list.__len__, list.__iter__),
+    (tuple, tuple.__len__, tuple.__iter__),
+    (set, set.__len__, set.__iter__),
+    (frozenset, frozenset.__len__, frozenset.__iter__),
+)
 
 
 def reasons(obj: Any) -> list[str]:
     """The causes that were found, each once; what the object is, if there was none."""
-    found = list(dict.fromkeys(_look(obj, _DEPTH)))
-    return found[:_MEMBERS] or [_nothing_in(obj)]
+    try:
+        found = list(dict.fromkeys(_look(obj, _DEPTH)))
+        return found[:_MEMBERS] or [_nothing_in(obj)]
+    except Exception:  # of a subclass, of a column's name; or another thread has changed it meanwhile
+        return [f"{type(obj).__name__}: cannot be looked into"]
 
 
 def _look(obj: Any, depth: int) -> Iterator[str]:
-    if depth == 0 or obj is None or isinstance(obj, (int, float, complex, type)):
+    cls = type(obj)  # not `isinstance`, which asks proxies for the class of their target
+    if depth == 0 or obj is None or issubclass(cls, (int, float, complex, type)):
         return
-    if isinstance(obj, (str, bytes, bytearray)):
-        if len(obj) >= 1000:
-            yield f"{type(obj).__name__}: pickle copies it"
-        return
-    if isinstance(obj, (dict, list, tuple, set, frozenset)):
-        within = list(_look_at_members(obj.values() if isinstance(obj, dict) else obj, depth))
-        if not within and len(obj) >= _LONG:
-            within = [_nothing_in(obj)]
-        yield from within
-    else:
-        known = list(_of_library(obj))
-        yield from known
-        if not known and type(obj).__module__.partition(".")[0] not in _LIBRARIES:
-            yield from _look_at_members(getattr(obj, "__dict__", {}).values(), depth)
+    for base, length in _TEXTS:
+        if issubclass(cls, base):
+            if length(obj) >= 1000:
+                yield f"{cls.__name__}: pickle copies it"
+            return
+    for base, length, members in _CONTAINERS:
+        if issubclass(cls, base):
+            within = list(_look_at_members(members(obj), depth))
+            if not within and length(obj) >= _LONG:
+                within = [_nothing_in(obj)]
+            yield from within
+            return
+    known = list(_of_library(obj))
+    yield from known
+    if not known and str(cls.__module__).partition(".")[0] not in _LIBRARIES:
+        yield from _look_at_members(_attributes(obj).values(), depth)
 
 
 def _look_at_members(members: Iterable[Any], depth: int) -> Iterator[str]:
@@ -47,26 +69,37 @@ def _look_at_members(members: Iterable[Any], depth: int) -> Iterator[str]:
         yield from _look(member, depth - 1)
 
 
+def _attributes(obj: Any) -> dict[str, Any]:
+    try:
+        found = object.__getattribute__(obj, "__dict__")
+    except AttributeError:
+        return {}
+    return found if type(found) is dict else {}
+
+
 _LIBRARIES = frozenset({"numpy", "pandas", "pyarrow", "polars"})
 
 
 def _of_library(obj: Any) -> Iterator[str]:
     numpy, pandas, polars = (sys.modules.get(name) for name in ("numpy", "pandas", "polars"))
-    if numpy is not None and isinstance(obj, numpy.ndarray):
-        if obj.dtype.hasobject:
-            yield f"array: {obj.dtype.name} dtype with {_kinds(obj.ravel()[:_SAMPLE].tolist())}"
-    elif pandas is not None and isinstance(obj, pandas.DataFrame):
-        for number, name in enumerate(obj.columns):
-            yield from _of_values(f"column {name!r}", obj.iloc[:, number])
+    cls = type(obj)
+    if numpy is not None and issubclass(cls, numpy.ndarray):
+        plain = numpy.ndarray.view(obj, numpy.ndarray)
+        if plain.dtype.hasobject:
+            yield f"array: {plain.dtype.name} dtype with {_kinds(list(islice(plain.flat, _SAMPLE)))}"
+    elif pandas is not None and issubclass(cls, pandas.DataFrame):
+        objects = (number for number, dtype in enumerate(obj.dtypes) if dtype.kind == "O")
+        for number in islice(objects, _MEMBERS):
+            yield from _of_values(f"column {obj.columns[number]!r}", obj.iloc[:, number])
         yield from _of_values("index", obj.index)
-    elif pandas is not None and isinstance(obj, pandas.Series):
+    elif pandas is not None and issubclass(cls, pandas.Series):
         yield from _of_values(f"series {obj.name!r}", obj)
         yield from _of_values("index", obj.index)
-    elif pandas is not None and isinstance(obj, pandas.Index):
+    elif pandas is not None and issubclass(cls, pandas.Index):
         yield from _of_values("index", obj)
-    elif polars is not None and isinstance(obj, polars.LazyFrame):
+    elif polars is not None and issubclass(cls, polars.LazyFrame):
         yield "LazyFrame: a plan, not data; collect() it"
-    elif polars is not None and isinstance(obj, polars.DataFrame):
+    elif polars is not None and issubclass(cls, polars.DataFrame):
         for name, dtype in obj.schema.items():
             if dtype == polars.Object:
                 yield f"column {name!r}: polars Object dtype"
@@ -89,7 +122,9 @@ def _kinds(sample: list[Any]) -> str:
 
 def _nothing_in(obj: Any) -> str:
     what = type(obj).__name__
-    if isinstance(obj, (dict, list, tuple, set, frozenset)) and obj:
-        kinds = sorted({type(member).__name__ for member in islice(obj, _SAMPLE)})
-        what += f" of {', '.join(kinds[:5])}"
+    for base, length, members in _CONTAINERS:
+        if issubclass(type(obj), base) and length(obj):
+            members = dict.__iter__ if base is dict else members
+            kinds = sorted({type(member).__name__ for member in islice(members(obj), _SAMPLE)})
+            what += f" of {', '.join(kinds[:5])}"
     return f"{what}: nothing in it offers its memory"

@@ -255,6 +255,78 @@ def cannot_be_rebuilt(_=None):
     return CannotBeRebuilt()
 
 
+class Speechless(Exception):
+    """An exception that cannot say anything of itself."""
+
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+    __str__ = __repr__
+
+
+def _raise_speechless():
+    raise Speechless
+
+
+class SpeechlessWhenRebuilt:
+    def __reduce__(self):
+        return _raise_speechless, ()
+
+
+class SpeechlessWhenPickled:
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+    def __reduce__(self):
+        raise Speechless
+
+
+def make(name):
+    return globals()[name]()
+
+
+class Proxy:
+    """A callable whose attributes come from elsewhere, which fails; its class says nothing of where it was made."""
+
+    __module__ = property(lambda self: "nowhere")
+
+    def __reduce__(self):
+        return make, ("Proxy",)
+
+    def __getattr__(self, name):
+        raise RuntimeError("not connected")
+
+    def __call__(self, x):
+        return x
+
+    def __iter__(self):
+        return iter([1, 2])
+
+
+class NoTruth(dict):
+    """A container that says what is in it only to who knows how to ask, much as SciPy's dictionaries of keys."""
+
+    def __bool__(self):
+        raise ValueError("its truth is ambiguous")
+
+    def __len__(self):
+        raise ValueError("its length is ambiguous")
+
+    def values(self):
+        raise ValueError("its values lie elsewhere")
+
+    def __reduce__(self):
+        return no_truth_of, (list(dict.values(self)),)
+
+
+def no_truth_of(values):
+    return NoTruth(enumerate(values))
+
+
+def size_of_dict(obj):
+    return dict.__len__(obj)
+
+
 def die(how):
     if how == "sigkill":
         os.kill(os.getpid(), signal.SIGKILL)

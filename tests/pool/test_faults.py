@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from multiprocessing.pool import MaybeEncodingError
 
 import numpy as np
 import psutil
 import pytest
 
 import arrowpool
-from arrowpool import PoolTerminatedError, TaskExitError, TransferError, WorkerInitError, WorkerLostError
+from arrowpool import PoolTerminatedError, TaskExitError, TransferError, WorkerInitError, WorkerLostError, ledger
 from tests.conftest import needs
 from tests.pool import tasks
 
@@ -214,6 +216,38 @@ def test_a_callback_that_raises(our_pool, caplog):
     assert our_pool.map_async(tasks.square, [1, 2], callback=callback).get(LIMIT) == [1, 4]
     still_works(our_pool)
     assert "in the callback" in caplog.text
+
+
+class Refusing(logging.Handler):
+    def emit(self, record):
+        raise AssertionError(f"nothing is to be logged: {record.getMessage()}")
+
+
+def test_a_log_handler_that_raises(our_pool, monkeypatch):
+    handler = Refusing()
+    monkeypatch.setattr(ledger, "_hinted", False)
+    monkeypatch.setattr(ledger, "_WORTH_A_HINT", 100_000)
+    logging.getLogger().addHandler(handler)
+    try:
+        assert our_pool.apply_async(tasks.square, (3,), callback=tasks.fail).get(LIMIT) == 9
+        assert our_pool.apply_async(tasks.length, (list(range(100_000)),)).get(LIMIT) == 100_000
+        still_works(our_pool)
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def test_errors_that_say_nothing_of_themselves(our_pool):
+    with pytest.raises(TransferError, match=r"result of task 0 of make .* <Speechless, whose repr\(\) fails>"):
+        our_pool.apply_async(tasks.make, ("SpeechlessWhenRebuilt",)).get(LIMIT)
+    with pytest.raises(MaybeEncodingError, match=r"<SpeechlessWhenPickled, whose repr\(\) fails>"):
+        our_pool.apply_async(tasks.make, ("SpeechlessWhenPickled",)).get(LIMIT)
+    still_works(our_pool)
+
+
+def test_a_function_and_an_iterable_whose_attributes_raise(our_pool):
+    assert our_pool.map_async(tasks.Proxy(), [3, 4], 1).get(LIMIT) == [3, 4]
+    assert list(our_pool.imap(tasks.square, tasks.Proxy())) == [1, 4]
+    still_works(our_pool)
 
 
 def test_an_iterable_that_raises_what_is_no_exception(our_pool):

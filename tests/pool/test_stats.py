@@ -100,6 +100,7 @@ REASONS = [
     ({"deep": [(np.array([1, None]),)]}, ["array: object dtype with NoneType, int"]),
     (pl.DataFrame({"x": [1]}).lazy(), ["LazyFrame: a plan, not data; collect() it"]),
     (pl.DataFrame({"o": pl.Series([object()], dtype=pl.Object)}), ["column 'o': polars Object dtype"]),
+    (np.array([1, {}] * 9, dtype=object)[::2].reshape(3, 3).T, ["array: object dtype with int"]),
     (tasks.Scaled(np.array([{}], dtype=object)), ["array: object dtype with dict"]),
     (["x" * 5000], ["str: pickle copies it"]),
     ({1, 2}, ["set of int: nothing in it offers its memory"]),
@@ -116,6 +117,35 @@ def test_reasons_end_when_an_object_refers_to_itself():
     cycle = []
     cycle.append(cycle)
     assert reasons(cycle) == ["list of list: nothing in it offers its memory"]
+
+
+def test_what_raises_when_it_is_looked_into_is_sent_all_the_same(our_pool):
+    many = tasks.no_truth_of([str(i) for i in range(SIZE)])
+    assert our_pool.apply(tasks.size_of_dict, (many,)) == SIZE
+    assert our_pool.map(tasks.size_of_dict, [many]) == [SIZE]
+    assert tasks.size_of_dict(our_pool.apply(tasks.identity, (many,))) == SIZE
+    assert {one.why for one in our_pool.stats().pickled} <= {
+        "NoTruth of int: nothing in it offers its memory",
+        "list of NoTruth: nothing in it offers its memory",
+    }
+
+
+class Unnameable:
+    def __repr__(self):
+        raise ValueError("no name")
+
+
+@pytest.mark.parametrize(
+    ("obj", "expected"),
+    [
+        (tasks.no_truth_of(range(300)), ["NoTruth of int: nothing in it offers its memory"]),
+        (tasks.Proxy(), ["Proxy: nothing in it offers its memory"]),
+        (pd.DataFrame({Unnameable(): ["a", 1]}), ["DataFrame: cannot be looked into"]),
+    ],
+    ids=["container", "proxy", "column"],
+)
+def test_reasons_are_found_without_the_code_of_users(obj, expected):
+    assert reasons(obj) == expected
 
 
 def test_a_hint_is_given_once(our_pool, caplog, monkeypatch):
