@@ -42,7 +42,12 @@ def _make_class(kind: Any, name: str, bases: Any, members: Any, number: str, ext
 
 def came_by_value(cls: type) -> bool:
     """Whether a class was received by value, or sent."""
-    return cls in by_value._DYNAMIC_CLASS_TRACKER_BY_CLASS
+    try:
+        number = by_value._DYNAMIC_CLASS_TRACKER_BY_CLASS.get(cls)
+    except TypeError:  # its metaclass has no hash
+        return False
+    # The metaclass may say that another class is equal.
+    return number is not None and by_value._DYNAMIC_CLASS_TRACKER_BY_ID.get(number) is cls
 
 
 def reduce_known_class(cls: type) -> tuple[Any, ...]:

@@ -29,7 +29,17 @@ from typing import Any
 
 import cloudpickle
 
-from arrowpool.definitions import ATOMS, MAIN, fingerprint, full_fingerprint, is_definition, outline
+from arrowpool.definitions import (
+    ATOMS,
+    MAIN,
+    fingerprint,
+    fingerprints,
+    full_fingerprint,
+    is_atom,
+    is_definition,
+    name_of,
+    outline,
+)
 
 _MISSING = object()
 #: In the place of a fingerprint: the initializer of a worker has put this there.
@@ -51,12 +61,12 @@ class Reach:
         main = vars(sys.modules["__main__"])
         # Only what is compared later, and functions weakly: a pool must not keep the user's frames alive, nor what a
         # notebook's cell has defined once it is run again.
-        self._main_values = {name: value for name, value in list(main.items()) if isinstance(value, ATOMS)}
+        self._main_values = {name: value for name, value in list(main.items()) if is_atom(value)}
         self._main_objects = {
             name: (weakref.ref(value), outline(value)) for name, value in list(main.items()) if is_definition(value)
         }
         self._main_prints = fingerprints(main)
-        self._main_contents = fingerprints(main, full_fingerprint)
+        self._main_contents = fingerprints(main, data=True)
         #: What workers have. Until the first spawned one tells, a script is taken to be the same there; a notebook is not.
         self._worker_prints: Mapping[str, str] = self._main_prints if forks or "__file__" in main else {}
         self._told = forks
@@ -79,7 +89,7 @@ class Reach:
     def resolves(self, obj: Any) -> bool:
         """Whether a worker that imports ``obj.__module__`` and looks up ``obj.__qualname__`` gets this very thing."""
         module_name = getattr(obj, "__module__", None)
-        qualname = getattr(obj, "__qualname__", None)
+        qualname = name_of(obj)
         if not isinstance(module_name, str) or not isinstance(qualname, str) or module_name in _by_value_modules():
             return False
         module = sys.modules.get(module_name)
@@ -124,7 +134,7 @@ class Reach:
     def has_global(self, name: str, value: Any) -> bool:
         """Whether a worker's ``__main__`` has this plain value under `name`, or one that its initializer put there."""
         return (
-            isinstance(value, ATOMS)
+            is_atom(value)
             and name in self._worker_names
             and self._main_values.get(name, self) is value
             # A script's main guard, which a spawned worker does not run, may have put another value there.
@@ -137,7 +147,7 @@ def tell_names(before: Mapping[str, Any]) -> dict[str, str | None]:
     functions, classes and plain values, and a mark at plain values that the initializer put there."""
     told = {}
     for name, value in list(main_names().items()):
-        if not isinstance(value, ATOMS):
+        if not is_atom(value):
             told[name] = fingerprint(value)
         elif before.get(name, _MISSING) is not value:
             told[name] = _PUT_THERE
@@ -150,18 +160,11 @@ def _print_of_value(value: Any) -> str | None:
     kind = type(value)
     if kind not in ATOMS:
         return None  # a subclass may be anything
-    content = value if kind is bytes else repr(value).encode()
+    # Python refuses to write down long numbers in decimal; and a string need not be valid text.
+    content = (
+        value if kind is bytes else (hex(value) if kind is int else repr(value)).encode("utf-8", "backslashreplace")
+    )
     return f"{kind.__name__} {hashlib.blake2b(content, digest_size=16).hexdigest()}"
-
-
-def fingerprints(namespace: Mapping[str, Any], of: Callable[[Any], str | None] = fingerprint) -> dict[str, str]:
-    """Name -> fingerprint of every function and class that was defined in this ``__main__`` namespace."""
-    found = {}
-    for name, value in list(namespace.items()):
-        print_ = of(value)
-        if print_ is not None:
-            found[name] = print_
-    return found
 
 
 def _gone() -> None:
@@ -180,7 +183,7 @@ def _same_defaults(before: Any, now: Any) -> bool:
 
 def _identical(before: tuple[Any, ...] | None, now: tuple[Any, ...] | None) -> bool:
     pairs = itertools.zip_longest(before or (), now or (), fillvalue=_MISSING)
-    return all(a is b or isinstance(b, ATOMS) for a, b in pairs)
+    return all(a is b or is_atom(b) for a, b in pairs)
 
 
 def _forget(answers: dict[int, Any], number: int, reference: weakref.ref[Any]) -> None:

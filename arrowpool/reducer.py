@@ -14,6 +14,7 @@ import io
 import pickle
 import sys
 import types
+import typing
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.reduction import ForkingPickler
@@ -333,6 +334,13 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         self.guessed = self.guessed or self._reach.is_guess(function)
         return NotImplemented if self._reach.resolves(function) else reduce_cached(function)
 
+    def reduce_type_variable(self, variable: Any) -> Any:
+        """By reference, or as cloudpickle does."""
+        if self._reach is None:
+            return NotImplemented
+        self.guessed = self.guessed or self._reach.is_guess(variable)
+        return variable.__name__ if self._reach.resolves(variable) else NotImplemented
+
     def _dynamic_function_reduce(self, func: types.FunctionType) -> Any:
         reduced = super()._dynamic_function_reduce(func)
         if self._reach is not None and func.__globals__ is vars(sys.modules["__main__"]):
@@ -364,6 +372,10 @@ def _reduce_cached(function: Any, reducer: Any) -> Any:
     return reducer.reduce_cached(function)
 
 
+def _reduce_type_variable(variable: Any, reducer: Any) -> Any:
+    return reducer.reduce_type_variable(variable)
+
+
 def _find(cls: type) -> tuple[Encode | None, bool]:
     encode: Encode | None
     if cls is types.FunctionType:
@@ -372,6 +384,8 @@ def _find(cls: type) -> tuple[Encode | None, bool]:
         encode = _reduce_class
     elif cls is functools._lru_cache_wrapper:
         encode = _reduce_cached
+    elif cls is typing.TypeVar:
+        encode = _reduce_type_variable
     elif cls in copyreg.dispatch_table or cls in ForkingPickler._extra_reducers:  # type: ignore[attr-defined]
         encode = None  # somebody has said how: as with the standard library, that comes first
     else:

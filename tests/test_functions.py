@@ -19,11 +19,10 @@ import numpy as np
 import pytest
 
 from arrowpool import functions, reducer
+from arrowpool.definitions import fingerprint, fingerprints
 from arrowpool.functions import (
     Reach,
     constants_of,
-    fingerprint,
-    fingerprints,
     is_stateless,
     main_globals,
     main_names,

@@ -73,6 +73,37 @@ class WithMeta(metaclass=Meta):
     pass
 
 
+class Equal(type):
+    """All its classes are equal, and have no hash."""
+
+    def __eq__(cls, other):
+        return True
+
+
+class HasNoHash(metaclass=Equal):
+    pass
+
+
+class Proxy:
+    """What it stands for cannot be had here."""
+
+    @property
+    def __class__(self):
+        raise RuntimeError("touched")
+
+
+proxy = Proxy()
+
+
+class HasProxy:
+    proxy = proxy
+    number = 1 << 100_000
+    grid: typing.ClassVar[list] = [[[0] * 50] * 50] * 50
+
+
+Odd = type("Odd", (), {1: 2, "x": 1, "__module__": __name__})
+
+
 class Abstract(abc.ABC):
     @abc.abstractmethod
     def method(self): ...
@@ -268,7 +299,24 @@ shorthand.__qualname__ = "shorthand"
 MAKE = {
     made.__name__: made
     for made in (
-        *(Plain, Sub, Counted, Locked, Cache, One, WithMeta, Concrete, Shape, Box, IntBox, Slotted, Record, Frozen),
+        *(
+            Plain,
+            Sub,
+            Counted,
+            Locked,
+            Cache,
+            One,
+            WithMeta,
+            HasProxy,
+            Odd,
+            Concrete,
+            Shape,
+            Box,
+            IntBox,
+            Slotted,
+            Record,
+            Frozen,
+        ),
         *(SlottedRecord, Named, Ordered, Failure, Described, Outer, Ranked),
     )
 } | {
@@ -290,6 +338,8 @@ DEFINITIONS = {
         function.__name__: function
         for function in (attributes, cached, recursive, decorated, dispatched, of_int, managed, generated, awaited)
     },
+    "HasNoHash": HasNoHash,
+    "T": T,
     "with_default": with_default,
     "shorthand": shorthand,
 }
@@ -350,7 +400,8 @@ def touch():
             pickle.dumps(made)
         hash(name), repr(made), type(made).__annotations__, isinstance(made, (Shaped, Abstract))
     for definition in DEFINITIONS.values():
-        typing.get_type_hints(definition)
+        with contextlib.suppress(TypeError):  # a type variable has none
+            typing.get_type_hints(definition)
     for kind in (Plain, Sub, Record, SlottedRecord, Concrete, Outer.Inner):
         kind.attribute = object()
     Counted.count = 100
