@@ -28,14 +28,6 @@ def needs(*names):
     return pytest.mark.skipif(bool(missing), reason=f"without {', '.join(missing)}: see arrowpool/memory/facilities.py")
 
 
-def complaints(stderr):
-    """What a program has said on stderr, but for where its memory lies when `needs` would skip a test of memfd."""
-    expected = (
-        () if facilities.has("memfd") else ("this system has no memfd: shared memory lies in unlinked files in ",)
-    )
-    return "".join(line for line in stderr.splitlines(keepends=True) if not line.startswith(expected))
-
-
 def is_arena(path):
     """Whether that is an arena, by what ``/proc`` says of a descriptor or a map of it."""
     return re.search(r"memfd:arrowpool |/arrowpool\w{8} \(deleted\)", path) is not None

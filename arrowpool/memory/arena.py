@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arrowpool.errors import ArenaFullError
-from arrowpool.memory import system
+from arrowpool.memory import facilities, system
 from arrowpool.memory.allocator import Allocator
 from arrowpool.memory.limits import headroom, is_tight, unasked
 from arrowpool.memory.turns import Turns
@@ -205,7 +205,7 @@ def _create_file(capacity: int, spill_dir: str | None) -> int:
         fd, directory = _create_in("/dev/shm", capacity, min(capacity // 4, 1 << 30)), "/dev/shm"
     except OSError:
         fd, directory = _create_in(temporary, capacity, _LEAST_FILE), temporary
-    if not _said_where:
+    if not _said_where and facilities.has("memfd"):  # else somebody has wanted it so
         _said_where = True
         _log.warning("this system has no memfd: shared memory lies in unlinked files in %s", directory)
     return fd

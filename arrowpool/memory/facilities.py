@@ -14,7 +14,8 @@ name           what it is                                          what serves i
 ``dontneed``   ``MADV_DONTNEED``: drop the pages written to        the range is mapped again
 ``fallocate``  punch holes in files, and reserve their blocks      memory is kept until the file is closed; zeros are written
 ``lease``      ``F_SETLEASE``: whether others have a file open     a file is not used again
-``proc``       ``/proc``                                           duplicates of descriptors; what is lent is copied
+``proc``       ``/proc``                                           duplicates of descriptors; what is lent is copied;
+                                                                   as for ``sigio``; no limits of control groups
 =============  ==================================================  ====================================================
 """
 

@@ -299,7 +299,7 @@ if __name__ == "__main__":
 
 # No thread of theirs runs while they compute in one call, or are stopped: the kernel alone can end them then.
 @pytest.mark.parametrize(
-    "doing", ["idle", pytest.param("busy", marks=needs("sigio")), pytest.param("stopped", marks=needs("sigio"))]
+    "doing", ["idle", *(pytest.param(doing, marks=needs("sigio", "proc")) for doing in ("busy", "stopped"))]
 )
 def test_workers_do_not_outlive_a_killed_parent(ours, tmp_path, doing):
     script = tmp_path / "script.py"
