@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from arrowpool.errors import ShelfKeyError
-from arrowpool.shelf import keys, layout, others, store
+from arrowpool.shelf import directories, keys, layout, others, store
 from arrowpool.shelf.about import About
 from arrowpool.shelf.catalogue import Record
 from arrowpool.shelf.keys import DEFAULT, Kept, Living
@@ -54,7 +54,9 @@ __all__ = [
 ]
 
 _owner: Owner | None = None
-_starting = threading.Lock()
+#: By process id: the first that was made for it. See `_this_owner`.
+_owners: dict[int, Owner] = {}
+_starting = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -550,28 +552,41 @@ def _open_living(living: Living, key: str, only: str | None) -> dict[str, Memory
 
 
 def _this_owner() -> Owner:
+    """Made by the first who puts an object.
+
+    Race: a signal handler (or a finalizer) that puts an object interrupts this thread while it makes the owner. The lock lets it
+    pass, and it makes one as well; the first that is in `_owners`, which takes one step of Python's, is the owner.
+    """
     global _owner
     with _starting:
         if _owner is None or _owner.pid != os.getpid():
-            _owner = Owner()
-            _owner.start()
-            atexit.register(_close)
+            made = Owner()
+            first = _owners.setdefault(made.pid, made)
+            if first is made:
+                made.start()
+                atexit.register(_close)
+            else:
+                made.close()
+            _owner = first
         return _owner
 
 
 def _close() -> None:
     global _owner
     if _owner is not None and _owner.pid == os.getpid():
+        _owners.clear()
         _owner.close()
         _owner = None
 
 
 def _forget_in_child() -> None:
     global _owner, _starting
-    _starting = threading.Lock()
-    if _owner is not None:
-        _owner.forget()
-        _owner = None
+    _starting = threading.RLock()
+    directories.forget_locks()
+    for one in _owners.values():
+        one.forget()
+    _owners.clear()
+    _owner = None
 
 
 def _new_name() -> str:

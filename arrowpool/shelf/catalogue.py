@@ -16,6 +16,7 @@ wrong checksum, and is read again.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import zlib
@@ -33,7 +34,7 @@ _NUMBER = struct.Struct("<Q")
 _RECORD = struct.Struct("<QIHxxd" + "qQQQ" * 2 + "168s")
 _AFTER_CHECKSUM = 12
 _PIECES = (TABLE, EXACT)
-#: A number is the slot's, counted from 1, and this many times how often slots had been used again when it was given.
+#: A number is the slot's, counted from 1; and, if it was used before, this many times how often slots have been used again.
 _SLOTS = 1 << 24
 _TRIES = 100
 
@@ -64,14 +65,15 @@ class Record:
 
 
 class Catalogue:
-    """The catalogue of this process. One thread at a time adds; any may remove, also in a finalizer."""
+    """The catalogue of this process. Any thread may add and remove, also in a finalizer or signal handler that interrupts another."""
 
     def __init__(self, pid: int, token: str):
         self.fd = files.create(f"catalogue-{token}", _SLOT)
-        #: Slots that have been used and are free, how many have ever been used, and how often one was used again.
+        #: Slots that have been used and are free, the next one that has not, and how often one was used again; each is taken in
+        #: one step of Python's.
         self._free: list[int] = []
-        self._slots = 0
-        self._reused = 0
+        self._fresh = itertools.count(1)
+        self._reuses = itertools.count(1)
         os.pwrite(self.fd, _HEADER.pack(_MAGIC, pid, token.encode()), 0)
 
     def add(self, kind: str, created: float, pieces: dict[str, Piece]) -> Record:
@@ -83,12 +85,11 @@ class Catalogue:
             When the file cannot grow.
         """
         try:
-            slot = self._free.pop()
+            number = self._free.pop() + next(self._reuses) * _SLOTS
         except IndexError:
-            slot = self._slots = self._slots + 1
-        else:
-            self._reused += 1
-        record = Record(slot + self._reused * _SLOTS, kind, created, pieces)
+            number = next(self._fresh)
+        slot = number % _SLOTS
+        record = Record(number, kind, created, pieces)
         packed = _pack(record)
         try:
             # The number last: by it the slot counts.

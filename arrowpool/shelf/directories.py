@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ _RENAME_EXCHANGE = 2
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+#: What each thread has locked, or waits for: thread, device, inode. Each is added and taken away in one step of Python's.
+_locking: set[tuple[int, int, int]] = set()
 
 
 def roots() -> tuple[list[Path], bool]:
@@ -188,18 +192,33 @@ def exchange(directory: int, one: str, other: str) -> bool:
 def locked(directories: Sequence[int], *, shared: bool = False) -> Iterator[None]:
     """Hold these directories, always taken in the same order: writers alone, readers together.
 
-    The kernel lets go when the process ends. Where a file system has no such locks there is none.
+    The kernel lets go when the process ends. Where a file system has no such locks there is none. Nor does a signal handler
+    or a finalizer wait for what the thread that it interrupts has locked: that would be for ever.
     """
     held: list[int] = []
+    marked: list[tuple[int, int, int]] = []
     try:
         for fd in directories:
+            found = os.fstat(fd)
+            mark = threading.get_ident(), found.st_dev, found.st_ino
+            interrupts = mark in _locking
+            if not interrupts:
+                _locking.add(mark)
+                marked.append(mark)
             with contextlib.suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+                how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+                fcntl.flock(fd, how | fcntl.LOCK_NB if interrupts else how)
                 held.append(fd)
         yield
     finally:
         for fd in reversed(held):
             fcntl.flock(fd, fcntl.LOCK_UN)  # closing is not enough: a child that was forked meanwhile has it open, too
+        _locking.difference_update(marked)
+
+
+def forget_locks() -> None:
+    """In a forked child, which has none of the other threads."""
+    _locking.clear()
 
 
 def is_held(directory: int, name: str) -> bool:

@@ -72,8 +72,9 @@ class Owner(Service):
         self.pid = os.getpid()
         self.token = secrets.token_hex(4)
         self._users = {os.geteuid()}
-        #: Held by whoever puts, or shows, an object. Not by who deletes one: a finalizer may.
-        self._lock = threading.Lock()
+        #: Held by whoever puts, or shows, an object: against `close` only, since a signal handler or a finalizer that puts one may
+        #: interrupt this thread in the middle of that, and takes it again. Not by who deletes one.
+        self._lock = threading.RLock()
         #: By number, as in the catalogue. What is deleted goes from here first, by one step of Python's.
         self._objects: dict[int, Stored] = {}
         self._catalogue = Catalogue(self.pid, self.token)

@@ -226,15 +226,21 @@ class LargePieces(SharedFile):
 
 
 class Places:
-    """All of them. Its methods may be called from any thread.
+    """All of them. Its methods may be called from any thread, and by signal handlers and finalizers in the middle of each other.
 
     `free` waits for nobody, since finalizers may call it, in the middle of anything: what was deleted is noted, and whoever
     holds the lock, or can have it, does the rest. Race: a thread notes a place and finds the lock taken; its holder lets go, and
     looks for notes only then. So it finds this one.
+
+    A signal handler or a finalizer that puts an object may interrupt this very thread while it holds the lock, in the middle of
+    anything. It does not wait for that, which would be for ever: the lock is one that a thread can take again. What it finds
+    half-done it leaves alone, and makes a file of its own, which needs nothing of it.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        #: Whether what the lock guards is being changed; who has the lock and finds this so has interrupted itself.
+        self._is_changing = False
         #: Places of deleted pieces, and whether they may be kept; from any thread.
         self._deleted: deque[tuple[Place, bool]] = deque()
         #: All of these are read and changed with the lock held.
@@ -255,11 +261,12 @@ class Places:
         OSError
             When this process can have no more descriptors.
         """
-        with self._held():
+        place: Place
+        with self._held() as is_alone:
             try:
-                place = self._place(size)
+                place = self._place(size) if is_alone else self._new_file(size, may_drop=False)
             except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._drop_spares():
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not is_alone or not self._drop_spares():
                     raise
                 place = self._place(size)
         try:
@@ -285,25 +292,27 @@ class Places:
                 return spare
         if self._may_have_own():
             try:
-                file = MemoryFile(size)
+                return self._new_file(size)
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._shared:
                     raise
-            else:
-                self._own.add(file)
-                try:
-                    self._ask_for(file.fd, size)
-                except BaseException:
-                    self._own.discard(file)
-                    file.close()
-                    raise
-                return file
         shared = next((one for one in self._shared if one.added < _SHARING), None)
         if shared is None:
             shared = LargePieces()
             self._shared.append(shared)
         self._ask_for(shared.fd, size)
         return shared.add(size)
+
+    def _new_file(self, size: int, *, may_drop: bool = True) -> MemoryFile:
+        file = MemoryFile(size)
+        self._own.add(file)
+        try:
+            self._ask_for(file.fd, size, may_drop=may_drop)
+        except BaseException:
+            self._own.discard(file)
+            file.close()
+            raise
+        return file
 
     def _may_have_own(self) -> bool:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -312,10 +321,10 @@ class Places:
             self._drop_spares()
         return len(self._own) < most
 
-    def _ask_for(self, fd: int, size: int) -> None:
+    def _ask_for(self, fd: int, size: int, *, may_drop: bool = True) -> None:
         """See to it that there is memory for so many bytes."""
         available = limits.headroom(fd)
-        if size > available and self._drop_spares():
+        if size > available and may_drop and self._drop_spares():
             available = limits.headroom(fd)
         if size > available:
             raise ArenaFullError(f"{size:,} bytes are wanted for the shelf and {max(0, available):,} available")
@@ -328,7 +337,13 @@ class Places:
     def _free_deleted(self) -> None:
         while self._deleted and self._lock.acquire(blocking=False):
             try:
-                self._do_free()
+                if self._is_changing:
+                    return  # whoever is interrupted does it afterwards
+                self._is_changing = True
+                try:
+                    self._do_free()
+                finally:
+                    self._is_changing = False
             finally:
                 self._lock.release()
 
@@ -339,11 +354,21 @@ class Places:
                 self._free(place, keep)
 
     @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
-        with self._lock:
-            self._do_free()
-            yield
-        self._free_deleted()
+    def _held(self) -> Iterator[bool]:
+        """Hold the lock; whether this does not interrupt what this thread does with it already, and so may change everything."""
+        try:
+            with self._lock:
+                if self._is_changing:
+                    yield False
+                    return
+                self._is_changing = True
+                try:
+                    self._do_free()
+                    yield True
+                finally:
+                    self._is_changing = False
+        finally:
+            self._free_deleted()
 
     def _free(self, place: Place, keep: bool) -> None:
         if isinstance(place, SharedPlace):
@@ -384,12 +409,15 @@ class Places:
 
     def give_back(self) -> None:
         """Give back all that is kept warm."""
-        with self._held():
-            self._drop_spares()
+        with self._held() as is_alone:
+            if is_alone:
+                self._drop_spares()
 
     def tend(self) -> bool:
         """Give back what has been kept long enough, or is seen by nobody any more; whether there is more to come."""
-        with self._held():
+        with self._held() as is_alone:
+            if not is_alone:
+                return True
             if self._spare:
                 self._keep_few()
             for shared in self._shared:
@@ -399,7 +427,7 @@ class Places:
     def close(self) -> None:
         with self._held():
             self._drop_spares()
-            for file in self._own:
+            for file in list(self._own):
                 file.close()
             self._own.clear()
             self._close_shared()

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import gc
 import multiprocessing
 import os
@@ -13,8 +14,10 @@ import platform
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -501,6 +504,80 @@ def test_a_finalizer_may_delete_in_the_middle_of_anything(monkeypatch, count):
     monkeypatch.undo()
     arrowpool.delete_all()
     assert held()[1] == 0
+
+
+ROOM = os.path.dirname(arrowpool.shelf.__file__)
+
+
+def interrupted(work, at, handle):
+    """`work`, and `handle` as a signal handler would, before the `at`th line of the shelf; whether there was such a line."""
+    lines = 0
+
+    def count(frame, event, _):
+        nonlocal lines
+        if os.path.dirname(frame.f_code.co_filename) != ROOM:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == at:
+                sys.settrace(None)
+                handle()
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return lines >= at
+
+
+def _put_in_the_middle_of(what):
+    signal.alarm(30)  # where it waits for itself
+    count = SMALL if what in ("small", "persistent") else LARGE
+    first = arrowpool.put(np.zeros(1))
+    for at in range(1, 10_000):
+        keys = {}
+
+        def put(number, keys=keys, count=count):
+            persist = what == "persistent"
+            key = arrowpool.put(np.full(count, number), persist=persist, key="k" if persist else None)
+            keys.setdefault(key, set()).add(number * count)
+
+        if what == "the first":
+            arrowpool.shelf._close()
+        else:
+            put(0)
+        if what == "deletes":
+            outer = functools.partial(arrowpool.delete, keys.popitem()[0])
+        else:
+            outer = functools.partial(put, 1)
+        goes_on = interrupted(outer, at, functools.partial(put, 2))
+        for key, numbers in keys.items():
+            assert sum_of(key) in numbers  # of one that is persistent, the last one
+        arrowpool.delete(*keys)
+        assert arrowpool.list_keys() == ([] if what == "the first" else [first])
+        if not goes_on:
+            break
+    assert at > 20
+    arrowpool.delete_all()
+    arrowpool.shelf._owner._places.give_back()
+    assert held()[1] == 0
+    os._exit(0)
+
+
+@pytest.mark.parametrize("what", ["small", "large", "persistent", "deletes", "the first"])
+def test_a_signal_handler_may_put_in_the_middle_of_anything(what):
+    child = os.fork()
+    if child == 0:
+        try:
+            _put_in_the_middle_of(what)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_what_is_deleted_while_another_thread_holds_the_lock_is_given_back():
