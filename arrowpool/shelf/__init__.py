@@ -12,21 +12,23 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import secrets
+import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from arrowpool.errors import ShelfKeyError
-from arrowpool.shelf import directories, keys, layout, others, store
+from arrowpool.shelf import directories, files, keys, layout, others, store
 from arrowpool.shelf.about import About
 from arrowpool.shelf.catalogue import Record
 from arrowpool.shelf.keys import DEFAULT, Kept, Living
@@ -166,7 +168,7 @@ class Shelf:
 
     def put_many(self, objects: Iterable[Any]) -> list[str]:
         """See :func:`put_many`."""
-        return [self.put(obj) for obj in objects]
+        return _put_all(objects, self.put, self.delete)
 
     def list_keys(self) -> list[str]:
         """The keys of this shelf's objects."""
@@ -256,8 +258,21 @@ def put(obj: Any, *, persist: bool = False, key: str | None = None) -> str:
 
 
 def put_many(objects: Iterable[Any], *, persist: bool = False) -> list[str]:
-    """Put several objects; return their keys in that order."""
-    return [put(obj, persist=persist) for obj in objects]
+    """Put several objects; return their keys in that order. When one of them cannot be put, none stays."""
+    return _put_all(objects, functools.partial(put, persist=persist), delete)
+
+
+def _put_all(objects: Iterable[Any], put: Callable[[Any], str], delete: Callable[[str], None]) -> list[str]:
+    made: list[str] = []
+    try:
+        for obj in objects:
+            made.append(put(obj))
+    except BaseException:
+        for key in made:
+            with contextlib.suppress(ShelfKeyError, OSError):
+                delete(key)
+        raise
+    return made
 
 
 def get(key: str) -> Any:
@@ -587,6 +602,17 @@ def _forget_in_child() -> None:
         one.forget()
     _owners.clear()
     _owner = None
+    if not _is_at_work(sys._getframe().f_back):
+        files.close_inherited()
+
+
+def _is_at_work(frame: FrameType | None) -> bool:
+    """Whether this thread was at work here when a signal handler or a finalizer forked; the child may go on with it."""
+    while frame is not None:
+        if frame.f_globals.get("__package__") == __name__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _new_name() -> str:

@@ -68,7 +68,7 @@ class Catalogue:
     """The catalogue of this process. Any thread may add and remove, also in a finalizer or signal handler that interrupts another."""
 
     def __init__(self, pid: int, token: str):
-        self.fd = files.create(f"catalogue-{token}", _SLOT)
+        self.fd = files.create(files.CATALOGUE + token, _SLOT)
         #: Slots that have been used and are free, the next one that has not, and how often one was used again; each is taken in
         #: one step of Python's.
         self._free: list[int] = []

@@ -13,16 +13,20 @@ import os
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 _RENAME_EXCHANGE = 2
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+#: What the process lacks, not the file.
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
-#: What each thread has locked, or waits for: thread, device, inode. Each is added and taken away in one step of Python's.
-_locking: set[tuple[int, int, int]] = set()
+#: What each thread has locked, or waits for, by thread, device and inode: its descriptor. Each is added and taken away in one
+#: step of Python's.
+_locking: dict[tuple[int, int, int], int] = {}
 
 
 def roots() -> tuple[list[Path], bool]:
@@ -52,7 +56,7 @@ def open_root(path: Path, is_chosen: bool, *, create: bool = False) -> int | Non
     PermissionError
         When it is this user's and others can enter it, or is another's although this user has chosen it.
     OSError
-        When it cannot be made.
+        When it cannot be made; or for want of descriptors, which does not say that it is not there.
     """
     try:
         if create:
@@ -60,6 +64,8 @@ def open_root(path: Path, is_chosen: bool, *, create: bool = False) -> int | Non
                 path.mkdir(mode=0o700, parents=is_chosen)
         fd = os.open(path, _OPEN)
     except OSError as error:
+        if error.errno in SHORT:
+            raise
         if is_chosen and error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES):
             raise _not_alone(path) from error
         if create and not os.path.lexists(path):
@@ -203,7 +209,7 @@ def locked(directories: Sequence[int], *, shared: bool = False) -> Iterator[None
             mark = threading.get_ident(), found.st_dev, found.st_ino
             interrupts = mark in _locking
             if not interrupts:
-                _locking.add(mark)
+                _locking[mark] = fd
                 marked.append(mark)
             with contextlib.suppress(OSError):
                 how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -213,26 +219,66 @@ def locked(directories: Sequence[int], *, shared: bool = False) -> Iterator[None
     finally:
         for fd in reversed(held):
             fcntl.flock(fd, fcntl.LOCK_UN)  # closing is not enough: a child that was forked meanwhile has it open, too
-        _locking.difference_update(marked)
+        for mark in marked:
+            _locking.pop(mark, None)
 
 
 def forget_locks() -> None:
-    """In a forked child, which has none of the other threads."""
-    _locking.clear()
+    """In a forked child, which has none of the other threads: else it would hold what they have locked if its parent dies."""
+    for mark, fd in list(_locking.items()):
+        if mark[0] != threading.get_ident():
+            del _locking[mark]
+            os.close(fd)
 
 
-def is_held(directory: int, name: str) -> bool:
-    """Whether a process has locked the directory of that name; False where nobody can tell."""
+@contextlib.contextmanager
+def made_and_locked(directory: int, new_name: Callable[[], str]) -> Iterator[tuple[str, int]]:
+    """Make a directory here, under a new name, that `remove_unlocked` leaves alone: its name, and its descriptor.
+
+    Race: another process takes it for abandoned when it is made and not locked yet.
+
+    1. It locks the directory, removes it, and lets go of it only then.
+    2. This one, who has waited for that lock or comes too late to open it, finds that it is there no more, and makes another.
+    """
+    while True:
+        name = new_name()
+        os.mkdir(name, 0o700, dir_fd=directory)
+        try:
+            fd = open_one(directory, name)
+        except FileNotFoundError:
+            continue
+        try:
+            with locked([fd]):
+                if _has(directory, name):
+                    yield name, fd
+                    return
+        finally:
+            os.close(fd)
+
+
+def _has(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove_unlocked(directory: int, name: str) -> bool:
+    """Remove what is there under that name, unless a process has locked it; whether that was so."""
+    fd = -1
     try:
         fd = open_one(directory, name)
-    except OSError:
-        return False
-    try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
+        # Else it is no directory, or cannot be locked.
+        if error.errno in (errno.EWOULDBLOCK, *SHORT):
+            if fd >= 0:
+                os.close(fd)
+            return False
+    try:
+        remove(directory, name)
         return True
-    except OSError:
-        return False
     finally:
-        os.close(fd)
-    return False
+        if fd >= 0:
+            os.close(fd)

@@ -28,7 +28,7 @@ from arrowpool.errors import ShelfKeyError
 from arrowpool.memory import facilities
 from arrowpool.shelf import catalogue, owner
 from arrowpool.shelf.catalogue import Record
-from arrowpool.shelf.files import leads_to
+from arrowpool.shelf.files import CATALOGUE, leads_to, open_to_read
 from arrowpool.shelf.keys import Living
 from arrowpool.shelf.owner import REFUSED, address_of, parse_address, peer
 from arrowpool.waiting import slices
@@ -174,7 +174,7 @@ def _look_into(pid: int, token: str, opened: contextlib.ExitStack) -> tuple[int,
         opened.callback(os.close, files)
         if os.fstat(files).st_uid not in _own_users():
             return nothing
-        name = f"catalogue-{token}"
+        name = CATALOGUE + token
         number = _hints.get((pid, token), "")
         if not leads_to(files, number, name):
             number = next((one for one in os.listdir(files) if leads_to(files, one, name)), "")
@@ -200,13 +200,7 @@ def _open_file(files: int, number: str) -> int:
     """
     if not leads_to(files, number):
         raise FileNotFoundError(errno.ENOENT, f"descriptor {number} is no memory of the shelf")
-    while True:
-        try:
-            # Not to wait for the other end of a FIFO that may have got this number by now.
-            fd = os.open(number, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=files)
-            break
-        except BlockingIOError:
-            time.sleep(0.0001)  # its owner looks at this moment whether anybody has it open
+    fd = open_to_read(number, files)
     if os.fstat(fd).st_uid not in _own_users():
         os.close(fd)
         raise PermissionError(errno.EACCES, "memory of another user")

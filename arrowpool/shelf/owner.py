@@ -32,8 +32,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from arrowpool.memory import system
+from arrowpool.errors import ArenaFullError
 from arrowpool.service import Service
+from arrowpool.shelf import files
 from arrowpool.shelf.catalogue import Catalogue, Record
 from arrowpool.shelf.keys import Living
 from arrowpool.shelf.layout import TABLE, Plan
@@ -51,7 +52,7 @@ _BACKLOG = 1 << 16
 #: How often is looked what can be given back, while there is anything.
 _TEND_SECONDS = 1.0
 #: After which time a thread that could get no descriptor tries again.
-_SHORT_SECONDS = 0.1
+_WAIT_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -113,9 +114,11 @@ class Owner(Service):
             with self._lock:
                 record = self._catalogue.add(plan.kind, time.time(), pieces)
                 self._objects[record.number] = Stored(record, places)
-        except BaseException:
+        except BaseException as error:
             for place in places.values():
                 self._places.free(place, keep=False)
+            if files.is_for_want_of_room(error):
+                raise ArenaFullError(f"{plan.nbytes:,} bytes are wanted for the shelf: {error}") from error
             raise
         return str(Living(self.pid, self.token, record.number))
 
@@ -125,10 +128,10 @@ class Owner(Service):
         fds: list[int] = []
         try:
             if stored is not None:
-                fds.append(system.read_only(self._catalogue.fd))
+                fds.append(files.read_only(self._catalogue.fd))
                 for place in stored.places.values():
                     piece = place.piece
-                    fds.append(system.read_only(piece.fd))
+                    fds.append(files.read_only(piece.fd))
                     if os.fstat(fds[-1]).st_ino != piece.inode:
                         raise OSError(errno.EBADF, "another file has its number by now")
             if stored is not None and number in self._objects:
@@ -266,7 +269,7 @@ class Owner(Service):
             connection, _ = self._socket.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                time.sleep(_SHORT_SECONDS)  # it is still there then
+                time.sleep(_WAIT_SECONDS)  # it is still there then
                 return True
             return error.errno in (errno.EAGAIN, errno.EINTR, errno.ECONNABORTED, errno.EPERM)
         connection.setblocking(False)
@@ -288,7 +291,7 @@ class Owner(Service):
                 if what == "get":
                     answer, fds = self.open(number) or (None, [])
                 elif what == "catalogue":
-                    answer, fds = True, [system.read_only(self._catalogue.fd)]
+                    answer, fds = True, [files.read_only(self._catalogue.fd)]
                 elif what == "path":
                     answer = self.path(number)
                 elif what == "delete":

@@ -64,7 +64,7 @@ class MemoryFile(Place):
     """A file in memory for one piece, mapped for as long as it is ours: the next piece that it takes finds its pages there."""
 
     def __init__(self, size: int):
-        self.fd = files.create("shelf", size)
+        self.fd = files.create(files.SHELF, size)
         self.size = size
         self._mapped = system.page_ceil(size)
         self._address = 0
@@ -125,7 +125,7 @@ class SharedFile(ABC):
     """A file that many pieces lie in, each on pages of its own. Its caller sees to it that one thread at a time adds or frees."""
 
     def __init__(self) -> None:
-        self.fd = files.create("shelf", 0)
+        self.fd = files.create(files.SHELF, 0)
         self.inode = os.fstat(self.fd).st_ino
         #: Where the next piece goes, how many have been added, and how many of them are there.
         self.end = 0

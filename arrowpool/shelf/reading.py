@@ -54,9 +54,5 @@ class _Mapped:
             "typestr": "|u1",
             "version": 3,
         }
-        weakref.finalize(self, _unmap, address, size, os.getpid()).atexit = False
-
-
-def _unmap(address: int, size: int, pid: int) -> None:
-    if os.getpid() == pid:
-        system.unmap(address, size)
+        # A forked child has the map as well, and lets go of it for itself.
+        weakref.finalize(self, system.unmap, address, size).atexit = False

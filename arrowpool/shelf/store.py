@@ -33,7 +33,7 @@ import psutil
 
 from arrowpool.errors import ArenaFullError, ShelfKeyError
 from arrowpool.memory import limits, system
-from arrowpool.shelf import directories, keys
+from arrowpool.shelf import directories, files, keys
 from arrowpool.shelf.about import About
 from arrowpool.shelf.layout import Memory, Plan
 
@@ -41,9 +41,6 @@ _ABOUT = "about.json"
 _ABOUT_BYTES = 1 << 16
 #: What another root may have, when one has it not: room, or the right to write.
 _TRY_ELSEWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EFBIG)
-
-#: What the process lacks, not the object.
-_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +107,8 @@ class Store:
                         os.close(fd)
         if failure is not None:
             try:
+                if files.is_for_want_of_room(failure):
+                    raise ArenaFullError(f"{plan.nbytes:,} bytes are wanted for the shelf: {failure}") from failure
                 raise failure
             finally:
                 failure = None
@@ -117,23 +116,17 @@ class Store:
         raise ArenaFullError(f"{plan.nbytes:,} bytes are wanted for the shelf; nowhere are so many free: {where}")
 
     def _put_in(self, directory: int, plan: Plan, key: str) -> None:
-        name = _unfinished("new")
-        os.mkdir(name, 0o700, dir_fd=directory)
-        try:
-            building = directories.open_one(directory, name)
+        with directories.made_and_locked(directory, lambda: _unfinished("new")) as (name, building):
             try:
-                with directories.locked([building]):
-                    for file in plan.files:
-                        _write(building, file.name, file.size, file.write)
-                    about = About(
-                        plan.kind, time.time(), plan.nbytes, {file.name: (file.name, file.size) for file in plan.files}
-                    )
-                    directories.write_file(building, _ABOUT, about.dump())
-                    self._publish(directory, name, building, about, key)
+                for file in plan.files:
+                    _write(building, file.name, file.size, file.write)
+                about = About(
+                    plan.kind, time.time(), plan.nbytes, {file.name: (file.name, file.size) for file in plan.files}
+                )
+                directories.write_file(building, _ABOUT, about.dump())
+                self._publish(directory, name, building, about, key)
             finally:
-                os.close(building)
-        finally:
-            directories.remove(directory, name)  # or what it was exchanged for
+                directories.remove(directory, name)  # or what it was exchanged for
 
     def _publish(self, directory: int, name: str, building: int, about: About, key: str) -> None:
         here = _identity(directory)
@@ -202,8 +195,7 @@ class Store:
         with self._directories() as found:
             for directory, path in found:
                 for name in os.listdir(directory):
-                    if name.startswith(".") and _is_abandoned(name) and not directories.is_held(directory, name):
-                        directories.remove(directory, name)
+                    if name.startswith(".") and _is_abandoned(name) and directories.remove_unlocked(directory, name):
                         removed.append(path / name)
         return removed
 
@@ -243,7 +235,7 @@ def _open(directory: int, key: str, *, files: bool = True) -> tuple[About, list[
                 os.close(fd)
             if place < 0 and isinstance(error, FileNotFoundError):
                 return None
-            if isinstance(error, OSError) and error.errno in _SHORT:
+            if isinstance(error, OSError) and error.errno in directories.SHORT:
                 raise
             # It is being replaced or removed; or this is how it lies there.
             now = (_identity(place) if place >= 0 else None, content)

@@ -42,13 +42,22 @@ def elsewhere(tmp_path):
 
 def as_nobody(work):
     """Run `work` in a forked child that has become another user; return what it returned."""
+
+    def drop():
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        return work()
+
+    return in_a_child(drop)
+
+
+def in_a_child(work):
+    """Run `work` in a forked child; return what it returned."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.setgroups([])
-            os.setresgid(65534, 65534, 65534)
-            os.setresuid(65534, 65534, 65534)
             answer = work()
         except BaseException as error:
             answer = repr(error)

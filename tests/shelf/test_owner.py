@@ -32,7 +32,7 @@ import arrowpool.shelf
 from arrowpool import Shelf, ShelfKeyError
 from arrowpool.errors import ArenaFullError
 from arrowpool.memory import limits
-from arrowpool.shelf import catalogue, keys, others, owner, places
+from arrowpool.shelf import catalogue, keys, others, owner, places, store
 from arrowpool.shelf.catalogue import Catalogue, Piece
 from tests.shelf.conftest import as_nobody, root_only
 
@@ -536,7 +536,7 @@ def interrupted(work, at, handle):
 def _put_in_the_middle_of(what):
     signal.alarm(30)  # where it waits for itself
     count = SMALL if what in ("small", "persistent") else LARGE
-    first = arrowpool.put(np.zeros(1))
+    arrowpool.put(np.zeros(1))
     for at in range(1, 10_000):
         keys = {}
 
@@ -557,7 +557,8 @@ def _put_in_the_middle_of(what):
         for key, numbers in keys.items():
             assert sum_of(key) in numbers  # of one that is persistent, the last one
         arrowpool.delete(*keys)
-        assert arrowpool.list_keys() == ([] if what == "the first" else [first])
+        assert len(arrowpool.shelf._owner.records()) == (what != "the first")
+        assert Shelf("default").list_keys() == []
         if not goes_on:
             break
     assert at > 20
@@ -601,6 +602,106 @@ def test_a_forked_child_has_nothing_of_it_open():
         os._exit(held()[0] + sum("catalogue" in one for one in _links()))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert sum_of(keys[1]) == LARGE
+
+
+@pytest.fixture
+def stuck_at(monkeypatch):
+    """Stop a thread that does `work` where it calls ``module.name``, for the time of a with block."""
+
+    @contextlib.contextmanager
+    def stuck_at(module, name, work):
+        original, arrived, goes_on = getattr(module, name), threading.Event(), threading.Event()
+
+        def wait(*arguments):
+            if threading.current_thread() is thread:
+                arrived.set()
+                goes_on.wait(60)
+            return original(*arguments)
+
+        thread = threading.Thread(target=work)
+        monkeypatch.setattr(module, name, wait)
+        thread.start()
+        assert arrived.wait(60)
+        try:
+            yield
+        finally:
+            goes_on.set()
+            thread.join()
+
+    return stuck_at
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(arrowpool.shelf, "take"), (places.system, "map_shared"), (places.limits, "headroom")]
+)
+def test_a_forked_child_has_nothing_open_that_other_threads_are_at(stuck_at, module, name):
+    key = arrowpool.put(pd.DataFrame({"x": np.ones(LARGE)}))
+    with open(arrowpool.info(key).path, "rb") as mine, stuck_at(module, name, lambda: sum_of(put_full(2, 2 * LARGE))):
+        assert held()[0] >= 3
+        child = os.fork()
+        if child == 0:
+            links = [_link(str(mine.fileno())), *_links()]
+            os._exit(sum("arrowpool-shelf" in one or "catalogue" in one for one in links))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2, "but for what a user has opened"
+    assert arrowpool.get(key)["x"].sum() == LARGE
+
+
+def test_a_child_that_is_forked_in_the_middle_of_a_get_goes_on(elsewhere_process):
+    key = elsewhere_process().do(put_full, 3, LARGE)
+    for at in range(1, 1_000, 3):
+        sums, children = [], []
+        try:
+            goes_on = interrupted(
+                lambda sums=sums: sums.append(sum_of(key)), at, lambda children=children: children.append(os.fork())
+            )
+        finally:
+            if children == [0]:
+                os._exit(sums != [3 * LARGE])
+        if not goes_on:
+            break
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+        assert sums == [3 * LARGE]
+    assert at > 10
+
+
+def test_a_forked_child_lets_go_of_what_it_has_read():
+    key = put_full(1, LARGE)
+    array = arrowpool.get(key)
+    child = os.fork()
+    if child == 0:
+        total = array.sum()
+        del array
+        gc.collect()
+        os._exit(total != LARGE or "arrowpool-shelf" in Path("/proc/self/maps").read_text())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert array.sum() == LARGE
+
+
+def test_a_forked_child_does_not_hold_what_another_thread_has_locked(stuck_at, own_shelf):
+    """Also when its parent is killed in the middle of that."""
+    arrowpool.put(1, persist=True, key="k")
+    reader, writer = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        with stuck_at(store, "_put_under", lambda: arrowpool.put(2, persist=True, key="k")):
+            child = os.fork()
+            if child == 0:
+                os.close(reader)
+                signal.pause()
+            os.write(writer, b"%d" % child)
+            os.kill(os.getpid(), signal.SIGKILL)
+    child = int(os.read(reader, 20))
+    try:
+        os.waitpid(parent, 0)
+        directory = os.open(own_shelf / "default", os.O_RDONLY)
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(directory)
+        store.Store("default").clean()
+        assert [path.name for path in (own_shelf / "default").iterdir()] == ["k"]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.close(reader)
+        os.close(writer)
 
 
 def _links():
@@ -916,5 +1017,5 @@ def _put_and_fail():
     def fail(fd):
         raise OSError(errno.EMFILE, "too many open files")
 
-    owner.system.read_only = fail
+    owner.files.read_only = fail
     return key

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import gc
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -24,9 +28,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 import arrowpool
 from arrowpool import Shelf, ShelfKeyError
+from arrowpool.errors import ArenaFullError
 from arrowpool.memory import system
 from arrowpool.shelf import directories, keys, store
-from tests.shelf.conftest import as_nobody, root_only
+from tests.shelf.conftest import as_nobody, in_a_child, root_only
 
 fork = multiprocessing.get_context("fork")
 
@@ -334,6 +339,86 @@ def test_what_is_being_written_is_not_cleaned_away(own_shelf):
     finally:
         os.close(building)
         os.close(directory)
+
+
+@pytest.mark.parametrize("moment", ["open", "flock"])
+def test_who_is_taken_for_dead_begins_anew(own_shelf, monkeypatch, moment):
+    """A writer that others do not see, in another container say, and that has not locked yet what it has made."""
+    monkeypatch.setattr(store, "_is_abandoned", lambda name: True)
+    arrowpool.put(1, persist=True, key="k")
+    module = os if moment == "open" else directories.fcntl
+    original = getattr(module, moment)
+    cleaned = []
+
+    def clean_first(what, *arguments, **named):
+        if not cleaned and (moment == "flock" or ".new-" in str(what)):
+            cleaned.append(1)
+            cleaned.extend(store.Store("default").clean())
+        return original(what, *arguments, **named)
+
+    monkeypatch.setattr(module, moment, clean_first)
+    arrowpool.put(2, persist=True, key="k")
+    monkeypatch.undo()
+    assert len(cleaned) == 2
+    monkeypatch.setenv("ARROWPOOL_SHELF_DIR", str(own_shelf))
+    assert arrowpool.get("k") == 2
+    assert everything_in(own_shelf) == ["default/k"]
+
+
+@pytest.mark.parametrize("what", ["get", "info", "exists", "delete", "put"])
+def test_a_process_without_a_descriptor_left_does_not_say_that_there_is_nothing(what):
+    arrowpool.put(1, persist=True, key="k")
+    work = {"put": lambda: arrowpool.put(2, persist=True, key="k")}.get(what, lambda: getattr(arrowpool, what)("k"))
+
+    def without():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        opened = []
+        with contextlib.suppress(OSError):
+            while True:
+                opened.append(os.open("/dev/null", os.O_RDONLY))
+        errors = set()
+        while True:  # none left, then one, and so on
+            try:
+                return work() is not False, sorted(errors)
+            except OSError as error:
+                errors.add(errno.errorcode[error.errno])
+            os.close(opened.pop())
+
+    assert in_a_child(without) == [True, ["EMFILE"]]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_is_full_at_the_last_moment(own_shelf, monkeypatch, number):
+    arrowpool.put(1, persist=True, key="k")
+
+    def fail(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(directories, "write_file", fail)
+    with pytest.raises(ArenaFullError, match=os.strerror(number)):
+        arrowpool.put(2, persist=True, key="k")
+    assert arrowpool.get("k") == 1
+    assert everything_in(own_shelf) == ["default/k"]
+
+
+@pytest.mark.parametrize("put_many", [arrowpool.put_many, Shelf().put_many, Shelf("named").put_many])
+@pytest.mark.parametrize("persist", [False, True])
+def test_of_many_that_cannot_all_be_put_none_stays(own_shelf, put_many, persist):
+    if put_many is arrowpool.put_many:
+        put_many = functools.partial(put_many, persist=persist)
+
+    def objects():
+        yield np.zeros(50_000)
+        yield 1
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        put_many(objects())
+    with pytest.raises(TypeError):
+        put_many([np.zeros(50_000), threading.Lock()])
+    mine = arrowpool.shelf._owner
+    assert mine is None or mine.records() == []
+    assert everything_in(own_shelf) == []
 
 
 # Keys
