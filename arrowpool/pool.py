@@ -581,14 +581,35 @@ def _terminate_pool(
     collector: Collector,
     notifier: Notifier,
 ) -> None:
-    """End everything now; called once, by `terminate`, after `join`, or when the pool is gone or Python exits."""
+    """End everything now; called once, by `terminate`, after `join`, or when the pool is gone or Python exits.
+
+    In any thread, these three as well: in a callback, or what pickles an argument, or when the garbage collector comes to the
+    pool there. They are then told to end, and that which ends last does what is left.
+    """
     supervisor._state = TERMINATE
     notifier.put(None)
     taskqueue.put(Stop(drain=False))
     collector.tell(Stop(drain=False))
-    # The supervisor first, so that no worker is started behind our back.
-    supervisor.join()
-    supervisor.end_workers(_TERMINATE_SECONDS)
+
+    def end_workers() -> None:
+        # The supervisor first, so that no worker is started behind our back.
+        supervisor.join()
+        supervisor.end_workers(_TERMINATE_SECONDS)
+
+    def end_all() -> None:
+        end_workers()
+        _release_all(supervisor, feeder, collector, notifier)
+
+    if supervisor.leave_to_end(end_all):
+        return
+    end_workers()
+    release = functools.partial(_release_all, supervisor, feeder, collector, notifier)
+    if not (collector.leave_to_end(release) or feeder.leave_to_end(release)):
+        release()
+
+
+def _release_all(supervisor: Supervisor, feeder: Feeder, collector: Collector, notifier: Notifier) -> None:
+    """Wait for the threads, all of which are told to end, and release what the pool has; once its workers have ended."""
     collector.join()
     # It may be held up in what pickles an argument, where nothing can reach it; its memory must then stay.
     if feeder.join(_TERMINATE_SECONDS):

@@ -303,6 +303,15 @@ class Proxy:
         return iter([1, 2])
 
 
+class CallsWhenPickled:
+    def __init__(self, function):
+        self._function = function
+
+    def __reduce__(self):
+        self._function()
+        return int, (3,)
+
+
 class NoTruth(dict):
     """A container that says what is in it only to who knows how to ask, much as SciPy's dictionaries of keys."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ import pytest
 import arrowpool
 from arrowpool import PoolTerminatedError
 from arrowpool import pool as pool_module
+from arrowpool.pool import _TERMINATE_SECONDS
+from tests.conftest import across_methods
 from tests.pool import tasks
 
 LIMIT = 30
@@ -67,6 +71,74 @@ def test_workers_that_no_signal_reaches_are_killed_together(ours, terminated, tm
         pool.map_async(tasks.note_and_spin, [path] * 3, 1)
         wait_for_lines(path, 3)
         assert seconds_to_end(pool) < 2.7
+
+
+def do_in_a_thread_of(pool, where, what):
+    """Have a pool's own thread do this, once the pool works: the collector, the feeder, or the source that stands in for it."""
+    if where == "callback":
+        return pool.apply_async(tasks.wait_for, (0.05,), callback=lambda value: what())
+    if where == "error callback":
+        return pool.apply_async(tasks.fail, ("at once",), error_callback=lambda error: what())
+    if where == "done callback of a map":
+        return pool.map_async(tasks.wait_for, [0.05] * 4, 1, lambda values: what())
+    if where == "argument":
+        return pool.map_async(tasks.identity, [0, tasks.CallsWhenPickled(what)], 1)
+    return pool.imap(tasks.identity, (tasks.CallsWhenPickled(what) for _ in range(2)))
+
+
+IN_ITS_OWN_THREAD = ["callback", "error callback", "done callback of a map", "argument", "argument drawn"]
+
+
+@across_methods(("ours", "where"), IN_ITS_OWN_THREAD)
+def test_a_pool_that_is_terminated_in_a_thread_of_its_own(ours, where):
+    pool = ours.pool(2)
+    pool.map(abs, [1, 2])
+    done = threading.Event()
+
+    def terminate():
+        pool.terminate()
+        done.set()
+
+    began = time.monotonic()
+    result = do_in_a_thread_of(pool, where, terminate)
+    assert done.wait(LIMIT)
+    end = threading.Thread(target=pool.join, daemon=True)
+    end.start()
+    end.join(LIMIT)
+    assert not end.is_alive()
+    assert time.monotonic() - began < _TERMINATE_SECONDS
+    assert not pool._result_handler._thread.is_alive()
+    with pytest.raises(ValueError, match="not running"):
+        pool.apply(abs, (1,))
+    del result
+
+
+@pytest.mark.filterwarnings("ignore:unclosed running")
+@across_methods(("ours", "where"), IN_ITS_OWN_THREAD)
+def test_a_pool_that_is_collected_in_a_thread_of_its_own(ours, where, caplog):
+    pool = ours.pool(2)
+    pool.map(abs, [1, 2])
+    pool.itself = pool
+    gone, finished = threading.Event(), threading.Event()
+    weakref.finalize(pool, gone.set)
+
+    def collect():
+        while gc.collect() and not gone.is_set():
+            pass
+        finished.set()
+
+    threads = [handler._thread for handler in (pool._worker_handler, pool._task_handler, pool._result_handler)]
+    gate = threading.Event()
+    result = do_in_a_thread_of(pool, where, lambda: gate.wait(LIMIT) and collect())
+    getattr(result, "results", result)._pool = None  # of a call that waits
+    del result, pool
+    gate.set()
+    assert finished.wait(LIMIT)
+    assert gone.is_set()
+    for thread in threads:
+        thread.join(_TERMINATE_SECONDS - 1)
+        assert not thread.is_alive()
+    assert not caplog.records
 
 
 def test_a_sigterm_of_others_is_as_in_the_standard_library(terminated, tmp_path):
