@@ -46,9 +46,10 @@ def encoder_for(cls: type) -> Encode | None:
 
 def settle() -> None:
     """Free what other libraries have let go of meanwhile; costs nothing where there is nothing of this kind."""
-    kept = sys.modules.get("arrowpool.codecs.kept")
-    if kept is not None:
-        kept.settle()
+    # Another thread may be about to import it: then it has nothing yet, and keeps nothing.
+    settle_kept = getattr(sys.modules.get("arrowpool.codecs.kept"), "settle", None)
+    if settle_kept is not None:
+        settle_kept()
 
 
 def extents(obj: object) -> Iterator[Extent]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 from multiprocessing import Pipe
 
 import numpy as np
 import pytest
 
+from arrowpool import codecs
 from tests.codecs.harness import move
 
 
@@ -24,6 +26,11 @@ print(({"pandas", "polars", "pyarrow"} & set(sys.modules)) - known)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
+
+
+def test_what_is_kept_is_not_asked_for_while_its_module_is_imported(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "arrowpool.codecs.kept", types.ModuleType("arrowpool.codecs.kept"))
+    codecs.settle()
 
 
 def test_reducers_of_multiprocessing_are_used() -> None:
