@@ -39,6 +39,8 @@ _NOWHERE = io.BytesIO()
 #: its type, of which `_types` knows by weak references: a class that is defined again and again is not kept alive.
 _encoders: dict[int, tuple[Encode | None, bool]] = {}
 _types: dict[int, weakref.ref[type]] = {}
+#: See `_registered_by_now`.
+_registered: dict[type, Any] = {}
 
 
 class Window(NamedTuple):
@@ -53,7 +55,7 @@ class Unit:
     """One thing that leaves the stream: memory, with its size and how to write it into its place; or the number of an
     object that is shared as a whole and was placed before, or a window of that. The memory may lie in a `lease` of ours."""
 
-    __slots__ = ("_frozen", "_source", "_write", "lease", "nbytes", "shared_object", "window")
+    __slots__ = ("_source", "_write", "lease", "nbytes", "shared_object", "window")
 
     def __init__(
         self,
@@ -63,9 +65,7 @@ class Unit:
         shared_object: int | None = None,
         window: Window | None = None,
         lease: Lease | None = None,
-        frozen: Callable[[], Any] | None = None,
     ):
-        self._frozen = frozen
         self.nbytes = nbytes
         self.lease = lease
         self.shared_object = shared_object
@@ -82,10 +82,8 @@ class Unit:
         if self.lease is not None or placed.lease is not None:
             return self.lease is placed.lease and self.offset == placed.offset
         assert room is not None
-        return self._frozen_as(placed) or self._is_in(room)
-
-    def _frozen_as(self, placed: Unit) -> bool:
-        return self._frozen is not None and placed._frozen is not None and self._frozen() == placed._frozen()
+        # Also where nobody is to change it in place: Arrow memory may be that of a NumPy array.
+        return self._is_in(room)
 
     def _is_in(self, room: ByteArray) -> bool:
         """Whether its bytes are those of `room`."""
@@ -199,18 +197,23 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         self.guessed = False
         #: By number: up to where the writable windows of each copy reach, the first to end first. See `place_window`.
         self._reach_of_copies: dict[int, list[tuple[int, int]]] = {}
+        #: What others have registered for pickling, when it was last looked at.
+        self._registered: dict[type, Any] | None = None
         self.refresh()
 
     def refresh(self) -> None:
         """See reducers that were registered since the last time, with `copyreg` or by `multiprocessing`."""
+        registered = _registered_by_now()
+        if registered is self._registered:
+            return
+        self._registered = registered
         table: dict[type, Any] = {}
         if self._reach is not None:
             table |= cloudpickle.Pickler._dispatch_table
             # By value, an open file would become a copy of its text: that is an error, as with the standard library.
             table.pop(io.TextIOWrapper, None)
-        table |= copyreg.dispatch_table
         # Past cloudpickle's class attribute of that name, which would only be hidden from Python, not from pickle's C code.
-        _DISPATCH_TABLE.__set__(self, table | ForkingPickler._extra_reducers)  # type: ignore[attr-defined]
+        _DISPATCH_TABLE.__set__(self, table | registered)
 
     def reduce(self, obj: Any, after: Seen | None = None) -> tuple[bytes, list[Unit]]:
         """The stream and the units of one object.
@@ -255,10 +258,8 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         lease = lease_under(array) if self.lends and array.nbytes >= OWN_SEGMENT and array.flags.c_contiguous else None
         return self._token(Unit(array.nbytes, array, lease=lease))
 
-    def place_with(
-        self, nbytes: int, write: Callable[[ByteArray], None], frozen: Callable[[], Any] | None = None
-    ) -> pickle.PickleBuffer:
-        return self._token(Unit(nbytes, write=write, frozen=frozen))
+    def place_with(self, nbytes: int, write: Callable[[ByteArray], None]) -> pickle.PickleBuffer:
+        return self._token(Unit(nbytes, write=write))
 
     def place_window(self, address: int, nbytes: int, writable: bool = True) -> pickle.PickleBuffer | None:
         found = self.find_window(address, nbytes) if self.find_window is not None else None
@@ -380,14 +381,14 @@ def _find(cls: type) -> tuple[Encode | None, bool]:
     encode: Encode | None
     if cls is types.FunctionType:
         encode = _reduce_function
+    elif cls is not type and (cls in copyreg.dispatch_table or cls in ForkingPickler._extra_reducers):  # type: ignore[attr-defined]
+        encode = None  # somebody has said how: as with the standard library, that comes first
     elif issubclass(cls, type):
         encode = _reduce_class
     elif cls is functools._lru_cache_wrapper:
         encode = _reduce_cached
     elif cls is typing.TypeVar:
         encode = _reduce_type_variable
-    elif cls in copyreg.dispatch_table or cls in ForkingPickler._extra_reducers:  # type: ignore[attr-defined]
-        encode = None  # somebody has said how: as with the standard library, that comes first
     else:
         encode = encoder_for(cls)
     found = encode, library_of(cls) is not None
@@ -396,6 +397,18 @@ def _find(cls: type) -> tuple[Encode | None, bool]:
     _types[number] = weakref.ref(cls, functools.partial(_forget, number))
     _encoders[number] = found
     return found
+
+
+def _registered_by_now() -> dict[type, Any]:
+    """The reducers that others have registered; the same object until there are others."""
+    global _registered
+    now: dict[type, Any] = {**copyreg.dispatch_table, **ForkingPickler._extra_reducers}  # type: ignore[attr-defined]
+    if now != _registered:
+        _registered = now
+        # What was found for a type may not be what is found now.
+        _encoders.clear()
+        _types.clear()
+    return _registered
 
 
 def _forget(number: int, reference: weakref.ref[type]) -> None:

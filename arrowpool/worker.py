@@ -329,6 +329,7 @@ class _Worker:
 
     def _encode(self, value: Any) -> tuple[Body, tuple[GrantWire, ...]]:
         sender = self._sender
+        sender.reducer.refresh()
         reduced = sender.reduce(value)
         if not reduced.units:
             return (reduced.stream, ()), ()

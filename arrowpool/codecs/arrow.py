@@ -268,8 +268,7 @@ def _stream(batches: list[pa.RecordBatch], out: Outbox) -> Any:
         sink = pa.BufferOutputStream()
         _write(batches, sink)
         return sink.getvalue().to_pybytes()
-    frozen = functools.partial(_places, batches) if all(map(_is_flat, types)) else None
-    return out.place_with(size, functools.partial(_write_into, batches), frozen)
+    return out.place_with(size, functools.partial(_write_into, batches))
 
 
 def _visible(batches: list[pa.RecordBatch]) -> int:
@@ -284,24 +283,6 @@ def _size(batches: list[pa.RecordBatch]) -> int:
 
 def _write_into(batches: list[pa.RecordBatch], room: ByteArray) -> None:
     _write(batches, pa.FixedSizeBufferWriter(pa.py_buffer(room)))
-
-
-def _is_flat(type_: pa.DataType) -> bool:
-    """Whether length, offset and buffers are all there is to an array of this type, and to its dictionary."""
-    if pa.types.is_dictionary(type_):
-        return _is_flat(type_.value_type)
-    return not type_.num_fields and not isinstance(type_, pa.BaseExtensionType)
-
-
-def _places(batches: list[pa.RecordBatch]) -> list[Any]:
-    """Where all of it lies."""
-    return [_place(column) for batch in batches for column in batch.columns]
-
-
-def _place(array: pa.Array) -> Any:
-    buffers = [buffer and (buffer.address, buffer.size) for buffer in array.buffers()]
-    dictionary = _place(array.dictionary) if pa.types.is_dictionary(array.type) else None
-    return len(array), array.offset, buffers, dictionary
 
 
 def _write(batches: list[pa.RecordBatch], sink: pa.NativeFile) -> None:

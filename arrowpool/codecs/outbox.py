@@ -43,13 +43,10 @@ class Outbox(Protocol):
         The array is read after the whole message has been pickled: its memory must stay unchanged until then.
         """
 
-    def place_with(
-        self, nbytes: int, write: Callable[[ByteArray], None], frozen: Callable[[], Any] | None = None
-    ) -> PickleBuffer:
-        """Reserve `nbytes`; `write` is called once, after pickling, with the writable room of exactly that size.
+    def place_with(self, nbytes: int, write: Callable[[ByteArray], None]) -> PickleBuffer:
+        """Reserve `nbytes`; `write` is called after pickling with a writable room of exactly that size.
 
-        `frozen` is for what nobody changes in place: something that is equal when asked for another time, with the memory
-        still alive, if the same would be written. Without it, what is written must be read to find that out.
+        It is called again, with other rooms, to see whether it would write the same for another task.
         """
 
     def place_window(self, address: int, nbytes: int, writable: bool = True) -> PickleBuffer | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import gc
 import os
@@ -545,9 +546,54 @@ def contents_of(held, i):
     return zlib.crc32(repr(rows).encode())
 
 
+def first_and_names(obj, i):
+    """The first value of an Arrow or polars object, and what it calls its columns."""
+    names = getattr(obj, "column_names", None) or getattr(obj, "columns", None) or []
+    value = obj[0] if not names else obj[names[0]][0]
+    return float(value.as_py() if hasattr(value, "as_py") else value), ",".join(names)
+
+
 def digest_of_both(one, two):
     assert one["deep"][0] is not None
     return digest(two[0])
+
+
+def type_name(obj):
+    return type(obj).__name__
+
+
+class Meta(type):
+    """Whose classes go as a registered reducer says."""
+
+
+class Known(metaclass=Meta):
+    pass
+
+
+def as_known(name):
+    return Known
+
+
+def reduce_to_known(cls):
+    return as_known, (cls.__name__,)
+
+
+def is_known(cls):
+    return cls is Known
+
+
+def as_list(n):
+    return [n]
+
+
+def reduce_to_list(obj):
+    return as_list, (len(obj),)
+
+
+def register_arrays(n):
+    """In a worker, for good."""
+    copyreg.pickle(np.ndarray, reduce_to_list)
+    return np.ones(n)
 
 
 def meet(array, directory, count):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import gc
 import multiprocessing
@@ -10,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from multiprocessing.pool import MaybeEncodingError
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pandas as pd
@@ -455,3 +457,41 @@ def test_large_bytes(pool):
     data = bytes(range(256)) * 4000
     assert pool.apply(tasks.identity, (data,)) == data
     assert pool.map(len, [data] * 5) == [len(data)] * 5
+
+
+@pytest.fixture
+def registering():
+    """Register reducers; gone afterwards."""
+    registered = []
+
+    def register(kind, reduce, table):
+        table[kind] = reduce
+        registered.append((kind, table))
+
+    yield register
+    for kind, table in registered:
+        table.pop(kind, None)
+
+
+def test_reducers_that_are_registered_late(pool, registering):
+    """With types that the pool has sent before, and with classes of a metaclass."""
+    array = np.ones(20_000)
+    text = pd.Series(["a"])
+    assert pool.map(tasks.type_name, [array, text]) == ["ndarray", "Series"]
+    registering(np.ndarray, tasks.reduce_to_list, ForkingPickler._extra_reducers)
+    assert pool.map(tasks.type_name, [array]) == ["list"]
+    registering(pd.Series, tasks.reduce_to_list, copyreg.dispatch_table)
+    assert pool.map(tasks.type_name, [array, text]) == ["list", "list"]
+    del ForkingPickler._extra_reducers[np.ndarray], copyreg.dispatch_table[pd.Series]
+    assert pool.map(tasks.type_name, [array, text]) == ["ndarray", "Series"]
+    other = tasks.Meta("Other", (tasks.Known,), {})
+    registering(tasks.Meta, tasks.reduce_to_known, copyreg.dispatch_table)
+    assert pool.map(tasks.is_known, [other]) == [True]
+
+
+def test_reducers_that_a_worker_registers(implementation):
+    with implementation.pool(1) as pool:
+        assert pool.apply(tasks.first, (np.ones(20_000),)) == 1.0
+        assert pool.apply(tasks.identity, (np.ones(3),)).tolist() == [1.0] * 3
+        assert pool.apply(tasks.register_arrays, (20_000,)) == [20_000]
+    pool.join()

@@ -192,6 +192,47 @@ def test_large_memory_of_every_kind_is_compared_to_its_last_byte(kind):
     assert len(set(expected)) > 2
 
 
+def over_numpy(make):
+    """What Arrow or polars makes of NumPy's memory without a copy, and how a generator writes to that."""
+    memory = np.zeros(BIG)
+    return make(memory), lambda obj, i: memory.fill(i)
+
+
+def rename(frame, i):
+    frame.columns = [f"x{i}"]
+
+
+#: Nothing of Arrow's own changes; what lies under it does, or what it is called.
+NOT_FROZEN = {
+    "array": lambda: over_numpy(pa.array),
+    "table": lambda: over_numpy(lambda memory: pa.table({"x": memory})),
+    "slice": lambda: over_numpy(lambda memory: pa.table({"x": memory}).slice(5)),
+    "foreign buffer": lambda: over_numpy(
+        lambda memory: pa.Array.from_buffers(pa.float64(), BIG, [None, pa.py_buffer(memory)])
+    ),
+    "pandas": lambda: over_numpy(lambda memory: pd.Series(pd.arrays.ArrowExtensionArray(pa.array(memory)))),
+    "polars": lambda: over_numpy(lambda memory: pl.from_arrow(pa.table({"x": memory}))),
+    "name": lambda: (pl.DataFrame({"x": np.zeros(BIG)}), rename),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_FROZEN)
+def test_memory_and_names_that_change_under_arrow(kind):
+    obj, change = NOT_FROZEN[kind]()
+    expected = []
+
+    def items():
+        for i in (0, 1, 1, 2):
+            change(obj, i)
+            expected.append(tasks.first_and_names(obj, 0))
+            yield i
+
+    with Pool(2) as pool:
+        assert list(pool.imap(functools.partial(tasks.first_and_names, obj), items())) == expected
+    pool.join()
+    assert len(set(expected)) == 3
+
+
 @pytest.mark.parametrize("kind", ["array", "frame", "table", "polars", "shared"])
 def test_what_does_not_change_is_copied_once(our_pool, kind):
     make = {
