@@ -276,7 +276,7 @@ def _put_all(objects: Iterable[Any], put: Callable[[Any], str], delete: Callable
 
 
 def get(key: str) -> Any:
-    """The object, equal to what was put and private: what is written to it is seen by nobody else.
+    """The object, as pickling would give it back, and private: what is written to it is seen by nobody else.
 
     A large object is not copied; its memory is shared until it is written to, and valid for as long as it is in use.
 
@@ -336,9 +336,9 @@ def get_numpy(key: str, column: str | None = None) -> np.ndarray[Any, Any]:
     ShelfKeyError
         When there is nothing under that key (any more), or no such column.
     ValueError
-        When the column has nulls, which NumPy's numbers cannot express.
+        When the column has nulls, which NumPy's numbers cannot express. Dates and times are NaT then.
     TypeError
-        When the object is not what was asked for.
+        When the object is not what was asked for, or the column of a type that NumPy does not have (periods, say).
     """
     return _get_numpy(key, column, DEFAULT)
 
@@ -347,11 +347,13 @@ def _get_numpy(key: str, column: str | None, shelf: str | None) -> np.ndarray[An
     if column is None:
         obj = _get(key, shelf)
         if not isinstance(obj, np.ndarray):
-            raise TypeError(f"what lies under {key!r} is a {type(obj).__name__}: say which column")
+            what = f"what lies under {key!r} is no array ({type(obj).__name__})"
+            raise TypeError(f"{what}; {'say which column' if _info(key, shelf).arrow else 'use get()'}")
         return obj
     memory = _open(key, shelf, only=TABLE).get(TABLE)
     if memory is None:
-        raise TypeError(f"what lies under {key!r} ({_info(key, shelf).kind}) has no columns; use get()")
+        kind = _info(key, shelf).kind
+        raise TypeError(f"what lies under {key!r} ({kind}) is not kept as a table with columns; use get()")
     return layout.column(memory, key, column)
 
 

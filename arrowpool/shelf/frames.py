@@ -48,6 +48,7 @@ class FrameTable:
         # pandas' metadata, and how pandas would name and order the columns, from a few rows.
         rows = frame.iloc[:100].copy(deep=False)
         rows.attrs = {}  # pandas would have them as JSON, with a warning where they are not; they are kept as they are
+        _name_in_text(rows)
         head = pa.Table.from_pandas(rows)
         metadata = json.loads(head.schema.metadata[b"pandas"])
         for number, level in enumerate(metadata["index_columns"]):
@@ -148,6 +149,35 @@ def resolve(reference: Any, table: pa.Table, memory: np.ndarray[Any, np.dtype[np
     end = starts[0] + step * (len(starts) - 1) + nbytes
     rows = np.lib.stride_tricks.as_strided(memory[starts[0] : end], (len(starts), nbytes), (step, 1))
     return rows.view(dtype)
+
+
+def _name_in_text(rows: pd.DataFrame) -> None:
+    """Name its index and columns as pyarrow will, which would warn that other names are lost; here they are kept (see `layout`)."""
+    if any(name is not None and not isinstance(name, str) for name in rows.index.names):
+        rows.index = rows.index.set_names([_in_text(name) for name in rows.index.names])
+    columns = rows.columns
+    if isinstance(columns, pd.MultiIndex):
+        mixed = [number for number, level in enumerate(columns.levels) if _is_mixed(level)]
+        if mixed:
+            rows.columns = columns.set_levels([_texts(columns.levels[number]) for number in mixed], level=mixed)
+    elif _is_mixed(columns):
+        rows.columns = pd.Index(_texts(columns), dtype=object, name=columns.name)
+
+
+def _is_mixed(names: pd.Index) -> bool:
+    return names.dtype == object and "mixed" in pd.api.types.infer_dtype(names)
+
+
+def _texts(names: pd.Index) -> list[str | None]:
+    return [_in_text(name) for name in names]
+
+
+def _in_text(name: Any) -> str | None:
+    if name is None or isinstance(name, str):
+        return name
+    if isinstance(name, bytes):
+        return name.decode()
+    return str(tuple(map(_in_text, name))) if isinstance(name, tuple) else str(name)
 
 
 def _split(frame: pd.DataFrame) -> pd.DataFrame:

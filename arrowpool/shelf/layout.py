@@ -235,25 +235,30 @@ def column(memory: Memory, key: str, name: str) -> np.ndarray[Any, Any]:
 
     Raises
     ------
-    ShelfKeyError, ValueError
-        When there is no such column; when it has nulls, which only arrays of objects and floats could express.
+    ShelfKeyError, TypeError, ValueError
+        When there is no such column; when its type is none of NumPy's; when it has nulls, which only arrays of objects and floats
+        could express, or of dates and times, which come as NaT.
     """
     table = open_table(memory)
     found = [number for number, one in enumerate(table.column_names) if one == name]
     if len(found) != 1:
         raise ShelfKeyError(f"{len(found)} columns {name!r} under {key!r}; there are: {', '.join(table.column_names)}")
     values = table.column(found[0])
-    if values.null_count:
+    kind = values.type
+    if isinstance(kind, pa.BaseExtensionType):
+        raise TypeError(f"column {name!r} is of type {kind}, which NumPy does not have; use get() or get_arrow()")
+    has_gaps = pa.types.is_timestamp(kind) or pa.types.is_duration(kind) or pa.types.is_date(kind)
+    if values.null_count and not has_gaps:
         raise ValueError(
             f"column {name!r} has {values.null_count:,} nulls, which an array cannot express; use get() or get_arrow()"
         )
-    if values.num_chunks == 1:
-        dtype = _same_bytes(values.type)
+    if values.num_chunks == 1 and not values.null_count:
+        dtype = _same_bytes(kind)
         if dtype is not None:
             same: np.ndarray[Any, Any] = resolve(((found[0],), dtype.str), table, memory)
             return same
     converted: np.ndarray[Any, Any] = values.to_numpy()
-    return converted
+    return converted if converted.flags.writeable else converted.copy()
 
 
 def _same_bytes(kind: pa.DataType) -> np.dtype[Any] | None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -119,10 +120,72 @@ def test_numpy_columns():
         arrowpool.get_numpy(key)
     array = arrowpool.put(np.arange(5))
     assert arrowpool.get_numpy(array).tolist() == [0, 1, 2, 3, 4]
-    with pytest.raises(TypeError, match="no columns"):
+    with pytest.raises(TypeError, match="not kept as a table"):
         arrowpool.get_numpy(array, "x")
     with pytest.raises(TypeError, match=r"ndarray.*no Arrow table"):
         arrowpool.get_arrow(array)
+
+
+def test_columns_of_times_with_gaps_and_of_no_numpy_type():
+    df = pd.DataFrame(
+        {
+            "t": pd.to_datetime(["2020-01-01", None]),
+            "z": pd.to_datetime(["2020-01-01", None]).tz_localize("UTC"),
+            "d": pd.to_timedelta(["1s", None]),
+            "p": pd.period_range("2020", periods=2, freq="D"),
+            "i": pd.interval_range(0, 2),
+            "b": [True, False],
+        }
+    )
+    key = arrowpool.put(df)
+    for column in "tdb":
+        array = arrowpool.get_numpy(key, column)
+        assert array.dtype == df[column].dtype
+        np.testing.assert_array_equal(array, df[column].to_numpy())
+        assert array.flags.writeable
+    np.testing.assert_array_equal(arrowpool.get_numpy(key, "z"), df["z"].dt.tz_localize(None).to_numpy())
+    for column in "pi":
+        with pytest.raises(TypeError, match=f"column '{column}' .* NumPy does not have"):
+            arrowpool.get_numpy(key, column)
+
+
+@pytest.mark.parametrize(
+    ("obj", "column", "words"),
+    [
+        (pd.Series(range(5), name="a"), None, r"is no array \(Series\); use get"),
+        (pd.Series(range(5), name="a"), "a", r"\(Series\) is not kept as a table"),
+        (pd.DataFrame(np.ones((5, 2)), columns=["a", "a"]), None, r"is no array \(DataFrame\); use get"),
+        (pd.DataFrame(np.ones((5, 2)), columns=["a", "a"]), "a", r"\(DataFrame\) is not kept as a table"),
+        (pd.DataFrame({"a": [1]}), None, "say which column"),
+    ],
+)
+def test_no_column_of_that(obj, column, words):
+    key = arrowpool.put(obj)
+    with pytest.raises(TypeError, match=words):
+        arrowpool.get_numpy(key, column)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"index": pd.Index([1.0, 2.0], name=("t", 1))},
+        {"index": pd.MultiIndex.from_tuples([(1, 2), (3, 4)], names=[7, None])},
+        {"columns": pd.Index([1, "1", 1.5], dtype=object)},
+        {"columns": pd.Index([1, "a", b"b"], dtype=object, name="n")},
+        {"columns": pd.MultiIndex.from_tuples([("a", 1), ("a", "b"), (2, "b")])},
+    ],
+    ids=["index", "levels", "alike", "columns", "columns of levels"],
+)
+def test_names_that_are_no_text_are_kept_without_a_word(names):
+    """Warnings are errors here."""
+    df = pd.DataFrame(np.zeros((2, 3)), **names)
+    key = arrowpool.put(df)
+    pd.testing.assert_frame_equal(arrowpool.get(key), df)
+    if arrowpool.info(key).arrow:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = pa.Table.from_pandas(df)
+        assert arrowpool.get_arrow(key).column_names == expected.column_names
 
 
 def test_other_libraries_read_the_file():
