@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import enum
 import functools
+import operator
 import pickle
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,7 @@ from cloudpickle import cloudpickle as by_value
 
 #: `functools.lru_cache` makes these anew.
 _OF_CACHED = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters"}
+_DISPATCHED = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
 
 
 def reduce_class(cls: type) -> tuple[Any, ...]:
@@ -26,6 +30,10 @@ def reduce_class(cls: type) -> tuple[Any, ...]:
     if issubclass(cls, enum.Enum):
         return reduced
     _, (kind, name, bases, members, number, extra), (state, slotstate), *rest = reduced
+    if issubclass(cls, tuple) and "_fields" in vars(cls):
+        # Its metaclass would make another named tuple of it.
+        bases = cls.__bases__
+        members = {**members, **{name: state[name] for name in ("__orig_bases__",) if name in state}}
     slots = state.pop("__slots__", None)
     if slots is not None:
         # Without them, instances there would have a dictionary, and one here could not be made from theirs.
@@ -52,6 +60,10 @@ def came_by_value(cls: type) -> bool:
 
 def reduce_known_class(cls: type) -> tuple[Any, ...]:
     """A class that came by value on its way back: the receiver takes its own, as it is; or makes one, if it has none."""
+    number = by_value._get_or_create_tracker_id(cls)
+    if functools.reduce(lambda found, name: getattr(found, name, None), cls.__qualname__.split("."), _home(cls)) is cls:
+        # It was sent from the process that this one is forked from, and has been here all the time.
+        return _find_named, (number, cls.__module__, cls.__qualname__)
     stream: Any
     try:
         stream = cloudpickle.dumps(cls)
@@ -59,7 +71,16 @@ def reduce_known_class(cls: type) -> tuple[Any, ...]:
         Exception
     ) as error:  # something is in the class now that cannot be pickled: that matters to none who has the class
         stream = str(error)
-    return _find_class, (by_value._get_or_create_tracker_id(cls), stream)
+    return _find_class, (number, stream)
+
+
+def _home(cls: type) -> Any:
+    return sys.modules.get(cls.__module__)
+
+
+def _find_named(number: str, module: str, qualname: str) -> Any:
+    known = by_value._DYNAMIC_CLASS_TRACKER_BY_ID.get(number)
+    return known if known is not None else operator.attrgetter(qualname)(sys.modules[module])
 
 
 def _find_class(number: str, stream: Any) -> Any:
@@ -80,6 +101,38 @@ def reduce_cached(function: Any) -> tuple[Any, ...]:
 
 def _make_cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Any:
     return functools.lru_cache(maxsize, typed)(function)
+
+
+def reduce_cached_property(found: functools.cached_property[Any]) -> tuple[Any, ...]:
+    """One that a class has: with a lock of its own, in Pythons where it has one."""
+    return _make_cached_property, (found.func, found.attrname)
+
+
+def _make_cached_property(function: Callable[..., Any], name: str | None) -> Any:
+    made: Any = functools.cached_property(function)
+    if name is not None:
+        made.__set_name__(None, name)
+    return made
+
+
+def is_dispatched(function: types.FunctionType) -> bool:
+    """Whether `functools.singledispatch` has made this."""
+    return function.__code__ is _DISPATCHED
+
+
+def reduce_dispatched(function: Any) -> tuple[Any, ...]:
+    """What `functools.singledispatch` has made: without its cache, which has weak references."""
+    return _make_dispatched, (function.__wrapped__,), list(function.registry.items()), None, None, _register
+
+
+def _make_dispatched(function: Callable[..., Any]) -> Any:
+    return functools.singledispatch(function)
+
+
+def _register(function: Any, registry: list[tuple[type, Callable[..., Any]]]) -> None:
+    for kind, implementation in registry:
+        if implementation is not function.__wrapped__:
+            function.register(kind, implementation)
 
 
 def is_whole(function: Any) -> bool:

@@ -80,7 +80,8 @@ class Reach:
             self._told = True
             self._worker_prints = {name: print_ for name, print_ in names.items() if print_ is not None}
             self._worker_names = frozenset(names)
-            self._answers.clear()
+            # Another dictionary, so that an answer that is being looked for still ends in the old one.
+            self._answers = {}
 
     def is_guess(self, obj: Any) -> bool:
         """Whether what is said of this function or class is not certain before a worker has told what it has."""
@@ -108,18 +109,16 @@ class Reach:
         now = outline(current)
         if now is None:
             return False
-        known = self._answers.get(id(current))
+        answers = self._answers
+        known = answers.get(id(current))
         if known is not None and known[0]() is current and known[1] == now:
             return known[2]
         # The same as when the workers were made, and (as spawned workers tell) the same as they have.
         answer = self._is_as_before(root, current, now) and (
             self._forks or self._worker_prints.get(root) == fingerprint(current)
         )
-        self._answers[id(current)] = (
-            weakref.ref(current, functools.partial(_forget, self._answers, id(current))),
-            now,
-            answer,
-        )
+        ends = weakref.ref(current, functools.partial(_forget, answers, id(current)))
+        answers[id(current)] = ends, now, answer
         return answer
 
     def _is_as_before(self, name: str, current: Any, now: tuple[Any, ...]) -> bool:

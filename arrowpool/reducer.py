@@ -24,7 +24,16 @@ import cloudpickle
 import numpy as np
 from cloudpickle import cloudpickle as by_value
 
-from arrowpool.by_value import came_by_value, is_whole, reduce_cached, reduce_class, reduce_known_class
+from arrowpool.by_value import (
+    came_by_value,
+    is_dispatched,
+    is_whole,
+    reduce_cached,
+    reduce_cached_property,
+    reduce_class,
+    reduce_dispatched,
+    reduce_known_class,
+)
 from arrowpool.codecs import ByteArray, Encode, encoder_for, library_of
 from arrowpool.functions import Reach, main_globals
 from arrowpool.memory import system
@@ -212,6 +221,7 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
             table |= cloudpickle.Pickler._dispatch_table
             # By value, an open file would become a copy of its text: that is an error, as with the standard library.
             table.pop(io.TextIOWrapper, None)
+            table[functools.cached_property] = reduce_cached_property
         # Past cloudpickle's class attribute of that name, which would only be hidden from Python, not from pickle's C code.
         _DISPATCH_TABLE.__set__(self, table | registered)
 
@@ -317,6 +327,8 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         self.guessed = self.guessed or self._reach.is_guess(function)
         if self._reach.resolves(function):
             return NotImplemented
+        if is_dispatched(function):
+            return reduce_dispatched(function)
         return self._dynamic_function_reduce(function)
 
     def reduce_class(self, cls: type) -> Any:

@@ -16,6 +16,7 @@ import sys
 import threading
 import types
 import typing
+import warnings
 
 T = typing.TypeVar("T")
 
@@ -101,7 +102,8 @@ class HasProxy:
     grid: typing.ClassVar[list] = [[[0] * 50] * 50] * 50
 
 
-Odd = type("Odd", (), {1: 2, "x": 1, "__module__": __name__})
+with warnings.catch_warnings(action="ignore") if sys.version_info >= (3, 11) else contextlib.nullcontext():
+    Odd = type("Odd", (), {1: 2, "x": 1, "__module__": __name__})
 
 
 class Abstract(abc.ABC):

@@ -3,9 +3,12 @@
 import dataclasses
 import enum
 import functools
+import gc
 import json
 import pickle
 import sys
+import threading
+import typing
 
 import arrowpool
 
@@ -185,6 +188,36 @@ if __name__ == "__main__":
             back = pool.apply(echo, (kind(),))
             found[f"{kind.__name__} back"] = (type(back), back.x) == (kind, 1)
 
+        class Named(typing.NamedTuple):
+            x: int = 1
+
+            def twice(self):
+                return 2 * self.x
+
+        found["a named tuple"] = pool.apply(lambda one: (one.twice(), one._replace(x=3), Named()), (Named(2),)) == (
+            4,
+            (3,),
+            (1,),
+        )
+        found["a named tuple back"] = type(pool.apply(echo, (Named(),))) is Named
+
+        class Cached:
+            @functools.cached_property
+            def x(self):
+                return 1
+
+        found["a cached property"] = pool.apply(describe, (Cached(),)) == ("Cached", 1, True)
+
+        @functools.singledispatch
+        def dispatched(x):
+            return "object"
+
+        @dispatched.register
+        def of_int(x: int):
+            return f"int {dispatched(str(x))}"
+
+        found["dispatched"] = pool.map(dispatched, ["x", 1]) == ["object", "int object"]
+
         class Late(Base):
             pass
 
@@ -200,4 +233,20 @@ if __name__ == "__main__":
         Counted.count = 7
         stream = pickle.dumps(counted)
         found["the class is whole"] = type(pickle.loads(stream)) is Counted
+
+        # A worker that is forked after a class was sent by value has it as its own.
+        Counted.lock = threading.Lock()
+        with arrowpool.get_context("fork").Pool(1) as second:
+            back = second.apply(count_up, (Counted(),))
+            found["what another pool knows"] = (type(back), Counted.count) == (Counted, 7)
+
+        def lose():
+            class Gone:
+                x = 1
+
+            return pool.apply_async(lambda one, wait: (one, wait), (Gone(), 1))
+
+        waiting = lose()
+        gc.collect()
+        found["a class that is gone"] = waiting.get()[0].x == 1
     print(json.dumps(found))
