@@ -34,7 +34,8 @@ from arrowpool.by_value import (
     reduce_dispatched,
     reduce_known_class,
 )
-from arrowpool.codecs import ByteArray, Encode, encoder_for, library_of
+from arrowpool.codecs import ByteArray, Encode, encoder_for, extents, library_of
+from arrowpool.codecs.numpy import bounds
 from arrowpool.functions import Reach, main_globals
 from arrowpool.memory import system
 from arrowpool.memory.mapping import Lease, lease_under
@@ -44,9 +45,10 @@ _dump = pickle.Pickler.dump
 _UNKNOWN = (None, None)
 _EMPTY: Any = np.empty(0, dtype=np.uint8)
 _NOWHERE = io.BytesIO()
-#: By the type's id: its codec, None for "plain pickle"; and whether its objects may be shared as a whole. An entry ends with
+#: By the type's id: its codec, None for "plain pickle"; whether its objects may be shared as a whole; and whether reducing them
+#: runs code that may give any memory, and write to it again for the next object. An entry ends with
 #: its type, of which `_types` knows by weak references: a class that is defined again and again is not kept alive.
-_encoders: dict[int, tuple[Encode | None, bool]] = {}
+_encoders: dict[int, tuple[Encode | None, bool, bool]] = {}
 _types: dict[int, weakref.ref[type]] = {}
 #: See `_registered_by_now`.
 _registered: dict[type, Any] = {}
@@ -64,7 +66,7 @@ class Unit:
     """One thing that leaves the stream: memory, with its size and how to write it into its place; or the number of an
     object that is shared as a whole and was placed before, or a window of that. The memory may lie in a `lease` of ours."""
 
-    __slots__ = ("_source", "_write", "lease", "nbytes", "shared_object", "window")
+    __slots__ = ("_source", "_write", "is_own", "lease", "nbytes", "shared_object", "window")
 
     def __init__(
         self,
@@ -74,7 +76,10 @@ class Unit:
         shared_object: int | None = None,
         window: Window | None = None,
         lease: Lease | None = None,
+        is_own: bool = False,
     ):
+        #: Whether its memory is a copy that nobody else has.
+        self.is_own = is_own
         self.nbytes = nbytes
         self.lease = lease
         self.shared_object = shared_object
@@ -194,6 +199,12 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         self._units: list[Unit] = []
         #: By id; with the token, since a codec may have thrown it away and must not get its unit mixed up with another's.
         self._placed: dict[int, tuple[pickle.PickleBuffer, Unit]] = {}
+        #: Whether memory is copied when it is met, since it may be that which a reduction uses again for the next object; and
+        #: what the objects had before they were reduced, by id, which is no such memory. None as long as there is no need.
+        self._known: dict[int, Any] | None = None
+        self._latest: list[Any] = []
+        self._known_extents: list[tuple[int, int]] | None = None
+        self._copies = False
         #: Given an object that a codec knows: the number under which it is shared as a whole, or None. See `encoder`.
         self.shared_number: Callable[[Any], int | None] | None = None
         #: By id, of whatever type and size: the numbers of objects that users have shared.
@@ -259,16 +270,32 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
             self._units = []  # another one, as this may have been returned
             if self._placed:
                 self._placed = {}
+            if self._known is not None:
+                self._known, self._known_extents, self._copies, self._latest = None, None, False, []
             if self._reach_of_copies:
                 self._reach_of_copies = {}
             if self.globals_ref:
                 self.globals_ref = {}
 
     def place(self, array: np.ndarray[Any, Any]) -> pickle.PickleBuffer:
+        if self._copies and not self._is_known(array):
+            return self._token(Unit(array.nbytes, array.copy(), is_own=True))
         lease = lease_under(array) if self.lends and array.nbytes >= OWN_SEGMENT and array.flags.c_contiguous else None
         return self._token(Unit(array.nbytes, array, lease=lease))
 
+    def _is_known(self, array: np.ndarray[Any, Any]) -> bool:
+        """Whether this is memory of what the object that was met last had before it was reduced: of its arrays and frames."""
+        start, stop = bounds(array)
+        if self._known_extents is None:
+            found = (extent for value in self._latest for extent in extents(value))
+            self._known_extents = [(extent.start, extent.stop) for extent in found]
+        return any(first <= start and stop <= end for first, end in self._known_extents)
+
     def place_with(self, nbytes: int, write: Callable[[ByteArray], None]) -> pickle.PickleBuffer:
+        if self._copies:
+            copy = np.empty(nbytes, dtype=np.uint8)
+            write(copy)
+            return self._token(Unit(nbytes, copy, is_own=True))
         return self._token(Unit(nbytes, write=write))
 
     def place_window(self, address: int, nbytes: int, writable: bool = True) -> pickle.PickleBuffer | None:
@@ -296,16 +323,25 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
             raw = buffer.raw()
             if raw.nbytes < self.inline_limit:
                 return True
-            unit = Unit(raw.nbytes, np.frombuffer(raw, dtype=np.uint8))
+            source = np.frombuffer(raw, dtype=np.uint8)
+            copied = self._known is not None and not raw.readonly
+            unit = Unit(raw.nbytes, source.copy() if copied else source, is_own=copied)
         self._units.append(unit)
         return False
 
     def reducer_override(self, obj: Any) -> Any:
         # Called for all but objects of pickle's own types: some 70 times a frame.
         try:
-            encode, whole = _encoders[id(type(obj))]
+            encode, whole, packs = _encoders[id(type(obj))]
         except KeyError:
-            encode, whole = _find(type(obj))
+            encode, whole, packs = _find(type(obj))
+        if packs:
+            known = self._known = self._known or {}
+            self._latest = list(_attributes(obj))
+            known.update((id(value), value) for value in self._latest)
+            self._known_extents = None
+        if self._known is not None:
+            self._copies = id(obj) not in self._known
         if self.pinned or (whole and self.shared_number is not None):
             number = self._number_of(obj, whole)
             if number is not None:
@@ -389,7 +425,46 @@ def _reduce_type_variable(variable: Any, reducer: Any) -> Any:
     return reducer.reduce_type_variable(variable)
 
 
-def _find(cls: type) -> tuple[Encode | None, bool]:
+#: Their reductions give the memory that an object has, or new one: none that is written to for the next object.
+_GIVE_THEIR_OWN = sys.stdlib_module_names | {
+    *(
+        "arrowpool",
+        "numpy",
+        "pandas",
+        "pyarrow",
+        "polars",
+        "scipy",
+        "sklearn",
+        "xarray",
+        "torch",
+        "geopandas",
+        "shapely",
+    ),
+    *("attr", "attrs", "pydantic", "cloudpickle", "joblib", "dask", "sparse", "networkx", "xgboost", "lightgbm"),
+}
+_REDUCTIONS = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs_ex__", "__getnewargs__")
+
+
+def _packs(cls: type) -> bool:
+    """Whether reducing an object of this class runs Python code that may pack it into memory of its own choice."""
+    # Not `getattr`, which asks the class of the class.
+    codes = [next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None) for name in _REDUCTIONS]
+    codes += [copyreg.dispatch_table.get(cls), ForkingPickler._extra_reducers.get(cls)]  # type: ignore[attr-defined]
+    return any(
+        type(code) is types.FunctionType and str(code.__module__).partition(".")[0] not in _GIVE_THEIR_OWN
+        for code in codes
+    )
+
+
+def _attributes(obj: Any) -> Iterable[Any]:
+    try:
+        found = object.__getattribute__(obj, "__dict__")
+    except AttributeError:
+        return ()
+    return dict.values(found) if isinstance(found, dict) else ()
+
+
+def _find(cls: type) -> tuple[Encode | None, bool, bool]:
     encode: Encode | None
     if cls is types.FunctionType:
         encode = _reduce_function
@@ -403,7 +478,7 @@ def _find(cls: type) -> tuple[Encode | None, bool]:
         encode = _reduce_type_variable
     else:
         encode = encoder_for(cls)
-    found = encode, library_of(cls) is not None
+    found = encode, library_of(cls) is not None, _packs(cls)
     number = id(cls)
     # First what ends the entry, then the entry.
     _types[number] = weakref.ref(cls, functools.partial(_forget, number))

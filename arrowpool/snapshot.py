@@ -125,4 +125,5 @@ def _held(reduced: Reduced | None) -> int:
     """Bytes that are the snapshot's own: the stream, also where that is to be placed as memory."""
     if reduced is None:
         return 0
-    return len(reduced.stream) or (reduced.units[0].nbytes if reduced.units else 0)
+    own = sum(unit.nbytes for unit in reduced.units if unit.is_own)
+    return own + (len(reduced.stream) or (reduced.units[0].nbytes if reduced.units else 0))

@@ -8,9 +8,11 @@ import types
 from multiprocessing import Pipe
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from arrowpool import codecs
+from arrowpool.reducer import dumps
 from tests.codecs.harness import move
 
 
@@ -65,3 +67,25 @@ class Holder:
 def test_plain_bytes_arrive(make: type) -> None:
     obj = make(b"x" * 100_000)
     assert move(obj).obj == obj
+
+
+class LeavesSomethingOut:
+    def __init__(self, array: np.ndarray):
+        self.array = array
+        self.frame = pd.DataFrame(array)
+        self.lock = None
+
+    def __getstate__(self) -> dict:
+        state = self.__dict__.copy()
+        del state["lock"]
+        return {**state, "made": np.zeros(10_000)}
+
+
+def test_only_what_a_reduction_makes_is_copied_when_it_is_met() -> None:
+    _, units = dumps([np.ones(20_000), LeavesSomethingOut(np.ones((10_000, 2)))], inline_limit=1000)
+    assert [(unit.nbytes, unit.is_own) for unit in units] == [
+        (160_000, False),
+        (160_000, False),
+        (160_000, False),
+        (80_000, True),
+    ]

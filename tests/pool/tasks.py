@@ -313,6 +313,32 @@ class CallsWhenPickled:
         return int, (3,)
 
 
+_scratch = np.empty(100_000)
+
+
+class Packed:
+    """Keeps small numbers; is pickled as large ones, in memory that is used again for the next object."""
+
+    def __init__(self, value):
+        self.small = np.full(50_000, value, "f4")
+
+    def __getstate__(self):
+        state = _scratch[: len(self.small)]
+        state[:] = self.small
+        return {"small": state}
+
+    def __setstate__(self, state):
+        self.small = state["small"].astype("f4")
+
+
+def packed(count):
+    return [Packed(value) for value in range(count)]
+
+
+def first_packed(*many):
+    return [float(one.small[0]) for one in many]
+
+
 class NoTruth(dict):
     """A container that says what is in it only to who knows how to ask, much as SciPy's dictionaries of keys."""
 

@@ -470,3 +470,21 @@ def test_a_worker_that_is_new_gets_both(our_pool):
         with pytest.raises(WorkerLostError):
             our_pool.apply(tasks.die, ("sigkill",))
     assert our_pool.map(same, [array] * 4, 1) == [True] * 4
+
+
+@pytest.mark.parametrize("how", ["chunk", "tuple", "result", "captured", "calls"])
+def test_what_a_reduction_packs_is_taken_at_once(pool, how):
+    """Code that packs objects into memory of its own may use it again for the next object."""
+    many = tasks.packed(4)
+    if how == "chunk":
+        found = [value for [value] in pool.map(tasks.first_packed, many, 4)]
+    elif how == "tuple":
+        found = pool.apply(tasks.first_packed, many)
+    elif how == "result":
+        found = tasks.first_packed(*pool.apply(tasks.packed, (4,)))
+    elif how == "captured":
+        found = pool.apply(functools.partial(tasks.first_packed, *many[:2]), many[2:])
+    else:
+        results = [pool.apply_async(tasks.first_packed, (one,)) for one in many]
+        found = [value for [value] in [result.get(LIMIT) for result in results]]
+    assert found == [0.0, 1.0, 2.0, 3.0]
