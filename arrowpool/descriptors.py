@@ -11,19 +11,20 @@ from arrowpool.memory import facilities
 
 _log = logging.getLogger(__name__)
 
-#: What the parent has open of a worker: two pipes, the results' arena, two of `multiprocessing`, and one under forkserver.
-PER_WORKER = 6
+#: What the parent has open of a worker: two pipes, the results' arena, and two of `multiprocessing`; under forkserver, three.
+PER_WORKER = {"fork": 5, "spawn": 5}
+_PER_WORKER_OTHERWISE = 6
 #: What is open for a moment only, while a worker is started, and a pool's own.
 _BESIDE = 16
 
 
-def make_room(workers: int) -> None:
+def make_room(workers: int, method: str) -> None:
     """Raise the soft limit, if so many more workers could meet it, by as much as they need and the hard limit allows.
 
     The usual soft limit is 1,024, of which the program has used a part; the usual hard limit is far above it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = workers * PER_WORKER + _BESIDE
+    needed = workers * PER_WORKER.get(method, _PER_WORKER_OTHERWISE) + _BESIDE
     if soft == resource.RLIM_INFINITY or _opened() + needed <= soft:
         return
     wanted = soft + needed

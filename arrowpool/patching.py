@@ -74,10 +74,21 @@ def install() -> None:
     global _installed, _prepare
     with _changing:
         if not _installed:
-            _prepare = spawn.get_preparation_data
+            # In a child that was forked in the middle of this, some of it is done.
+            if spawn.get_preparation_data is not _prepare_and_install:
+                _prepare = spawn.get_preparation_data
             stdlib.Pool = Pool  # type: ignore[misc]
             spawn.get_preparation_data = _prepare_and_install
             _installed = True
+
+
+def _renew_lock() -> None:
+    """In a forked child, which has none of the threads that may have held it."""
+    global _changing
+    _changing = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def uninstall() -> None:

@@ -8,6 +8,7 @@ import html
 import logging
 import math
 import multiprocessing
+import operator
 import os
 import queue
 import traceback
@@ -153,7 +154,7 @@ class ArrowPool(stdlib.Pool):
         reach = Reach(forks=forks)
         broke = functools.partial(_break, weakref.ref(self))
         initializing = Initializer(initializer, self._initargs, reach, limit.capacity, spilled)
-        make_room(self._processes)
+        make_room(self._processes, self._ctx.get_start_method())
         with contextlib.ExitStack() as undo:
             self._change_notifier = Notifier()
             undo.callback(self._change_notifier.close)
@@ -510,6 +511,7 @@ def _check(
     """Refuse what a pool cannot be made with."""
     if processes < 1:
         raise ValueError("Number of processes must be at least 1")
+    operator.index(processes)
     if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
         raise ValueError("maxtasksperchild must be a positive int or None")
     if initializer is not None and not callable(initializer):

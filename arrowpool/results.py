@@ -286,7 +286,8 @@ class _UnorderedImap(Imap, IMapUnorderedIterator):  # type: ignore[type-arg]
 
 
 class ImapResults(IMapIterator):  # type: ignore[type-arg]
-    """The results of `imap`: `multiprocessing.pool.IMapIterator`, for event loops too; the same for every chunksize.
+    """The results of `imap`: `multiprocessing.pool.IMapIterator`, for event loops too. With chunks, an error is the last
+    thing that comes, as with the standard library.
 
     Once you let go of it in the middle, or `close` it, its call ends: what runs of it is interrupted, what waits is dropped.
     One that was never read from is let run, as with the standard library; its results are not kept.
@@ -347,6 +348,10 @@ class ImapResults(IMapIterator):  # type: ignore[type-arg]
                 raise StopIteration
             success, value = results.take(timeout)
             if not success:
+                if values is not None:
+                    # As with the standard library, whose iterator over chunks is a generator. What is left is run all the same.
+                    self._closed = True
+                    results.drop()
                 raise value
             if values is None:
                 return value

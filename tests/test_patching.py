@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from arrowpool import patching
 from arrowpool.patching import install, uninstall
 from arrowpool.pool import ArrowPool
 from tests.conftest import METHODS
@@ -310,3 +311,29 @@ def test_an_unmodified_program_and_its_processes(method, form, tmp_path):
     assert (code, err) == (4, "")
     assert out.count("arrowpool.pool [") == 5
     assert out.replace("arrowpool.pool", "multiprocessing.pool") == under_python[1]
+
+
+def install_and_uninstall():
+    install()
+    uninstall()
+
+
+def test_a_child_that_was_forked_while_a_thread_installs():
+    child = multiprocessing.get_context("fork").Process(target=install_and_uninstall)
+    with patching._changing:
+        child.start()
+    child.join(10)
+    exitcode = child.exitcode
+    child.kill()
+    child.join()
+    assert exitcode == 0
+
+
+def test_installing_anew_what_was_installed_in_part(monkeypatch):
+    monkeypatch.setattr(spawn, "get_preparation_data", patching._prepare_and_install)
+    install()
+    try:
+        assert patching._prepare is not patching._prepare_and_install
+        assert "arrowpool" in spawn.get_preparation_data("name")
+    finally:
+        uninstall()

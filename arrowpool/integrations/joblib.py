@@ -192,6 +192,15 @@ _changing = threading.Lock()
 _kept: dict[int, _Workers] = {}
 
 
+def _renew_lock() -> None:
+    """In a forked child, which has none of the threads that may have held it."""
+    global _changing
+    _changing = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 def _take(n_jobs: int, environment: dict[str, str], extras: dict[str, Any]) -> _Workers:
     """Workers for a call: those that are kept, when they are as they should be."""
     key = (n_jobs, environment, extras)

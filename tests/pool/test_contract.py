@@ -208,6 +208,23 @@ def test_bad_arguments(implementation):
     for wrong in (0, -1, 1.5, "1"):
         with pytest.raises(ValueError, match="positive int"):
             implementation.pool(1, maxtasksperchild=wrong)
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        implementation.pool(1, workers=2)
+    if implementation.ours:  # the standard library finds out when it has started its threads
+        with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+            implementation.pool(2.0)
+
+
+def test_an_error_is_the_last_of_an_imap_with_chunks(pool):
+    for imap in (pool.imap, pool.imap_unordered):
+        results = imap(tasks.fail_if_odd, range(1, 9), 2)
+        with pytest.raises(ValueError, match="odd"):
+            next(results)
+        assert list(results) == []
+    results = pool.imap(tasks.fail_if_odd, range(1, 3))
+    with pytest.raises(ValueError, match="odd"):
+        next(results)
+    assert list(results) == [2]
 
 
 def test_bad_chunksize(pool):
