@@ -24,7 +24,7 @@ import itertools
 import sys
 import types
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cloudpickle
@@ -268,6 +268,17 @@ def main_names() -> dict[str, Any]:
     names = vars(sys.modules["__main__"])
     if names.get("__name__") == "__mp_main__":
         for value in list(names.values()):
-            if type(value) is types.FunctionType and value.__module__ == "__mp_main__":
-                return value.__globals__
+            for function in _functions_in(value):
+                if function.__globals__.get("__name__") == "__mp_main__":
+                    return function.__globals__
     return names
+
+
+def _functions_in(value: Any) -> Iterator[types.FunctionType]:
+    """A function, what it wraps, and the methods of a class: one of these was defined where `value` was."""
+    members = vars(value).values() if isinstance(value, type) else (value,)
+    for member in list(members):
+        while isinstance(member, types.FunctionType):
+            # A decorator's wrapper has the name of the script and the globals of the decorator's module.
+            yield member
+            member = vars(member).get("__wrapped__")

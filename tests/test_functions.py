@@ -161,11 +161,24 @@ def test_a_spawned_script_runs_in_a_dictionary_of_its_own(main):
     assert main_globals(live=False)["STATE"] == 5
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_script_whose_guard_and_initializer_change_its_names(tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "first"),
+    [
+        ("fork", ""),
+        ("spawn", ""),
+        ("spawn", "import contextlib\n@contextlib.contextmanager\ndef first():\n    yield\n"),
+        (
+            "spawn",
+            "import functools\n@functools.singledispatch\ndef first(x): pass\nclass Second:\n    def f(self): pass\n",
+        ),
+    ],
+    ids=["fork", "spawn", "spawn, a decorator of others first", "spawn, a class"],
+)
+def test_a_script_whose_guard_and_initializer_change_its_names(tmp_path, method, first):
     script = tmp_path / "script.py"
     script.write_text(
-        textwrap.dedent(
+        first
+        + textwrap.dedent(
             f"""
             import arrowpool
 
