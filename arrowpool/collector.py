@@ -106,6 +106,8 @@ class Collector(Service):
         self._woken = select.poll()
         self._woken.register(self._wake_reader, select.POLLIN)
         self._stop: Stop | None = None
+        #: Whether no more results are set.
+        self._halted = False
         #: Whether this thread has ended, or is about to end all calls for the last time.
         self.over = False
         #: Why no worker can ever run a task.
@@ -118,6 +120,11 @@ class Collector(Service):
             os.write(self._wake_writer, b"\0")
         except OSError:  # the pipe is full: it will wake; or closed: it has ended
             util.debug("collector not woken")
+
+    def halt(self) -> None:
+        """Set no more results, and end; from any thread, this one too, also from a finalizer."""
+        self._halted = True
+        self.tell(Stop(drain=False))
 
     def run(self) -> None:
         try:
@@ -173,7 +180,8 @@ class Collector(Service):
             self._drop(event)
         elif isinstance(event, Broken):
             self._break(event.error)
-        elif isinstance(event, Stop):
+        elif isinstance(event, Stop) and (self._stop is None or self._stop.drain):
+            # Of a pool that is closed and terminated at the same time, the one at once is the one that counts.
             self._stop = event
 
     def _drop(self, event: Dropped) -> None:
@@ -260,7 +268,7 @@ class Collector(Service):
 
     def _set(self, job: int, index: int, success: bool, value: Any) -> None:
         result = self._cache.get(job)
-        if result is not None:
+        if result is not None and not self._halted:
             result._set(index, (success, value))
 
     # Deaths

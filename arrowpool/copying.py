@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from arrowpool.service import Service
+from arrowpool.service import Service, current
 
 
 class _Batch:
@@ -43,10 +43,10 @@ class _Batch:
 
 
 class _Helper(Service):
-    """Takes batches until it gets None."""
+    """Takes batches until it gets None. A part of the service that started it, which waits for its copies."""
 
     def __init__(self, batches: queue.SimpleQueue[_Batch | None]):
-        super().__init__("arrowpool-copy")
+        super().__init__("arrowpool-copy", current())
         self._batches = batches
 
     def run(self) -> None:

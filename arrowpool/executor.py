@@ -273,7 +273,7 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         Parameters
         ----------
         wait : bool
-            Whether to return only then. (A done callback never waits: all answers would wait for it.)
+            Whether to return only then. (A done callback never waits, nor does any code in a thread of the pool's: all answers would wait for it.)
         cancel_futures : bool
             Whether to cancel the futures that do not run yet.
         """
@@ -287,7 +287,7 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         if cancel_futures:
             engine.cancel()
         engine.end()
-        if wait and not engine.answers():
+        if wait and not engine.is_own_thread():
             engine.join()
 
     def terminate_workers(self) -> None:

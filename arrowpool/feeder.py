@@ -132,9 +132,6 @@ class Feeder(Service):
         self._asleep = False
         self._waits: float | None = None
         self._failure: BaseException | None = None
-        #: The source's thread that does this one's work just now, 0 for none; and what is left to it to do after that.
-        self._substitute = 0
-        self._after: Callable[[], None] | None = None
         #: When this thread first saw that there is no work; None while there is some.
         self._idle_since: float | None = None
         self.piped_bytes = 0
@@ -240,7 +237,6 @@ class Feeder(Service):
         """A source has tasks. In its thread, which sends a single one itself while this thread sleeps: to wake another thread
         for each task would cost more than the task. Of several, more are drawn until this thread is awake."""
         if last and self._asleep and self._inbox.empty() and self._at_work.acquire(blocking=False):
-            self._substitute = threading.get_ident()
             try:
                 # Else this thread has woken up, and comes to it next.
                 if self._asleep and not self._ended and self._failure is None:
@@ -259,22 +255,8 @@ class Feeder(Service):
                 self._inbox.put(Answered())
                 return
             finally:
-                self._substitute = 0
                 self._at_work.release()
-                self._do_what_was_left()
         self._inbox.put(Drawn(job))
-
-    def leave_to_end(self, what: Callable[[], None]) -> bool:
-        if self._substitute == threading.get_ident():
-            self._after = what
-            return True
-        return super().leave_to_end(what)
-
-    def _do_what_was_left(self) -> None:
-        # Once only, and by the thread that it was left to: nobody else stands in for a thread that has to end.
-        if self._after is not None:
-            what, self._after = self._after, None
-            what()
 
     def _patience(self) -> float | None:
         if self._waiting is not None:
@@ -349,7 +331,7 @@ class Feeder(Service):
         """A new call: one that a user's iterator makes the tasks of gets a thread to draw them."""
         self._idle_since = None
         if call.lazy:
-            source = Source(call.tasks, functools.partial(self._was_drawn, call.job))
+            source = Source(call.tasks, functools.partial(self._was_drawn, call.job), self)
             # Python starts no thread while it exits: then they are drawn here.
             with contextlib.suppress(RuntimeError):
                 source.start()

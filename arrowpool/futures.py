@@ -138,9 +138,9 @@ class Engine(Service):
         for job in list(self.pool._cache.values()):
             self.pool._cancel(job._job, error)
 
-    def answers(self) -> bool:
-        """Whether this is the thread that sets the futures."""
-        return threading.current_thread() is self.pool._result_handler._thread
+    def is_own_thread(self) -> bool:
+        """Whether this is one of the pool's threads, such as the one that sets the futures."""
+        return self.pool._ending.own_service() is not None
 
 
 def _set(future: Future[Any], success: bool, value: Any) -> None:

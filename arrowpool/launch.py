@@ -147,8 +147,8 @@ class Launcher:
     owners: int
     lifeline: Lifeline = field(default_factory=Lifeline)
 
-    def launch(self) -> Lane:
-        """Start a worker and return the way to it.
+    def launch(self, keep: Callable[[Lane], None]) -> None:
+        """Start a worker and give the way to it to `keep`, before an interrupt can come between the two.
 
         Raises
         ------
@@ -186,20 +186,33 @@ class Launcher:
             )
             process.name = process.name.replace("Process", "PoolWorker")
             process.daemon = True
-            with signals_held_back(self.forks), worker_fork(handover) if self.forks else contextlib.nullcontext():
-                process.start()
-            pid = getattr(process, "pid", None) or 0  # a class of the caller's may be no process at all
-            if pid and its_own:
-                with contextlib.suppress(OSError):  # it has ended already; or it waits for that itself
-                    tie(pid, lifeline)
-            shared.pids = (os.getpid(), pid)
-            ours.pop_all()
-        return Lane(process, channel, shared, receiver, *_watch(process), quota=self.maxtasks)
+            with signals_held_back(self.forks):
+                ours.callback(_end, process)
+                with worker_fork(handover) if self.forks else contextlib.nullcontext():
+                    process.start()
+                pid = getattr(process, "pid", None) or 0  # a class of the caller's may be no process at all
+                if pid and its_own:
+                    with contextlib.suppress(OSError):  # it has ended already; or it waits for that itself
+                        tie(pid, lifeline)
+                shared.pids = (os.getpid(), pid)
+                lane = Lane(process, channel, shared, receiver, *_watch(process), quota=self.maxtasks)
+                ours.pop_all()
+                keep(lane)
 
     def close(self) -> None:
         """No worker is left, and none will be started."""
         self.initializer.close()
         self.lifeline.close()
+
+
+def _end(process: BaseProcess) -> None:
+    """End a process that may have been started, and that nobody will know of."""
+    if getattr(process, "pid", None):
+        process.kill()
+        process.join()
+        close = getattr(_popen(process), "close", None)
+        if close is not None:
+            close()
 
 
 def _watch(process: BaseProcess) -> tuple[int, bool]:

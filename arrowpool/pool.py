@@ -26,15 +26,16 @@ import numpy as np
 
 from arrowpool.collector import Collector
 from arrowpool.descriptors import make_room
+from arrowpool.ending import Ending
 from arrowpool.errors import again
 from arrowpool.feeder import Feeder
 from arrowpool.functions import Reach
-from arrowpool.lane import Broken, Call, Cancelled, Dropped, Releases, Share, Stop, Unshare
+from arrowpool.lane import Broken, Call, Cancelled, Dropped, Releases, Share, Unshare
 from arrowpool.launch import Initializer, Launcher
 from arrowpool.ledger import Ledger
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
-from arrowpool.memory.lease import live_grants_of, settle_forks
+from arrowpool.memory.lease import live_grants_of
 from arrowpool.memory.limits import limits
 from arrowpool.results import AsyncResult, ImapResults, MapResult, UnorderedImapResults
 from arrowpool.service import tell
@@ -47,8 +48,6 @@ from arrowpool.wire import Sender
 
 _log = logging.getLogger(__name__)
 
-#: Workers that have not ended this long after SIGTERM are killed, all together.
-_TERMINATE_SECONDS = 5.0
 _said_fallback = False
 _Shared = TypeVar("_Shared")
 #: Iterating over these runs no code but Python's and NumPy's; nor does it over those containers of pandas and polars.
@@ -203,13 +202,9 @@ class ArrowPool(stdlib.Pool):
                 task_timeout,
             )
             undo.pop_all()
-        threads = (self._worker_handler, self._task_handler, self._result_handler)
-        self._terminate = util.Finalize(
-            self,
-            _terminate_pool,
-            args=(self._taskqueue, *threads, self._change_notifier),
-            exitpriority=15,
-        )
+        threads = self._worker_handler, self._task_handler, self._result_handler
+        self._ending = Ending(self._taskqueue, *threads, self._change_notifier)
+        self._terminate = util.Finalize(self, self._ending, exitpriority=15)
         try:
             self._repopulate_pool()
             for thread in threads:
@@ -385,8 +380,13 @@ class ArrowPool(stdlib.Pool):
         Wait for the worker processes to exit, after `close()` or `terminate()`.
         """
         check_process(self._pid)
+        if self._ending.own_service() is not None:
+            raise RuntimeError(
+                "a pool cannot be joined in a callback, nor elsewhere in its own threads: these would not end"
+            )
         super().join()
         self._terminate()
+        self._ending.wait()  # another thread may have begun it
 
     @contextlib.contextmanager
     def share(self, obj: _Shared) -> Iterator[_Shared]:
@@ -574,56 +574,6 @@ def _guarded(callback: Callable[[Any], Any] | None) -> Callable[[Any], None] | N
             tell(_log.error, "a callback of the pool raised\n%s", traceback.format_exc())
 
     return call
-
-
-def _terminate_pool(
-    taskqueue: queue.SimpleQueue[Any],
-    supervisor: Supervisor,
-    feeder: Feeder,
-    collector: Collector,
-    notifier: Notifier,
-) -> None:
-    """End everything now; called once, by `terminate`, after `join`, or when the pool is gone or Python exits.
-
-    In any thread, these three as well: in a callback, or what pickles an argument, or when the garbage collector comes to the
-    pool there. They are then told to end, and that which ends last does what is left.
-    """
-    supervisor._state = TERMINATE
-    notifier.put(None)
-    taskqueue.put(Stop(drain=False))
-    collector.tell(Stop(drain=False))
-
-    def end_workers() -> None:
-        # The supervisor first, so that no worker is started behind our back.
-        supervisor.join()
-        supervisor.end_workers(_TERMINATE_SECONDS)
-
-    def end_all() -> None:
-        end_workers()
-        _release_all(supervisor, feeder, collector, notifier)
-
-    if supervisor.leave_to_end(end_all):
-        return
-    end_workers()
-    release = functools.partial(_release_all, supervisor, feeder, collector, notifier)
-    if not (collector.leave_to_end(release) or feeder.leave_to_end(release)):
-        release()
-
-
-def _release_all(supervisor: Supervisor, feeder: Feeder, collector: Collector, notifier: Notifier) -> None:
-    """Wait for the threads, all of which are told to end, and release what the pool has; once its workers have ended."""
-    collector.join()
-    # It may be held up in what pickles an argument, where nothing can reach it; its memory must then stay.
-    if feeder.join(_TERMINATE_SECONDS):
-        feeder.sender.close()
-    else:
-        feeder.refuse()
-        tell(_log.warning, "pickling what was given to a pool still blocks after the pool was terminated")
-    collector.close()
-    supervisor.close()  # what the collector has not heard of
-    notifier.close()
-    # What was only kept because these workers, when they were forked, could see it.
-    settle_forks()
 
 
 Pool = ArrowPool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from arrowpool.waiting import slices
@@ -15,52 +16,72 @@ def tell(log: Callable[..., None], text: str, *args: object) -> None:
         log(text, *args)
 
 
-class Service:
-    """Runs `run` in a daemon thread between `start` and `join`."""
+#: Of each thread of ours: the service that runs in it.
+_here = threading.local()
 
-    def __init__(self, name: str):
+
+def current() -> Service | None:
+    """The service in whose thread this is."""
+    return getattr(_here, "service", None)
+
+
+class Service:
+    """Runs `run` in a daemon thread between `start` and `join`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the thread.
+    part_of : Service, optional
+        What this one works for: it may have to wait for this thread.
+    """
+
+    def __init__(self, name: str, part_of: Service | None = None):
+        self._part_of = part_of
+        #: Done once the loop has ended, each by the thread that takes it out.
+        self._last_acts: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         # Before Python 3.13, a thread whose `join` was interrupted once counts as ended.
         self._over = threading.Event()
-        #: Whether the loop has ended; and what is to be done once it has. Both are this thread's own.
-        self._is_through = False
-        self._finally: Callable[[], None] | None = None
 
     def run(self) -> None:
         raise NotImplementedError
 
     def _run(self) -> None:
+        _here.service = self
         try:
             self.run()
         finally:
-            self._is_through = True
-            try:
-                if self._finally is not None:
-                    self._finally()
-            finally:
-                self._over.set()
+            self._over.set()
+            self._act_for_the_last_time()
+
+    def do_last(self, act: Callable[[], None]) -> None:
+        """Do this once the loop has ended: in its thread, or here if that is too late for it."""
+        self._last_acts.append(act)
+        if self._over.is_set():
+            self._act_for_the_last_time()
+
+    def _act_for_the_last_time(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._last_acts.popleft()()
 
     def start(self) -> None:
         self._thread.start()
 
     def is_here(self) -> bool:
-        """Whether it is this thread's loop that calls this."""
-        return self._thread.ident == threading.get_ident() and not self._is_through
-
-    def leave_to_end(self, what: Callable[[], None]) -> bool:
-        """Have `what` called at the end of the loop, if it is this one that asks: it cannot wait for itself. Whether it will.
-
-        For finalizers too, which run in any thread: it takes no lock.
-        """
-        if not self.is_here():
-            return False
-        self._finally = what
-        return True
+        """Whether this is its thread, or the thread of a part of it."""
+        service = current()
+        while service is not None:
+            if service is self:
+                return True
+            service = service._part_of
+        return False
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end of the loop; whether it has ended. Nothing to wait for when it never started, or from within."""
-        if self._thread.ident is None or self._thread.ident == threading.get_ident():
-            return self._is_through or not self._thread.is_alive()
+        if self._thread.ident is None or self._thread is threading.current_thread():
+            return self._over.is_set() or not self._thread.is_alive()
         for seconds in slices(timeout):
             if self._over.wait(seconds) or not self._thread.is_alive():  # in a forked child it never was
                 self._thread.join()

@@ -44,15 +44,39 @@ def signals_held_back(forks: bool) -> Iterator[None]:
     """Workers started in this block get no signal that `Interrupts` will handle before it does.
 
     A forked one would otherwise handle it as its parent does, in its parent's name. The others come with no handlers: they
-    may be ended while they start.
+    may be ended while they start. An interrupt of this thread comes at the end of the block.
     """
     # It unblocks the signal when it starts its own process; so that must have happened before.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS if forks else {signal.SIGINT})
+    with _interrupt_put_off():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS if forks else {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _interrupt_put_off() -> Iterator[None]:
+    """SIGINT is handled at the end of the block. A mask alone does not do: any other thread (of BLAS, say) may get the
+    signal, for which Python interrupts the main thread."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 class Interrupts:

@@ -34,10 +34,12 @@ class Source(Service):
     drawn : callable
         Called, in the source's thread, when there are tasks where the feeder found none; with whether nothing more is drawn
         now.
+    feeder : Service
+        What it is a part of: `drawn` may do the feeder's work.
     """
 
-    def __init__(self, tasks: Iterator[Any], drawn: Callable[[bool], Any]):
-        super().__init__("arrowpool-source")
+    def __init__(self, tasks: Iterator[Any], drawn: Callable[[bool], Any], feeder: Service):
+        super().__init__("arrowpool-source", feeder)
         self._tasks: Iterator[Any] | None = tasks
         self._drawn = drawn
         #: How many to draw; 0 to end.

@@ -109,12 +109,14 @@ class Supervisor(Service):
         """Start workers until there are as many as there shall be; from any thread."""
         with self._changing:
             while len(self._workers) < self._size and not self._broken:
-                lane = self._launcher.launch()
-                self._lanes.append(lane)
-                self._workers.append(lane.process)
-                self._tell_collector(LaneJoined(lane))
+                self._launcher.launch(self._keep)
                 util.debug("added worker")
         self._notifier.put(None)
+
+    def _keep(self, lane: Lane) -> None:
+        self._lanes.append(lane)
+        self._workers.append(lane.process)
+        self._tell_collector(LaneJoined(lane))
 
     def give_up(self) -> None:
         """Start no more workers."""

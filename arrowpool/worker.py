@@ -136,7 +136,8 @@ def main(
     try:
         start()
     except BaseException as error:
-        channel.send((BROKEN, *_encode_broken(error)))
+        with contextlib.suppress(OSError):
+            channel.send((BROKEN, *_encode_broken(error)))
         if not isinstance(error, Exception):
             raise
         return
@@ -144,9 +145,9 @@ def main(
     before.clear()
     parent = multiprocessing.parent_process()
     lender = parent.pid if parent is not None and parent.pid is not None else -1
-    channel.send((HELLO, names, system.may_open_of(lender)))
     worker = _Worker(channel, control, interrupts, endpoints, lender)
     with contextlib.suppress(OSError):  # the parent is gone, or terminates: nobody waits for this worker's words
+        channel.send((HELLO, names, system.may_open_of(lender)))
         worker.run(maxtasks)
     util.debug("worker exiting after %d tasks", worker.completed)
 

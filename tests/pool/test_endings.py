@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import arrowpool
-from arrowpool import PoolTerminatedError
+from arrowpool import PoolTerminatedError, ending
 from arrowpool import pool as pool_module
-from arrowpool.pool import _TERMINATE_SECONDS
+from arrowpool.ending import _TERMINATE_SECONDS
 from tests.conftest import across_methods
 from tests.pool import tasks
 
@@ -65,7 +65,7 @@ def test_busy_workers_end_on_the_pools_word(ours, terminated, tmp_path):
 
 
 def test_workers_that_no_signal_reaches_are_killed_together(ours, terminated, tmp_path, monkeypatch):
-    monkeypatch.setattr(pool_module, "_TERMINATE_SECONDS", 1.0)
+    monkeypatch.setattr(ending, "_TERMINATE_SECONDS", 1.0)
     path = str(tmp_path / "begun")
     with ours.pool(3) as pool:
         pool.map_async(tasks.note_and_spin, [path] * 3, 1)

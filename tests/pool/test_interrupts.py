@@ -180,6 +180,51 @@ def test_workers_are_quiet_while_they_start(tmp_path):
     assert out == "done\n"
 
 
+@pytest.mark.parametrize("reaches", ["the main thread", "another"])
+def test_an_interrupt_while_a_worker_is_forked(tmp_path, reaches):
+    """Nothing is left of the pool that was to be: no worker, no descriptor."""
+    program = """
+        import gc, multiprocessing, os, signal, sys, threading
+        import arrowpool
+
+        armed = False
+        over = threading.Event()
+        other = threading.Thread(target=over.wait)
+
+        def strike():
+            if armed and sys.argv[1] == "another":  # as one of BLAS: Python interrupts the main thread
+                signal.pthread_kill(other.ident, signal.SIGINT)
+            elif armed:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def left():
+            children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+            return sorted(os.listdir("/proc/self/fd")), children
+
+        if __name__ == "__main__":
+            os.register_at_fork(before=strike)
+            other.start()
+            with arrowpool.get_context("fork").Pool(2) as pool:
+                pool.map(abs, [1, 2])
+            pool.join()
+            before = left()
+            for _ in range(10):
+                armed = True
+                try:
+                    arrowpool.get_context("fork").Pool(2)
+                    print("not interrupted")
+                except KeyboardInterrupt:
+                    pass
+                armed = False
+            print(left() == before, before, left())
+            over.set()
+    """
+    with run(tmp_path, program, reaches) as started:
+        out, errors = started.communicate(timeout=60)
+    assert errors == ""
+    assert out.startswith("True "), out
+
+
 def test_a_cancelled_iterator_says_so(our_pool, tmp_path):
     results = our_pool.imap(lambda _: __import__("time").sleep(60), range(100))
     our_pool._cancel(results._job)
