@@ -364,6 +364,11 @@ class Encoder:
         self._sender.reducer.refresh()
         return self._place_lasting(self._sender.reduce_apart(obj))
 
+    def exhausted(self, call: Call) -> None:
+        """All tasks of the call are taken: let go of the user's objects, as soon as the standard library does."""
+        call.items, call.stretches = None, None
+        call.shared.clear()
+
     # Endings. Each returns the blobs that no task will refer to again.
 
     def unpin(self, blob: Blob) -> list[Blob]:

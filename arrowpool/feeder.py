@@ -489,6 +489,7 @@ class Feeder(Service):
             if call.set_length is not None:
                 call.set_length(call.last_index + 1)
             self._turns.exhausted(call)
+            self._encoder.exhausted(call)
             self._finish(call)
             return None
         if isinstance(taken, Failed):

@@ -169,12 +169,15 @@ def test_collected_in_a_thread_of_its_own(which, caplog):
 
 def test_no_callback_after_one_has_terminated_the_pool(pool):
     called = []
+    all_made = threading.Event()
 
     def stop(value):
+        all_made.wait(LIMIT)
         called.append(value)
         pool.terminate()
 
     results = [pool.apply_async(abs, (-1,), callback=stop) for _ in range(300)]
+    all_made.set()
     results[-1].wait(LIMIT)
     pool.join()
     assert called == [1]

@@ -9,6 +9,7 @@ import functools
 import gc
 import threading
 import time
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -488,3 +489,18 @@ def test_what_a_reduction_packs_is_taken_at_once(pool, how):
         results = [pool.apply_async(tasks.first_packed, (one,)) for one in many]
         found = [value for [value] in [result.get(LIMIT) for result in results]]
     assert found == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_list_s_arrays_are_let_go_of_once_all_are_sent(our_pool, tmp_path):
+    """As with the standard library: not when the results are there."""
+    gate = tmp_path / "go on"
+    arrays = [np.ones(100_000), np.ones(20)]
+    known = [weakref.ref(array) for array in arrays]
+    result = our_pool.starmap_async(tasks.wait_for_file, [(array, str(gate)) for array in arrays], 1)
+    del arrays
+    until = time.monotonic() + 30
+    while any(one() is not None for one in known):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    gate.touch()
+    assert result.get(30) == [1.0, 1.0]
