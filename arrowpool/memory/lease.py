@@ -14,6 +14,10 @@ those of the forks since then; it is released when the last of them is gone. The
 Consecutive forks between which no grant began or ended see the same: they share one pipe. A fork at which no descriptor
 can be had leaves a child that nobody can wait for: what it sees is never released.
 
+A thread may fork while it forks: in a signal handler, a finalizer, or another's fork hook. Each fork is counted as it comes;
+what either of them passes stays open until the outer one is done, so that both children have it. And the thread may begin
+a grant there, which the outer child sees though the fork was counted before: then the fork is counted once more.
+
 What a fork costs does not depend on how many grants there are, nor does looking which children are gone.
 
 Who runs what: `Grant` is made, and a fork's hooks run, in any thread, one at a time (`_gate`). A grant ends in any thread, also
@@ -69,7 +73,7 @@ class _State:
         self.slot = slot
         self.offset = offset
         self.size = size
-        self.began = _forks
+        self.began = -1
         self.ended = -1
 
 
@@ -107,12 +111,14 @@ _children: list[_Children] = []
 _forks = 0
 #: The youngest children, if no grant has begun or ended since; else empty.
 _same_sight: list[_Children] = []
-#: Writing end of the fork that is happening just now.
+#: Writing ends of the fork that is happening just now, and how many forks are: more than one if they are nested.
 _passing: list[int] = []
+_depth = 0
 _poll = select.poll()
 _pid = 0
-#: Held while a grant begins, and across a fork: no grant can begin between the hook that counts the fork and the fork itself.
-_gate = threading.Lock()
+#: Held while a grant begins, and across a fork: no other thread can begin a grant between the hook that counts the fork and
+#: the fork itself. Reentrant: a signal handler or a finalizer may fork, or begin a grant, in the middle of either.
+_gate = threading.RLock()
 #: Held by the one thread that settles.
 _settling = threading.Lock()
 _warned = False
@@ -138,11 +144,15 @@ class Grant:
         self.size = size
         self.source = source
         watch_forks()
+        state = _State(account, slot, offset, size)
+        in_a_fork = _gate._is_owned()  # type: ignore[attr-defined]
         with _gate:
-            state = _State(account, slot, offset, size)
+            state.began = _forks
             _live.add(state)
             if _same_sight:
                 _same_sight.clear()
+            if in_a_fork and _depth > 0:
+                _count_fork()
         weakref.finalize(self, _end, state).atexit = False
 
 
@@ -281,25 +291,48 @@ def watch_forks() -> None:
     """Register the fork hooks, once per process and its forked children."""
     global _pid
     if _pid == 0:
-        _pid = os.getpid()
         os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+        # By themselves, after the others, and no Python code: an exception of a signal handler cannot keep the gate shut.
+        os.register_at_fork(after_in_parent=_gate.release, after_in_child=_gate._at_fork_reinit)  # type: ignore[attr-defined]
+        # Last: what was interrupted is done again, and hooks that are registered twice do no harm.
+        _pid = os.getpid()
 
 
 def _before_fork() -> None:
-    global _forks
+    global _depth
+    nested = _gate._is_owned()  # type: ignore[attr-defined]
     _gate.acquire()
+    if not nested:
+        _depth = 0
+        _close_passed()  # left by a fork whose hook was interrupted
+    _depth += 1
     if os.getpid() != _pid:
         return
+    forks, passing = _forks, len(_passing)
+    try:
+        if not _pass_or_settle() and _live:
+            _count_fork()
+    except BaseException:
+        # A signal handler's; the fork takes place all the same.
+        if _live and _forks == forks and len(_passing) == passing:
+            _add_children(-1)
+        raise
+
+
+def _pass_or_settle() -> bool:
+    """Whether the next child needs no pipe of its own; and release what children saw that are gone."""
     # Held so that no other thread finds the pipe at its end just before this one passes it on.
     if _settling.acquire(blocking=False):
         try:
             _settle()
-            if not _live or (_same_sight and _pass_again(_same_sight.copy())):
-                return
+            return bool(_live and _same_sight) and _pass_again(_same_sight.copy())
         finally:
             _settling.release()
-    elif not _live:
-        return
+    return False
+
+
+def _count_fork() -> None:
+    """All that is granted now will be seen by a child, until the other end of a pipe is closed."""
     try:
         reader, writer = os.pipe()
     except OSError:
@@ -307,15 +340,23 @@ def _before_fork() -> None:
     else:
         _passing.append(writer)
         _poll.register(reader, select.POLLIN)
-    children = _Children(_forks, reader)
+    _add_children(reader)
+
+
+def _add_children(reader: int) -> None:
+    global _forks
+    children = _Children(-1, reader)
+    # Only now, and with nothing in between: a fork in a signal handler may have been counted meanwhile.
+    children.number = _forks
     _children.append(children)
-    _same_sight[:] = [children]
-    # Last: a grant that ends before this is done does not wait for the child, which cannot see it.
+    # A grant that ends before this is done does not wait for the child, which cannot see it.
     _forks += 1
+    # Last: a child of a nested fork that shares the pipe is counted by then.
+    _same_sight[:] = [children]
 
 
 def _pass_again(same: list[_Children]) -> bool:
-    """Whether the next child needs no pipe of its own."""
+    """Pass the pipe of these on; whether that could be done."""
     if not same or same[0].reader < 0:
         return bool(same)
     try:
@@ -326,11 +367,12 @@ def _pass_again(same: list[_Children]) -> bool:
 
 
 def _after_in_parent() -> None:
-    global _warned
-    while _passing:
-        os.close(_passing.pop())
+    global _depth, _warned
+    _depth -= 1
+    if _depth > 0:
+        return  # the fork around this one has yet to pass them
+    _close_passed()
     unknown = bool(_children) and _children[-1].reader < 0
-    _gate.release()
     if unknown and not _warned:
         _warned = True
         _log.warning(
@@ -339,8 +381,13 @@ def _after_in_parent() -> None:
         )
 
 
+def _close_passed() -> None:
+    while _passing:
+        os.close(_passing.pop())
+
+
 def _after_in_child() -> None:
-    global _pid, _settling, _poll, _forks, _warned
+    global _pid, _settling, _poll, _forks, _warned, _depth
     # The writing end stays open for as long as this process lives: that is how the parent knows. What was leased before
     # the fork is not this process's to release, nor to wait for children of its own: they inherit the writing end.
     for children in _children:
@@ -349,7 +396,6 @@ def _after_in_child() -> None:
     for known in (_children, _same_sight, _passing, _deferred, _live):
         known.clear()
     _poll = select.poll()
-    _forks, _warned = 0, False
+    _forks, _warned, _depth = 0, False, 0
     _pid = os.getpid()
     _settling = threading.Lock()
-    _gate.release()

@@ -10,7 +10,9 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 
 import numpy as np
@@ -276,3 +278,146 @@ def test_threads_that_end_grants_while_others_fork(flags):
     lease.settle_forks()
     assert descriptors() == before
     assert not lease._deferred
+
+
+#: A program with fork hooks of its own, which run while the lease's are done with theirs, or not yet.
+NESTED = textwrap.dedent(
+    """
+    import mmap, os, signal, threading
+    import numpy as np
+
+    inner = []
+
+    def hook():
+        if inner:
+            inner.pop()()
+
+    os.register_at_fork(before=hook)
+    from arrowpool.memory import lease
+    from arrowpool.memory.lease import Account, Grant
+
+    flags = np.frombuffer(mmap.mmap(-1, 64), dtype=np.uint8)
+    account = Account(flags)
+    held = {}
+
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            while True:
+                signal.pause()
+        return pid
+
+    def end(pid):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    def grant(slot):
+        held[slot] = Grant(account, slot, 0, 1)
+
+    def released():
+        lease.settle_forks()
+        return np.flatnonzero(flags).tolist()
+
+    lease.watch_forks()
+    signal.alarm(20)
+    before = len(os.listdir("/dev/fd"))
+    """
+)
+
+
+def run_nested(code):
+    done = subprocess.run(
+        [sys.executable, "-c", NESTED + textwrap.dedent(code)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
+def test_a_fork_in_a_fork(order):
+    """As by a signal handler that runs in another library's fork hook: both children are waited for."""
+    run_nested(f"""
+        grant(0)
+        children = []
+        inner.append(lambda: children.append(fork()))
+        children.append(fork())
+        held.clear()
+        assert released() == []
+        end(children[{order[0]}])
+        assert released() == []
+        end(children[{order[1]}])
+        assert released() == [0]
+        assert len(os.listdir("/dev/fd")) == before
+        grant(1)
+        child = fork()
+        held.clear()
+        end(child)
+        assert released() == [0, 1]
+        other = threading.Thread(target=lambda: grant(2))
+        other.start()
+        other.join()
+    """)
+
+
+@pytest.mark.parametrize("first", ["", "grant(0)"], ids=["nothing before", "one before"])
+def test_a_grant_that_begins_in_a_fork(first):
+    """The child sees it, though the fork was counted before."""
+    run_nested(f"""
+        {first or "pass"}
+        inner.append(lambda: grant(1))
+        child = fork()
+        held.clear()
+        assert released() == []
+        end(child)
+        assert released() == sorted({{1, *({[0] if first else []})}})
+        assert len(os.listdir("/dev/fd")) == before
+    """)
+
+
+@pytest.mark.parametrize("hook", ["_before_fork", "_after_in_parent", "_add_children", "_close_passed", "_settle"])
+def test_an_exception_in_a_hook(hook):
+    """As of a signal handler, at any line: other forks, and other threads, go on, and nothing is released too early."""
+    run_nested(f"""
+        import logging, sys
+
+        sys.unraisablehook = lambda what: None
+        logging.disable()
+        line = 0
+        while True:
+            grant(0)
+            flags[0] = 0
+            lines = 0
+
+            def trace(frame, event, arg):
+                global lines
+                if frame.f_code.co_name != {hook!r} or "lease" not in frame.f_code.co_filename:
+                    return None
+
+                def at_line(frame, event, arg):
+                    global lines
+                    if event == "line":
+                        lines += 1
+                        if lines == line + 1:
+                            raise KeyboardInterrupt
+                    return at_line
+
+                return at_line
+
+            sys.settrace(trace)
+            child = fork()
+            sys.settrace(None)
+            other = threading.Thread(target=grant, args=(1,))
+            other.start()
+            other.join()
+            second = fork()
+            held.clear()
+            assert 0 not in released() or lines <= line, line
+            end(child)
+            end(second)
+            grant(2)
+            end(fork())
+            held.clear()
+            if lines <= line:
+                break
+            line += 1
+        assert line > 0 and 2 in released()
+    """)
