@@ -40,6 +40,7 @@ from arrowpool.memory.limits import limits
 from arrowpool.results import AsyncResult, ImapResults, MapResult, UnorderedImapResults
 from arrowpool.service import tell
 from arrowpool.settings import COPY_THREADS
+from arrowpool.signals import handlers_put_off
 from arrowpool.source import tasks_of
 from arrowpool.stats import Stats, show_bytes
 from arrowpool.supervisor import Notifier, Supervisor
@@ -146,13 +147,30 @@ class ArrowPool(stdlib.Pool):
         self._shares: dict[Share, None] = {}
         self._taskqueue: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
+        try:
+            # What an exception of a signal handler could come between: descriptors, processes, threads and who ends them.
+            with handlers_put_off():
+                self._begin(max_bytes, spill_dir, retries, task_timeout)
+        except BaseException:
+            if self._state == RUN:  # of a handler: nobody gets to have this pool
+                self.terminate()
+            raise
+
+    def _begin(
+        self,
+        max_bytes: int | None,
+        spill_dir: str | os.PathLike[str] | None,
+        retries: int,
+        task_timeout: float | None,
+    ) -> None:
+        """Make the parts of the pool, and start them; nothing is left of them when that fails."""
         # Workers are started later as well, when the current directory may be another one.
         spilled = None if spill_dir is None else os.path.abspath(spill_dir)
         limit = limits(max_bytes, spilled, self._processes)
         forks = self._ctx.get_start_method() == "fork"
         reach = Reach(forks=forks)
         broke = functools.partial(_break, weakref.ref(self))
-        initializing = Initializer(initializer, self._initargs, reach, limit.capacity, spilled)
+        initializing = Initializer(self._initializer, self._initargs, reach, limit.capacity, spilled)
         make_room(self._processes, self._ctx.get_start_method())
         with contextlib.ExitStack() as undo:
             self._change_notifier = Notifier()
@@ -182,7 +200,7 @@ class ArrowPool(stdlib.Pool):
                 context=self._ctx,
                 process=self.Process,
                 initializer=initializing,
-                maxtasks=maxtasksperchild,
+                maxtasks=self._maxtasksperchild,
                 arguments=arguments.fd if arguments is not None else -1,
                 capacity=arguments.capacity if arguments is not None else 0,
                 spill_dir=spilled,

@@ -44,11 +44,11 @@ def signals_held_back(forks: bool) -> Iterator[None]:
     """Workers started in this block get no signal that `Interrupts` will handle before it does.
 
     A forked one would otherwise handle it as its parent does, in its parent's name. The others come with no handlers: they
-    may be ended while they start. An interrupt of this thread comes at the end of the block.
+    may be ended while they start. This thread's handlers run at the end of the block.
     """
     # It unblocks the signal when it starts its own process; so that must have happened before.
     resource_tracker.ensure_running()
-    with _interrupt_put_off():
+    with handlers_put_off():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS if forks else {signal.SIGINT})
         try:
             yield
@@ -56,27 +56,70 @@ def signals_held_back(forks: bool) -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+#: The program's handlers that are put off just now, by their signals; changed by the main thread alone.
+_put_off: dict[int, tuple[Any, Any]] = {}
+_watching = False
+
+
 @contextlib.contextmanager
-def _interrupt_put_off() -> Iterator[None]:
-    """SIGINT is handled at the end of the block. A mask alone does not do: any other thread (of BLAS, say) may get the
-    signal, for which Python interrupts the main thread."""
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+def handlers_put_off() -> Iterator[None]:
+    """Python's signal handlers, whose exceptions could come at any line of this block, run at its end. In the main thread only.
+
+    A mask alone does not do: any other thread (of BLAS, say) may get the signal, and Python runs the handler in the main one.
+    """
+    if _put_off or threading.current_thread() is not threading.main_thread():
         yield
         return
+    _watch()
     came: list[int] = []
+    until_now: dict[int, Any] = {
+        number: handler for number in signal.valid_signals() if callable(handler := signal.getsignal(number))
+    }
+    over = False
 
     def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+        if over:  # not taken back yet
+            until_now[number](number, frame)
+        elif number not in came:
+            came.append(number)
 
-    signal.signal(signal.SIGINT, note)
+    def catch_up() -> None:
+        if came:
+            number = came.pop(0)
+            try:
+                until_now[number](number, sys._getframe())
+            finally:
+                catch_up()  # all of them run, also when one raises
+
     try:
+        for number, handler in until_now.items():
+            _put_off[number] = note, handler
+            signal.signal(number, note)
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is note:
-            signal.signal(signal.SIGINT, handler)
-        if came:
-            signal.raise_signal(signal.SIGINT)
+        over = True
+        try:
+            _take_back()
+        finally:
+            try:
+                _take_back()  # the rest, if a handler raised
+            finally:
+                catch_up()
+
+
+def _take_back() -> None:
+    """Have the program's handlers back; in a forked child as well, whose signals are no business of the block."""
+    while _put_off:
+        number, (note, handler) = _put_off.popitem()
+        if signal.getsignal(number) is note:
+            signal.signal(number, handler)
+
+
+def _watch() -> None:
+    global _watching
+    if not _watching:
+        os.register_at_fork(after_in_child=_take_back)
+        _watching = True
 
 
 class Interrupts:

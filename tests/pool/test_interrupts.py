@@ -241,6 +241,65 @@ def test_an_interrupt_while_a_worker_is_forked(tmp_path, reaches):
     assert out.startswith("True "), out
 
 
+def test_an_exception_of_a_handler_while_a_pool_is_made(tmp_path):
+    """At many moments, by a timer say: nothing is left of the pool that was to be; and a worker has the program's handlers."""
+    program = """
+        import gc, os, signal, sys
+        import arrowpool
+
+        class Late(Exception):
+            pass
+
+        def handler(*_):
+            raise Late
+
+        def left():
+            children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+            return len(os.listdir("/proc/self/fd")), children, len(os.listdir("/proc/self/task"))
+
+        def strike(frame, event, arg):
+            global calls
+            if event == "call" and "arrowpool" in frame.f_code.co_filename and os.getpid() == pid:
+                calls += 1
+                if calls == moment:
+                    signal.raise_signal(signal.SIGALRM)
+
+        if __name__ == "__main__":
+            pid = os.getpid()
+            signal.signal(signal.SIGALRM, handler)
+            context = arrowpool.get_context("fork")
+            with context.Pool(1) as pool:
+                print(pool.apply(signal.getsignal, (signal.SIGALRM,)) is handler)
+            pool.join()
+            del pool
+            before = left()
+            moment, made = 1, None
+            while made is None:
+                calls = 0
+                try:
+                    sys.setprofile(strike)
+                    try:
+                        made = context.Pool(1)
+                    finally:
+                        sys.setprofile(None)
+                except Late:
+                    pass
+                moment += 5
+            made.terminate()
+            made.join()
+            del made
+            gc.collect()
+            print(moment > 100, left() == before, before, left(), signal.getsignal(signal.SIGALRM) is handler)
+    """
+    with run(tmp_path, program) as started:
+        out, errors = started.communicate(timeout=60)
+    assert errors == ""
+    first, second = out.splitlines()
+    assert first == "True"
+    assert second.startswith("True True "), second
+    assert second.endswith("True"), second
+
+
 def test_a_cancelled_iterator_says_so(our_pool, tmp_path):
     results = our_pool.imap(lambda _: __import__("time").sleep(60), range(100))
     our_pool._cancel(results._job)
