@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 #: After this long another attempt is made to start a worker in place of one that ended.
 _TRY_AGAIN_MILLISECONDS = 500.0
+#: A pool without any worker waits so long for the system to have a process, or descriptors, for it again.
+_PATIENCE_SECONDS = 5.0
 #: How often a process is looked at of which no descriptor says that it has ended.
 _LOOK_MILLISECONDS = 100.0
 #: The kernel takes no wait of more than 2**31 milliseconds; a look in between costs nothing.
@@ -104,6 +106,8 @@ class Supervisor(Service):
         self._broken = False
         #: Whether the last attempt to start a worker failed.
         self._short_handed = False
+        #: When an attempt failed for the first time while there was no worker at all; None while there are some.
+        self._deserted_at: float | None = None
 
     def repopulate(self) -> None:
         """Start workers until there are as many as there shall be; from any thread."""
@@ -156,17 +160,10 @@ class Supervisor(Service):
                 try:
                     self.repopulate_if_needed()
                 except Exception as error:
-                    if not self._lanes:
-                        self._fail(WorkerInitError(f"no worker can be started: {said(error)}"), error)
-                    elif not self._short_handed:
-                        tell(
-                            _log.warning,
-                            "no worker can be started in place of one that ended, %r; trying again",
-                            said(error, str),
-                        )
-                    self._short_handed = True
+                    self._cannot_start(error)
                 else:
                     self._short_handed = False
+                    self._deserted_at = None
         self._feeder.end()
         while not self._feeder.over and self._state != TERMINATE:
             self._wait()
@@ -180,6 +177,25 @@ class Supervisor(Service):
             while self._watched() and self._state != TERMINATE:
                 self._wait()
                 self._bury()
+
+    def _cannot_start(self, error: Exception) -> None:
+        """A worker could not be started: try again, unless there is none at all, and will not be."""
+        now = time.monotonic()
+        if self._lanes:
+            self._deserted_at = None
+        elif self._deserted_at is None:
+            self._deserted_at = now
+        # Descriptors, processes and memory may be had again a moment later; what else fails will fail again.
+        patience = _PATIENCE_SECONDS if isinstance(error, (OSError, MemoryError)) else 0
+        if self._deserted_at is not None and now >= self._deserted_at + patience:
+            self._fail(WorkerInitError(f"no worker can be started: {said(error)}"), error)
+        elif not self._short_handed:
+            tell(
+                _log.warning,
+                "no worker can be started in place of one that ended, %r; trying again",
+                said(error, str),
+            )
+        self._short_handed = True
 
     def repopulate_if_needed(self) -> None:
         if len(self._workers) < self._size and not self._broken:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,7 +18,15 @@ import psutil
 import pytest
 
 import arrowpool
-from arrowpool import PoolTerminatedError, TaskExitError, TransferError, WorkerInitError, WorkerLostError, ledger
+from arrowpool import (
+    PoolTerminatedError,
+    TaskExitError,
+    TransferError,
+    WorkerInitError,
+    WorkerLostError,
+    ledger,
+    supervisor,
+)
 from tests.conftest import needs
 from tests.pool import tasks
 
@@ -272,6 +282,70 @@ def test_a_broken_pool_cannot_be_made(ours, monkeypatch):
     monkeypatch.setattr(arrowpool.ArrowPool, "Process", staticmethod(lambda ctx, *a, **k: Unstartable(*a, **k)))
     with pytest.raises(OSError, match="no more processes"):
         ours.pool(2)
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """A context whose processes fail to start with what the dict says under "error"; it counts these attempts."""
+    context = arrowpool.get_context("fork")
+    said = {"error": None, "attempts": 0}
+
+    class Process(multiprocessing.get_context("fork").Process):
+        def start(self):
+            if said["error"] is not None:
+                said["attempts"] += 1
+                raise said["error"]
+            super().start()
+
+    monkeypatch.setattr(arrowpool.ArrowPool, "Process", staticmethod(lambda ctx, *a, **k: Process(*a, **k)))
+    return context, said
+
+
+def kill_all(pool):
+    for process in list(pool._pool):
+        os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "too many"), MemoryError()], ids=["descriptors", "memory"])
+def test_all_workers_are_gone_and_none_can_be_started_for_a_moment(starts, error):
+    context, said = starts
+    with context.Pool(2) as pool:
+        assert pool.map(abs, [-1, -2]) == [1, 2]
+        said["error"] = error
+        kill_all(pool)
+        until = time.monotonic() + LIMIT
+        while said["attempts"] < 2:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        result = pool.map_async(abs, [-1, -2])
+        said["error"] = None
+        assert result.get(LIMIT) == [1, 2]
+    pool.join()
+
+
+@pytest.mark.parametrize(
+    ("error", "at_once"),
+    [(OSError(errno.EAGAIN, "no process"), False), (TypeError("never"), True)],
+    ids=["passes", "stays"],
+)
+def test_no_worker_can_be_started_any_more(starts, monkeypatch, error, at_once):
+    monkeypatch.setattr(supervisor, "_PATIENCE_SECONDS", 0.6)
+    context, said = starts
+    with context.Pool(2) as pool:
+        result = pool.map_async(time.sleep, [60, 60], 1)
+        said["error"] = error
+        kill_all(pool)
+        with pytest.raises((WorkerLostError, WorkerInitError)):
+            result.get(LIMIT)
+        until = time.monotonic() + LIMIT
+        while not pool._broken:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        with pytest.raises(WorkerInitError, match="no worker can be started"):
+            pool.map(abs, [1])
+        if not at_once:
+            assert said["attempts"] > 1
+    pool.join()
 
 
 SCRIPT = """
