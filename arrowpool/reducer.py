@@ -324,7 +324,8 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
             if raw.nbytes < self.inline_limit:
                 return True
             source = np.frombuffer(raw, dtype=np.uint8)
-            copied = self._known is not None and not raw.readonly
+            # A view that is read-only may be one of memory that is not; that of bytes never changes.
+            copied = self._known is not None and type(raw.obj) is not bytes
             unit = Unit(raw.nbytes, source.copy() if copied else source, is_own=copied)
         self._units.append(unit)
         return False

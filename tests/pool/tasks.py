@@ -331,8 +331,20 @@ class Packed:
         self.small = state["small"].astype("f4")
 
 
-def packed(count):
-    return [Packed(value) for value in range(count)]
+class Offered(Packed):
+    """Offers that memory as a buffer that only others may write to."""
+
+    def __reduce_ex__(self, protocol):
+        memory = memoryview(self.__getstate__()["small"]).toreadonly()
+        return unpacked, (pickle.PickleBuffer(memory) if protocol >= 5 else bytes(memory),)
+
+
+def unpacked(memory):
+    return Packed(np.frombuffer(memory)[0])
+
+
+def packed(count, kind=Packed):
+    return [kind(value) for value in range(count)]
 
 
 def first_packed(*many):

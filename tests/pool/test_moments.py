@@ -473,16 +473,17 @@ def test_a_worker_that_is_new_gets_both(our_pool):
     assert our_pool.map(same, [array] * 4, 1) == [True] * 4
 
 
+@pytest.mark.parametrize("kind", [tasks.Packed, tasks.Offered])
 @pytest.mark.parametrize("how", ["chunk", "tuple", "result", "captured", "calls"])
-def test_what_a_reduction_packs_is_taken_at_once(pool, how):
+def test_what_a_reduction_packs_is_taken_at_once(pool, how, kind):
     """Code that packs objects into memory of its own may use it again for the next object."""
-    many = tasks.packed(4)
+    many = tasks.packed(4, kind)
     if how == "chunk":
         found = [value for [value] in pool.map(tasks.first_packed, many, 4)]
     elif how == "tuple":
         found = pool.apply(tasks.first_packed, many)
     elif how == "result":
-        found = tasks.first_packed(*pool.apply(tasks.packed, (4,)))
+        found = tasks.first_packed(*pool.apply(tasks.packed, (4, kind)))
     elif how == "captured":
         found = pool.apply(functools.partial(tasks.first_packed, *many[:2]), many[2:])
     else:
