@@ -130,15 +130,19 @@ def _watch() -> None:
     """Register the fork hooks, once per process and its forked children."""
     global _watching
     if not _watching:
-        # No Python code: an exception of a signal handler cannot keep the gate shut.
+        # What opens the gate is no Python code: an exception of a signal handler cannot keep it shut.
         os.register_at_fork(
-            before=_gate.acquire,
+            before=_before_fork,
             after_in_parent=_gate.release,
             after_in_child=_gate._at_fork_reinit,  # type: ignore[attr-defined]
         )
         os.register_at_fork(after_in_child=_after_in_child)
         # Last: what was interrupted is done again, and hooks that are registered twice do no harm.
         _watching = True
+
+
+def _before_fork() -> None:
+    _gate.acquire()
 
 
 def _after_in_child() -> None:
