@@ -37,7 +37,6 @@ import contextlib
 import enum
 import gc
 import multiprocessing
-import os
 import sys
 import time
 import traceback
@@ -128,8 +127,7 @@ def main(
     """
     die_with_parent(endpoints.lifeline)
     control = ControlPage(endpoints.control)
-    if endpoints.control >= 0:
-        os.close(endpoints.control)
+    # Its descriptor stays open: it is how `top` finds the page.
     interrupts = Interrupts(control)
     channel = Channel(endpoints.reader, endpoints.writer)
     before = dict(main_names()) if tells_names else {}

@@ -10,6 +10,7 @@ from multiprocessing.pool import _helper_reraises_exception, mapstar
 
 import pytest
 
+from arrowpool.service import Service
 from arrowpool.source import Source, tasks_of
 
 LIMIT = 30
@@ -20,7 +21,7 @@ class Reader:
 
     def __init__(self, iterable, function=abs):
         self._said = queue.SimpleQueue()
-        self.source = Source(tasks_of(0, function, iterable), self._said.put)
+        self.source = Source(tasks_of(0, function, iterable), self._said.put, Service("feeder"))
         self.source.start()
 
     def next(self):

@@ -161,6 +161,7 @@ def test_what_was_lent_goes_back_while_the_pool_idles(monkeypatch):
 
 def test_results_of_one_pool_in_another(ours):
     with ours.pool(1) as one, ours.pool(1) as other:
+        other.apply(tasks.square, (2,))  # nothing is lent to workers that have not said that they can read it
         array = one.apply(tasks.double, (np.ones(SIZE),))
         assert moved(other, lambda: other.apply(tasks.total_of_array, (array,))) == (0, 2 * SIZE)
         one.terminate()
