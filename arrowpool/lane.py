@@ -15,6 +15,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing import process
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -210,6 +211,10 @@ class Lane:
     #: Whether it can read what the parent lends, which lies in other processes' memory.
     may_borrow: bool = False
     spent: Spent = field(default_factory=Spent)
+
+    def close_in_child(self) -> None:
+        """A forked child is not the worker's parent; `multiprocessing` would end the worker when that child exits."""
+        process._children.discard(self.process)  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
         return f"<Lane pid={self.process.pid} outstanding={len(self.outstanding)} sent={self.sent}>"

@@ -197,6 +197,7 @@ class Launcher:
                 shared.pids = (os.getpid(), pid)
                 lane = Lane(process, channel, shared, receiver, *_watch(process), quota=self.maxtasks)
                 ours.pop_all()
+                keep_from_children(lane)
                 keep(lane)
 
     def close(self) -> None:

@@ -460,7 +460,7 @@ def _packs(cls: type) -> bool:
 def _attributes(obj: Any) -> Iterable[Any]:
     try:
         found = object.__getattribute__(obj, "__dict__")
-    except AttributeError:
+    except Exception:  # a property of that name may raise anything
         return ()
     return dict.values(found) if isinstance(found, dict) else ()
 

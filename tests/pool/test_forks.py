@@ -9,7 +9,9 @@ import multiprocessing
 import os
 import queue
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 
@@ -256,6 +258,33 @@ def test_a_child_that_uses_its_parents_pool(our_pool, tmp_path):
     assert ordered.next(LIMIT) == 1.0
     assert list(chunked) == [1.0] * 2
     assert our_pool.map_async(abs, range(-3, 0), 1).get(LIMIT) == [3, 2, 1]
+
+
+def test_a_child_that_ends_as_programs_do(tmp_path):
+    """What `multiprocessing` has registered for the end of a program ends the children of that program only."""
+    program = """
+        import os, sys, tempfile, arrowpool
+        from tests.pool import tasks
+
+        gate = os.path.join(tempfile.mkdtemp(dir=sys.argv[1]), "go on")
+        with arrowpool.get_context("fork").Pool(1) as pool:
+            result = pool.apply_async(tasks.wait_for_file, ([1.0], gate))
+            pid = os.fork()
+            if not pid:
+                sys.exit(3)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+            open(gate, "w").close()
+            print(result.get(30))
+        pool.join()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("1.0\n", "")
 
 
 def test_a_child_that_lets_go_of_its_parents_pool_says_nothing(ours, recwarn):
