@@ -94,10 +94,15 @@ def keep_from_children(owner: ParentOnly) -> None:
 
 
 @contextlib.contextmanager
-def worker_fork(handover: Handover) -> Iterator[None]:
-    """What this thread forks in the block is a worker: it gets `handover`, and is no victim of other threads' imports."""
+def worker_fork(handover: Handover, *, stays: bool = True) -> Iterator[None]:
+    """What this thread forks in the block is a worker: it gets `handover`, and is no victim of other threads' imports.
+
+    `stays` says whether the child goes on as this program. One that executes another (loky before 3.5 forks it from Python)
+    needs the descriptors, and no imports.
+    """
     _watch()
-    _await_imports()
+    if stays:
+        _await_imports()
     me = threading.get_ident()
     _forkers[me] = handover
     try:

@@ -188,7 +188,7 @@ class Launcher:
             process.daemon = True
             with signals_held_back(self.forks):
                 ours.callback(_end, process)
-                with worker_fork(handover) if self.forks else contextlib.nullcontext():
+                with worker_fork(handover, stays=self.forks):
                     process.start()
                 pid = getattr(process, "pid", None) or 0  # a class of the caller's may be no process at all
                 if pid and its_own:
