@@ -554,7 +554,8 @@ def _runs_code(iterable: Any) -> bool:
 def default_size() -> int:
     """How many workers a pool has that is not told."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
-        return os.process_cpu_count() or 1
+        with contextlib.suppress(OSError):  # a sandbox may refuse to say
+            return os.process_cpu_count() or 1
     return os.cpu_count() or 1
 
 

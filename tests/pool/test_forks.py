@@ -289,7 +289,14 @@ def test_a_child_that_ends_as_programs_do(tmp_path):
 
 def test_a_child_that_lets_go_of_its_parents_pool_says_nothing(ours, recwarn):
     held = [ours.pool(1)]
-    said = in_a_child(lambda: (held.clear(), gc.collect(), [str(one.message) for one in recwarn])[-1])
+    # Since Python 3.12, each fork of a process with threads is warned of.
+    said = in_a_child(
+        lambda: (
+            held.clear(),
+            gc.collect(),
+            [str(one.message) for one in recwarn if "multi-thr" not in str(one.message)],
+        )[-1]
+    )
     assert said == "[]"
     assert held[0].apply_async(abs, (-1,)).get(LIMIT) == 1
     held[0].terminate()
