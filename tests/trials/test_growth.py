@@ -15,16 +15,22 @@ from tests.trials.scenarios import SCENARIOS
 #: How long each scenario runs; by default, some hundred steps.
 SECONDS = float(os.environ.get("ARROWPOOL_GROWTH_SECONDS", "0"))
 LIMIT = 60
+_LONGER = 3
 
 
-@pytest.mark.timeout(3 * SECONDS + 2 * LIMIT)
+@pytest.mark.timeout(3 * (1 + _LONGER) * SECONDS + (2 + _LONGER) * LIMIT)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_nothing_grows(name):
     entry = SCENARIOS[name]
     length = {"seconds": SECONDS} if SECONDS else {"steps": entry.steps}
     report = growth.measure(entry.run, **length, allowed=entry.allowed, limit=LIMIT)
     print(report)
-    assert not report.growing()
+    if report.growing():
+        # Two dozen samples of what goes up and down may rise by chance. What really grows does so again, and by more.
+        longer = {name: _LONGER * amount for name, amount in length.items()}
+        again = growth.measure(entry.run, **longer, allowed=entry.allowed, limit=_LONGER * LIMIT)
+        print(again)
+        assert not report.growing().keys() & again.growing().keys()
 
 
 def leaking_descriptors():
