@@ -88,7 +88,7 @@ def _seconds(text: str) -> float:
 
 
 def _demo(chosen: argparse.Namespace) -> int:
-    from arrowpool.commands.demo import run
+    from arrowpool.cli.demo import run
 
     try:
         run(chosen.rows, chosen.processes, chosen.start_method)
@@ -99,7 +99,7 @@ def _demo(chosen: argparse.Namespace) -> int:
 
 
 def _bench(chosen: argparse.Namespace) -> int:
-    from arrowpool.commands.bench import run
+    from arrowpool.cli.bench import run
 
     try:
         return run(
@@ -116,19 +116,19 @@ def _bench(chosen: argparse.Namespace) -> int:
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from arrowpool.commands.doctor import run
+    from arrowpool.cli.doctor import run
 
     return run()
 
 
 def _top(chosen: argparse.Namespace) -> int:
-    from arrowpool.commands.top import run
+    from arrowpool.cli.top import run
 
     return run(chosen.interval)
 
 
 def _shelf(chosen: argparse.Namespace) -> int:
-    from arrowpool.commands import shelf
+    from arrowpool.cli import shelf
 
     if chosen.command == "info":
         return shelf.info(chosen.key)

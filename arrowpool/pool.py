@@ -24,28 +24,28 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from arrowpool.collector import Collector
-from arrowpool.descriptors import make_room
-from arrowpool.ending import Ending
+from arrowpool.engine.calls import Call, Share
+from arrowpool.engine.collector import Collector
+from arrowpool.engine.descriptors import make_room
+from arrowpool.engine.ending import Ending
+from arrowpool.engine.events import Broken, Cancelled, Dropped, Releases, Unshare
+from arrowpool.engine.feeder import Feeder
+from arrowpool.engine.launcher import Initializer, Launcher
+from arrowpool.engine.metrics import Ledger
+from arrowpool.engine.results import AsyncResult, ImapResults, MapResult, UnorderedImapResults
+from arrowpool.engine.source import tasks_of
+from arrowpool.engine.supervisor import Notifier, Supervisor
 from arrowpool.errors import again
-from arrowpool.feeder import Feeder
-from arrowpool.functions import Reach
-from arrowpool.lane import Broken, Call, Cancelled, Dropped, Releases, Share, Unshare
-from arrowpool.launch import Initializer, Launcher
-from arrowpool.ledger import Ledger
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
-from arrowpool.memory.lease import live_grants_of
+from arrowpool.memory.grant import live_grants_of
 from arrowpool.memory.limits import limits
-from arrowpool.results import AsyncResult, ImapResults, MapResult, UnorderedImapResults
-from arrowpool.service import tell
-from arrowpool.settings import COPY_THREADS
-from arrowpool.signals import handlers_put_off
-from arrowpool.source import tasks_of
 from arrowpool.stats import Stats, show_bytes
-from arrowpool.supervisor import Notifier, Supervisor
-from arrowpool.waiting import check_process
-from arrowpool.wire import Sender
+from arrowpool.threads import check_process, tell
+from arrowpool.transport.resolution import Reach
+from arrowpool.transport.sender import Sender
+from arrowpool.tuning import COPY_THREADS
+from arrowpool.worker.signals import handlers_put_off
 
 _log = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ import types
 
 import numpy as np
 
-from arrowpool.lane import Blob, Call, Lane, Task
-from arrowpool.wire import Parcel
+from arrowpool.engine.calls import Blob, Call, Task
+from arrowpool.engine.worker_handle import Lane
+from arrowpool.transport.parcel import Parcel
 
 NOTHING = Parcel((b"", ()), (), 0)
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
 from arrowpool.codecs.visible import bytes_behind_views, visible_bytes
-from arrowpool.settings import LEAST_WINDOW
+from arrowpool.tuning import LEAST_WINDOW
 
 __all__ = ["encoder_for", "extents"]
 

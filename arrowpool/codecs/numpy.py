@@ -20,7 +20,7 @@ import numpy as np
 
 from arrowpool.codecs import strings
 from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
-from arrowpool.settings import ALIGNMENT, INLINE_LIMIT
+from arrowpool.tuning import ALIGNMENT, INLINE_LIMIT
 
 __all__ = ["bounds", "encoder_for", "extents", "extents_within", "pack", "unpack"]
 

@@ -28,7 +28,7 @@ from joblib.externals.loky.backend.context import LokyContext
 from joblib.externals.loky.backend.process import LokyProcess
 from joblib.parallel import register_parallel_backend
 
-from arrowpool.executor import ProcessPoolExecutor
+from arrowpool.executor.executor import ProcessPoolExecutor
 
 
 def register() -> None:

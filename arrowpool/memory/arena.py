@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arrowpool.errors import ArenaFullError
-from arrowpool.memory import facilities, system
+from arrowpool.memory import facilities, platform
+from arrowpool.memory.admission import Turns
 from arrowpool.memory.allocator import Allocator
 from arrowpool.memory.limits import headroom, is_tight, unasked
-from arrowpool.memory.turns import Turns
-from arrowpool.settings import HEADROOM_STEP, MIB
+from arrowpool.tuning import HEADROOM_STEP, MIB
 
 _log = logging.getLogger(__name__)
 _LEAST_FILE = 64 * MIB
@@ -48,7 +48,7 @@ class Arena:
         self.fd = fd
         self.capacity = os.fstat(fd).st_size
         try:
-            address = system.map_shared(fd, self.capacity)
+            address = platform.map_shared(fd, self.capacity)
         except BaseException:
             os.close(fd)
             raise
@@ -56,9 +56,9 @@ class Arena:
         self._owners = owners
         self._turns = Turns(fd if turns < 0 else turns)
         self._address = address
-        self._bytes = system.bytes_at(address, self.capacity)
+        self._bytes = platform.bytes_at(address, self.capacity)
         self._allocator = Allocator(self.capacity)
-        self._is_memfd = system.is_memfd(fd)
+        self._is_memfd = platform.is_memfd(fd)
         #: Bytes that may be taken before asking again how much memory there is.
         self._headroom = 0
         #: Bytes freed since it was last asked whether memory is tight.
@@ -89,7 +89,7 @@ class Arena:
         ArenaFullError
             When no free range is long enough, or the kernel has no memory for it. Nothing is held then.
         """
-        size = system.page_ceil(max(nbytes, 1))
+        size = platform.page_ceil(max(nbytes, 1))
         found = self._allocator.allocate(size)
         if found is None:
             self.lacking = 0
@@ -142,8 +142,8 @@ class Arena:
     def _populate(self, cold: list[tuple[int, int]]) -> None:
         for start, end in cold:
             if not self._is_memfd:
-                system.reserve(self.fd, start, end - start)
-            system.populate(self._address + start, end - start)
+                platform.reserve(self.fd, start, end - start)
+            platform.populate(self._address + start, end - start)
 
     def free(self, offset: int, size: int) -> None:
         """Take a segment back; its pages stay warm for the next one, unless memory is tight."""
@@ -161,7 +161,7 @@ class Arena:
     def trim(self) -> None:
         """Give the pages of all free ranges back to the kernel."""
         for start, end in self._allocator.chill():
-            if not system.punch(self.fd, start, end - start):
+            if not platform.punch(self.fd, start, end - start):
                 self._allocator.mark_warm(start, end)
 
 
@@ -183,12 +183,12 @@ def create(capacity: int, spill_dir: str | None = None) -> int:
         capacity = os.fstat(fd).st_size
         try:
             # A consumer maps the whole arena privately: what strict overcommit or RLIMIT_AS refuse shows here.
-            system.unmap(system.map_private(fd, 0, capacity), capacity)
+            platform.unmap(platform.map_private(fd, 0, capacity), capacity)
         except OSError as error:
             os.close(fd)
-            if error.errno != errno.ENOMEM or capacity <= 64 * system.PAGE:
+            if error.errno != errno.ENOMEM or capacity <= 64 * platform.PAGE:
                 raise
-            capacity = system.page_ceil(capacity // 2)
+            capacity = platform.page_ceil(capacity // 2)
         else:
             return fd
 
@@ -196,9 +196,9 @@ def create(capacity: int, spill_dir: str | None = None) -> int:
 def _create_file(capacity: int, spill_dir: str | None) -> int:
     global _said_where
     if spill_dir is not None:
-        return system.create_unlinked("arrowpool", capacity, spill_dir)
+        return platform.create_unlinked("arrowpool", capacity, spill_dir)
     with contextlib.suppress(OSError):
-        return system.create_memory("arrowpool", capacity)
+        return platform.create_memory("arrowpool", capacity)
     temporary = tempfile.gettempdir()  # raises FileNotFoundError where there is none
     # In memory as well, where there is some to speak of: containers have little. Else the kernel's page cache has to do.
     try:
@@ -216,7 +216,7 @@ def _create_in(directory: str, capacity: int, enough: int) -> int:
     free = shutil.disk_usage(directory).free
     if free < enough:
         raise OSError(errno.ENOSPC, f"{directory} has only {free:,} bytes free")
-    return system.create_unlinked("arrowpool", min(capacity, system.page_ceil(free // 2)), directory)
+    return platform.create_unlinked("arrowpool", min(capacity, platform.page_ceil(free // 2)), directory)
 
 
 #: Descriptors of this process's arenas.
@@ -241,7 +241,7 @@ def _close_in_child() -> None:
 
 def _close(fd: int, address: int, size: int, pid: int) -> None:
     if os.getpid() == pid:
-        system.unmap(address, size)
+        platform.unmap(address, size)
         # Forgotten first: a child forked in between would close by number what has been opened since.
         _open.discard(fd)
         os.close(fd)

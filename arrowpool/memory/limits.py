@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from arrowpool.memory import facilities, system
-from arrowpool.settings import HEADROOM_STEP, MIB
+from arrowpool.memory import facilities, platform
+from arrowpool.tuning import HEADROOM_STEP, MIB
 
 #: The least that an arena or a budget is given.
 _LEAST = 64 * MIB
@@ -51,7 +51,7 @@ def limits(max_bytes: int | None = None, spill_dir: str | None = None, consumers
         # This process maps an arena of its own and one of each consumer, and the user's own data wants room as well.
         least = 16 * MIB
         total = min(total, (space - _address_space_in_use(space)) // (2 * (consumers + 1)))
-    capacity = system.page_ceil(max(total, least))
+    capacity = platform.page_ceil(max(total, least))
     return Limits(capacity, max(_LEAST, available // 2) if max_bytes is None else max_bytes)
 
 
@@ -79,11 +79,11 @@ def is_tight() -> bool:
 
 def headroom(fd: int) -> int:
     """Bytes by which the file of an arena may grow now, with a reserve left for everything else."""
-    if system.is_on_disk(fd):
+    if platform.is_on_disk(fd):
         return _free_in(os.fstatvfs(fd))
     total, available = memory()
     available -= total // _RESERVE
-    return available if system.is_in_memory(fd) else min(available, _free_in(os.fstatvfs(fd)))
+    return available if platform.is_in_memory(fd) else min(available, _free_in(os.fstatvfs(fd)))
 
 
 def unasked(available: int, owners: int) -> int:
@@ -94,7 +94,7 @@ def unasked(available: int, owners: int) -> int:
 
 def _address_space_in_use(limit: int) -> int:
     try:
-        return int(Path(facilities.proc("self/statm")).read_text().split()[0]) * system.PAGE
+        return int(Path(facilities.proc("self/statm")).read_text().split()[0]) * platform.PAGE
     except OSError:
         return limit // 2
 

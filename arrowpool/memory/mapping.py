@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from arrowpool.codecs.outbox import ByteArray
-from arrowpool.memory import pages, system
+from arrowpool.memory import pages, platform
 from arrowpool.memory.allocator import IntervalSet
-from arrowpool.memory.lease import Grant
-from arrowpool.settings import OWN_MAPS
+from arrowpool.memory.grant import Grant
+from arrowpool.tuning import OWN_MAPS
 
 
 class Lease:
@@ -80,7 +80,7 @@ class Mapping:
         #: Offsets of the segments that are leased through the map of the whole arena.
         self._leased: set[int] = set()
         try:
-            self._address = system.map_private(fd, 0, self._capacity)
+            self._address = platform.map_private(fd, 0, self._capacity)
         except OSError:
             # Address space is scarce (RLIMIT_AS, strict overcommit): then one map per lease.
             self._address = 0
@@ -102,7 +102,7 @@ class Mapping:
             When there is not that much memory.
         """
         self._check(grant.offset + start, nbytes)
-        copy = system.aligned(nbytes)
+        copy = platform.aligned(nbytes)
         memory: Any = copy
         done = 0
         while done < nbytes:
@@ -116,7 +116,7 @@ class Mapping:
     def reclaim(self, offset: int, size: int) -> None:
         """Give memory of an arena that has no owner any more back to the kernel; nobody may read that range."""
         if os.getpid() == self._pid:
-            system.punch(self._fd, offset, size)
+            platform.punch(self._fd, offset, size)
 
     def reclaim_all_but(self, ranges: Iterable[tuple[int, int]]) -> None:
         """The same for all that is outside of these ranges, each an offset and a size."""
@@ -146,7 +146,7 @@ class Mapping:
         if shared_map:
             address = self._address + offset
         elif len(_own_maps) < OWN_MAPS:
-            address = system.map_private(self._fd, offset, size)
+            address = platform.map_private(self._fd, offset, size)
             _own_maps.add(address)
         else:
             raise OSError(errno.ENOMEM, f"there are {OWN_MAPS:,} maps of shared memory already")
@@ -186,12 +186,12 @@ def _end_own_map(mapping: Mapping, grant: Grant, address: int) -> None:
         return
     # Forgotten first: another thread may be given that address at once.
     _own_maps.discard(address)
-    if not system.unmap(address, grant.size):
+    if not platform.unmap(address, grant.size):
         _kept.append(grant)
 
 
 def _close(fd: int, address: int, size: int, intact: list[bool], pid: int) -> None:
     if os.getpid() == pid:
         if address and intact:
-            system.unmap(address, size)
+            platform.unmap(address, size)
         os.close(fd)

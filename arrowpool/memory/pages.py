@@ -15,7 +15,7 @@ import os
 import weakref
 from collections.abc import Callable
 
-from arrowpool.memory import facilities, system
+from arrowpool.memory import facilities, platform
 
 # linux/fs.h, since Linux 6.7: reports the pages of a range by category, about 3 ms per GB.
 _PAGEMAP_SCAN = 0xC0606610
@@ -63,8 +63,8 @@ class PageMap:
 
     def is_clean(self, address: int, size: int) -> bool:
         """Whether this process has written to no page of ``[address, address + size)``; False also when nobody can tell."""
-        start = address - address % system.PAGE
-        return self._scan(start, system.page_ceil(address + size - start), _nothing) is False
+        start = address - address % platform.PAGE
+        return self._scan(start, platform.page_ceil(address + size - start), _nothing) is False
 
     def restore(self, address: int, size: int, fd: int, offset: int) -> bool:
         """Have a private map of the file `fd` show the file's bytes again; untouched pages stay mapped if possible.
@@ -75,10 +75,10 @@ class PageMap:
             False when what was written may still show: then nobody else may be given that range, or told that it is free.
         """
         if self._drops:
-            dirty = self._scan(address, size, system.drop_pages)
+            dirty = self._scan(address, size, platform.drop_pages)
             if dirty is False or (dirty and self._scan(address, size, _nothing) is False):
                 return True
-        return system.map_again(address, size, fd, offset)
+        return platform.map_again(address, size, fd, offset)
 
     def _scan(self, address: int, size: int, found: Callable[[int, int], object]) -> bool | None:
         """Call `found` for each dirty range; whether there was any, None when the kernel cannot tell."""
@@ -103,7 +103,7 @@ class PageMap:
                 _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED,
                 _PAGE_IS_PRESENT,
             )
-            count = system.ioctl(self._fd, _PAGEMAP_SCAN, argument)
+            count = platform.ioctl(self._fd, _PAGEMAP_SCAN, argument)
             if count < 0:
                 return None
             for index in range(count):

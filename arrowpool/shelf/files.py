@@ -14,7 +14,7 @@ import tempfile
 import time
 
 from arrowpool.errors import ArenaFullError
-from arrowpool.memory import facilities, system
+from arrowpool.memory import facilities, platform
 
 _PREFIX = "arrowpool-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -37,7 +37,7 @@ def create(name: str, size: int) -> int:
     global _is_used
     _is_used = True
     try:
-        fd = system.create_resizable(_PREFIX + name, size)
+        fd = platform.create_resizable(_PREFIX + name, size)
     except OSError as error:
         if error.errno in _SHORT:
             raise
@@ -52,7 +52,7 @@ def create(name: str, size: int) -> int:
 def _create_unlinked(name: str, size: int, failure: OSError) -> int:
     for directory in ("/dev/shm", tempfile.gettempdir()):
         with contextlib.suppress(OSError):
-            return system.create_unlinked(_PREFIX + name, size, directory)
+            return platform.create_unlinked(_PREFIX + name, size, directory)
     raise failure
 
 

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from arrowpool.codecs import arrow, library_of
 from arrowpool.errors import ShelfKeyError
-from arrowpool.reducer import Reducer, Unit, loads
-from arrowpool.settings import ALIGNMENT, COPY_THREADS, INLINE_LIMIT, PIECE
 from arrowpool.shelf.frames import FrameTable, resolve
+from arrowpool.transport.reducer import Reducer, Unit, loads
+from arrowpool.tuning import ALIGNMENT, COPY_THREADS, INLINE_LIMIT, PIECE
 
 Memory = NDArray[np.uint8]
 

@@ -31,7 +31,7 @@ from arrowpool.shelf.catalogue import Record
 from arrowpool.shelf.files import CATALOGUE, leads_to, open_to_read
 from arrowpool.shelf.keys import Living
 from arrowpool.shelf.owner import REFUSED, address_of, parse_address, peer
-from arrowpool.waiting import slices
+from arrowpool.threads import slices
 
 _MESSAGE_BYTES = 1 << 16
 _MAX_FDS = 8

@@ -33,12 +33,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arrowpool.errors import ArenaFullError
-from arrowpool.service import Service
 from arrowpool.shelf import files
 from arrowpool.shelf.catalogue import Catalogue, Record
 from arrowpool.shelf.keys import Living
 from arrowpool.shelf.layout import TABLE, Plan
 from arrowpool.shelf.places import MemoryFile, Place, Places
+from arrowpool.threads import Service
 
 _PREFIX = "\0arrowpool-shelf"
 _PEER = struct.Struct("3i")

@@ -7,7 +7,7 @@
   the file when all that lay in it is deleted.
 
 So few descriptors are needed, however many objects there are. What is mapped by readers is theirs until they let go: the
-kernel says whether a file is open anywhere else (`system.is_exclusive`).
+kernel says whether a file is open anywhere else (`platform.is_exclusive`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from arrowpool.errors import ArenaFullError
-from arrowpool.memory import limits, system
-from arrowpool.settings import KIB, MIB, WARM_SECONDS
+from arrowpool.memory import limits, platform
 from arrowpool.shelf import files
 from arrowpool.shelf.catalogue import Piece
 from arrowpool.shelf.layout import Memory
+from arrowpool.tuning import KIB, MIB, WARM_SECONDS
 
 #: Pieces up to this size are copied by their readers: that is as quick as to map them, and pins nothing.
 COPIED = 256 * KIB
@@ -66,13 +66,13 @@ class MemoryFile(Place):
     def __init__(self, size: int):
         self.fd = files.create(files.SHELF, size)
         self.size = size
-        self._mapped = system.page_ceil(size)
+        self._mapped = platform.page_ceil(size)
         self._address = 0
         #: Whether all its pages exist, and are mapped.
         self._is_warm = False
         try:
             self.inode = os.fstat(self.fd).st_ino
-            self._address = system.map_shared(self.fd, self._mapped)
+            self._address = platform.map_shared(self.fd, self._mapped)
         except BaseException:
             self.close()
             raise
@@ -85,11 +85,11 @@ class MemoryFile(Place):
         if not self._is_warm:
             _populate(self.fd, self._address, 0, self.size)
             self._is_warm = True
-        write(system.bytes_at(self._address, self.size))
+        write(platform.bytes_at(self._address, self.size))
 
     def take_for(self, size: int) -> bool:
         """Make it a file of fewer bytes, for another piece, if nobody else sees it any more; whether that was so."""
-        if not size <= self.size <= 2 * size + system.PAGE or not system.is_exclusive(self.fd):
+        if not size <= self.size <= 2 * size + platform.PAGE or not platform.is_exclusive(self.fd):
             return False
         os.ftruncate(self.fd, size)
         self.size = size
@@ -100,7 +100,7 @@ class MemoryFile(Place):
         self.forget()
         address, self._address = self._address, 0
         if address:
-            system.unmap(address, self._mapped)
+            platform.unmap(address, self._mapped)
 
     def forget(self) -> None:
         """In a forked child, which has the descriptor but not the map."""
@@ -134,9 +134,9 @@ class SharedFile(ABC):
 
     def add(self, size: int) -> SharedPlace:
         """Set pages aside for a piece."""
-        os.ftruncate(self.fd, self.end + system.page_ceil(size))
+        os.ftruncate(self.fd, self.end + platform.page_ceil(size))
         piece = Piece(self.fd, self.inode, self.end, size)
-        self.end += system.page_ceil(size)
+        self.end += platform.page_ceil(size)
         self.added += 1
         self.live += 1
         return SharedPlace(self, piece)
@@ -163,7 +163,7 @@ class SmallPieces(SharedFile):
         self._free: dict[int, list[int]] = {}
 
     def add(self, size: int) -> SharedPlace:
-        free = self._free.get(system.page_ceil(size))
+        free = self._free.get(platform.page_ceil(size))
         if not free:
             return super().add(size)
         self.live += 1
@@ -172,8 +172,8 @@ class SmallPieces(SharedFile):
     def write(self, piece: Piece, write: Callable[[Memory], None]) -> None:
         memory = np.zeros(piece.size, dtype=np.uint8)
         write(memory)
-        if not system.is_in_memory(self.fd):
-            system.reserve(self.fd, piece.offset, piece.size)
+        if not platform.is_in_memory(self.fd):
+            platform.reserve(self.fd, piece.offset, piece.size)
         done = 0
         try:
             while done < piece.size:
@@ -190,8 +190,8 @@ class SmallPieces(SharedFile):
             self.end = 0
             self._free.clear()
         else:
-            pages = system.page_ceil(piece.size)
-            system.punch(self.fd, piece.offset, pages)
+            pages = platform.page_ceil(piece.size)
+            platform.punch(self.fd, piece.offset, pages)
             self._free.setdefault(pages, []).append(piece.offset)
 
 
@@ -204,13 +204,13 @@ class LargePieces(SharedFile):
         self.pending: list[Piece] = []
 
     def write(self, piece: Piece, write: Callable[[Memory], None]) -> None:
-        mapped = piece.offset + system.page_ceil(piece.size)
-        address = system.map_shared(self.fd, mapped)
+        mapped = piece.offset + platform.page_ceil(piece.size)
+        address = platform.map_shared(self.fd, mapped)
         try:
             _populate(self.fd, address, piece.offset, piece.size)
-            write(system.bytes_at(address + piece.offset, piece.size))
+            write(platform.bytes_at(address + piece.offset, piece.size))
         finally:
-            system.unmap(address, mapped)
+            platform.unmap(address, mapped)
 
     def free(self, piece: Piece) -> None:
         self.live -= 1
@@ -219,9 +219,9 @@ class LargePieces(SharedFile):
 
     def give_back(self) -> None:
         """Give back what nobody sees any more."""
-        if self.pending and self.live and system.is_exclusive(self.fd):
+        if self.pending and self.live and platform.is_exclusive(self.fd):
             for piece in self.pending:
-                system.punch(self.fd, piece.offset, system.page_ceil(piece.size))
+                platform.punch(self.fd, piece.offset, platform.page_ceil(piece.size))
             self.pending.clear()
 
 
@@ -446,6 +446,6 @@ class Places:
 
 
 def _populate(fd: int, address: int, offset: int, size: int) -> None:
-    if not system.is_in_memory(fd):
-        system.reserve(fd, offset, size)
-    system.populate(address + offset, system.page_ceil(size))
+    if not platform.is_in_memory(fd):
+        platform.reserve(fd, offset, size)
+    platform.populate(address + offset, platform.page_ceil(size))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from arrowpool.errors import ShelfKeyError
-from arrowpool.memory import system
+from arrowpool.memory import platform
 from arrowpool.shelf.layout import Memory
 from arrowpool.shelf.places import COPIED
 
@@ -47,7 +47,7 @@ class _Mapped:
     __slots__ = ("__array_interface__", "__weakref__")
 
     def __init__(self, fd: int, offset: int, size: int):
-        address = system.map_private(fd, offset, size)
+        address = platform.map_private(fd, offset, size)
         self.__array_interface__: dict[str, Any] = {
             "data": (address, False),
             "shape": (size,),
@@ -55,4 +55,4 @@ class _Mapped:
             "version": 3,
         }
         # A forked child has the map as well, and lets go of it for itself.
-        weakref.finalize(self, system.unmap, address, size).atexit = False
+        weakref.finalize(self, platform.unmap, address, size).atexit = False

@@ -32,7 +32,7 @@ from typing import Any
 import psutil
 
 from arrowpool.errors import ArenaFullError, ShelfKeyError
-from arrowpool.memory import limits, system
+from arrowpool.memory import limits, platform
 from arrowpool.shelf import directories, files, keys
 from arrowpool.shelf.about import About
 from arrowpool.shelf.layout import Memory, Plan
@@ -336,19 +336,19 @@ def _write(directory: int, name: str, size: int, write: Callable[[Memory], None]
     """Make a file of that size, and write it through a map."""
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
-        if not system.is_on_disk(fd) and size > limits.memory()[1]:
+        if not platform.is_on_disk(fd) and size > limits.memory()[1]:
             raise ArenaFullError(f"{size:,} bytes are wanted for the shelf, more than there is memory")
         os.ftruncate(fd, size)
         if size == 0:
             return
-        if not system.is_in_memory(fd):
-            system.reserve(fd, 0, size)
-        mapped = system.page_ceil(size)
-        address = system.map_shared(fd, mapped)
+        if not platform.is_in_memory(fd):
+            platform.reserve(fd, 0, size)
+        mapped = platform.page_ceil(size)
+        address = platform.map_shared(fd, mapped)
         try:
-            system.populate(address, mapped)
-            write(system.bytes_at(address, size))
+            platform.populate(address, mapped)
+            write(platform.bytes_at(address, size))
         finally:
-            system.unmap(address, mapped)
+            platform.unmap(address, mapped)
     finally:
         os.close(fd)

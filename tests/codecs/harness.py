@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from arrowpool import reducer
+from arrowpool.transport import reducer
 
 
 @dataclass

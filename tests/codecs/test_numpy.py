@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arrowpool import reducer
+from arrowpool.transport import reducer
 from tests.codecs.harness import as_the_stdlib_does, move, room_of
 from tests.codecs.sameness import facts
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from arrowpool import codecs
-from arrowpool.reducer import dumps
+from arrowpool.transport.reducer import dumps
 from tests.codecs.harness import move
 
 
@@ -20,7 +20,7 @@ def test_no_library_is_imported_for_plain_arrays() -> None:
     program = """
 import sys
 import numpy as np
-from arrowpool import reducer
+from arrowpool.transport import reducer
 known = {"pandas", "polars", "pyarrow"} & set(sys.modules)
 for obj in (np.arange(10), np.array(["a", "b"] * 9, dtype=object), [1], {"a": np.ones(9)}):
     reducer.dumps(obj, inline_limit=1)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import arrowpool
-from arrowpool.executor import ProcessPoolExecutor
+from arrowpool.executor.executor import ProcessPoolExecutor
 from arrowpool.patching import install, uninstall
 from tests.integrations.conftest import library
 

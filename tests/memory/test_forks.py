@@ -18,8 +18,8 @@ import threading
 import numpy as np
 import pytest
 
-from arrowpool.memory import facilities, lease
-from arrowpool.memory.lease import Account, Grant
+from arrowpool.memory import facilities, grant
+from arrowpool.memory.grant import Account, Grant
 from tests.conftest import needs
 from tests.memory import hostile
 
@@ -63,7 +63,7 @@ def children():
             child.end()
         except (ProcessLookupError, ChildProcessError):
             continue
-    lease.settle_forks()
+    grant.settle_forks()
 
 
 def descriptors():
@@ -71,7 +71,7 @@ def descriptors():
 
 
 def released(flags):
-    lease.settle_forks()
+    grant.settle_forks()
     return np.flatnonzero(flags).tolist()
 
 
@@ -172,7 +172,7 @@ def test_a_child_releases_nothing(flags, children):
     if pid == 0:
         del right
         gc.collect()
-        lease.settle_forks()
+        grant.settle_forks()
         own = Grant(Account(flags), 6, 0, 1)
         del own
         os._exit(int(flags[5]) + 2 * int(flags[6]))
@@ -265,7 +265,7 @@ def test_threads_that_end_grants_while_others_fork(flags):
             flags[0] = 0
             child = Child()
             del held
-            lease.settle_forks()
+            grant.settle_forks()
             wrong.append(int(flags[0]))
             child.end()
             while released(flags[:1]) != [0]:
@@ -275,9 +275,9 @@ def test_threads_that_end_grants_while_others_fork(flags):
         for thread in threads:
             thread.join()
     assert not any(wrong)
-    lease.settle_forks()
+    grant.settle_forks()
     assert descriptors() == before
-    assert not lease._deferred
+    assert not grant._deferred
 
 
 #: A program with fork hooks of its own, which run while the lease's are done with theirs, or not yet.
@@ -293,8 +293,7 @@ NESTED = textwrap.dedent(
             inner.pop()()
 
     os.register_at_fork(before=hook)
-    from arrowpool.memory import lease
-    from arrowpool.memory.lease import Account, Grant
+    from arrowpool.memory.grant import Account, Grant, settle_forks, watch_forks
 
     flags = np.frombuffer(mmap.mmap(-1, 64), dtype=np.uint8)
     account = Account(flags)
@@ -315,10 +314,10 @@ NESTED = textwrap.dedent(
         held[slot] = Grant(account, slot, 0, 1)
 
     def released():
-        lease.settle_forks()
+        settle_forks()
         return np.flatnonzero(flags).tolist()
 
-    lease.watch_forks()
+    watch_forks()
     signal.alarm(20)
     before = len(os.listdir("/dev/fd"))
     """
@@ -389,7 +388,7 @@ def test_an_exception_in_a_hook(hook):
 
             def trace(frame, event, arg):
                 global lines
-                if frame.f_code.co_name != {hook!r} or "lease" not in frame.f_code.co_filename:
+                if frame.f_code.co_name != {hook!r} or "grant" not in frame.f_code.co_filename:
                     return None
 
                 def at_line(frame, event, arg):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import arrowpool
-from arrowpool.memory import arena, facilities, pages, system
+from arrowpool.memory import arena, facilities, pages, platform
 from arrowpool.memory.arena import Arena
-from arrowpool.memory.lease import Account, Grant
+from arrowpool.memory.grant import Account, Grant
 from arrowpool.memory.mapping import Mapping
 from tests.conftest import needs
 from tests.memory import hostile
@@ -42,15 +42,15 @@ HOSTILE = {
 def may_show_old_writes():
     """Lease, write in place, let go; see whether the next lease of the recycled segment shows any of it."""
     owner = Arena(arena.create(16 * MIB))
-    consumer = Mapping(system.read_only(owner.fd))
+    consumer = Mapping(platform.read_only(owner.fd))
     flags = np.zeros(8, dtype=np.uint8)
-    segment = owner.allocate(300 * system.PAGE)
+    segment = owner.allocate(300 * platform.PAGE)
     for round_ in range(1, 6):
         owner.room(*segment)[:] = round_
         seen = consumer.lease(Grant(Account(flags), 0, *segment))
         if not (seen == round_).all():
             return True
-        seen[:: 2 * system.PAGE] = 200  # more dirty stretches than one scan reports
+        seen[:: 2 * platform.PAGE] = 200  # more dirty stretches than one scan reports
         del seen
         if flags[0] != 1:
             return None  # it never comes back
@@ -76,14 +76,14 @@ def test_what_cannot_be_restored_is_never_released(monkeypatch):
 
     def run():
         monkeypatch.setattr(pages.PageMap, "_scan", lambda *_: None)
-        monkeypatch.setattr(system, "map_again", lambda *_: False)
-        real = system.unmap
-        monkeypatch.setattr(system, "unmap", lambda *where: unmapped.append(where) or real(*where))
+        monkeypatch.setattr(platform, "map_again", lambda *_: False)
+        real = platform.unmap
+        monkeypatch.setattr(platform, "unmap", lambda *where: unmapped.append(where) or real(*where))
         owner = Arena(arena.create(16 * MIB))
-        consumer = Mapping(system.read_only(owner.fd))
+        consumer = Mapping(platform.read_only(owner.fd))
         unmapped.clear()
         flags = np.zeros(8, dtype=np.uint8)
-        segment = owner.allocate(system.PAGE)
+        segment = owner.allocate(platform.PAGE)
         owner.room(*segment)[:] = 1
         seen = consumer.lease(Grant(Account(flags), 0, *segment))
         seen[:] = 2
@@ -91,7 +91,7 @@ def test_what_cannot_be_restored_is_never_released(monkeypatch):
         again = consumer.lease(Grant(Account(flags), 1, *segment))
         right = bool((again == 1).all())
         del again, consumer
-        return right and flags.tolist()[:2] == [0, 1] and all(size == system.PAGE for _, size in unmapped)
+        return right and flags.tolist()[:2] == [0, 1] and all(size == platform.PAGE for _, size in unmapped)
 
     assert hostile.in_child(run)
 
@@ -100,9 +100,9 @@ def test_what_cannot_be_restored_is_never_released(monkeypatch):
 def test_a_map_that_stays_is_never_released():
     def run():
         owner = Arena(arena.create(MIB))
-        consumer = Mapping(system.read_only(owner.fd))
+        consumer = Mapping(platform.read_only(owner.fd))
         flags = np.zeros(8, dtype=np.uint8)
-        segment = owner.allocate(system.PAGE)
+        segment = owner.allocate(platform.PAGE)
         first, second = (
             consumer.lease(Grant(Account(flags), 0, *segment)),
             consumer.lease(Grant(Account(flags), 1, *segment)),
@@ -118,7 +118,7 @@ def test_a_map_that_stays_is_never_released():
 def test_one_page_map_for_all_mappings():
     owner = Arena(arena.create(MIB))
     before = len(os.listdir("/proc/self/fd"))
-    consumers = [Mapping(system.read_only(owner.fd)) for _ in range(5)]
+    consumers = [Mapping(platform.read_only(owner.fd)) for _ in range(5)]
     assert len(os.listdir("/proc/self/fd")) == before + 5 + 1
     assert hostile.in_child(lambda: pages.page_map() is not consumers[0]._pages)
     consumers.clear()

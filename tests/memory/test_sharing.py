@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from arrowpool.errors import ArenaFullError
-from arrowpool.memory import arena, facilities, lease, limits, system
+from arrowpool.memory import arena, facilities, limits, platform
 from arrowpool.memory.arena import Arena
-from arrowpool.memory.control import ControlPage
-from arrowpool.memory.control import create as create_control
-from arrowpool.memory.lease import Account, Grant
+from arrowpool.memory.control_page import ControlPage
+from arrowpool.memory.control_page import create as create_control
+from arrowpool.memory.grant import Account, Grant, settle_forks
 from arrowpool.memory.mapping import Mapping
 from tests.conftest import needs
 
@@ -30,7 +30,7 @@ def owner():
 
 @pytest.fixture
 def consumer(owner):
-    return Mapping(system.read_only(owner.fd))
+    return Mapping(platform.read_only(owner.fd))
 
 
 def grant(flags, slot, segment):
@@ -39,7 +39,7 @@ def grant(flags, slot, segment):
 
 def test_consumer_sees_what_the_owner_wrote_and_keeps_its_writes_to_itself(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
-    segment = owner.allocate(3 * system.PAGE)
+    segment = owner.allocate(3 * platform.PAGE)
     owner.room(*segment)[:] = 7
     seen = consumer.lease(grant(flags, 0, segment))
     assert seen.size == segment[1]
@@ -57,12 +57,12 @@ def test_consumer_sees_what_the_owner_wrote_and_keeps_its_writes_to_itself(owner
 
 def test_a_recycled_segment_never_shows_the_consumers_old_writes(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
-    segment = owner.allocate(300 * system.PAGE)
+    segment = owner.allocate(300 * platform.PAGE)
     for round_ in range(1, 6):
         owner.room(*segment)[:] = round_
         seen = consumer.lease(grant(flags, 0, segment))
         assert (seen == round_).all()
-        seen[:: 2 * system.PAGE] = 200  # more dirty stretches than one scan reports
+        seen[:: 2 * platform.PAGE] = 200  # more dirty stretches than one scan reports
         assert seen[0] == 200
         del seen
         assert flags[0] == 1
@@ -71,7 +71,7 @@ def test_a_recycled_segment_never_shows_the_consumers_old_writes(owner, consumer
 
 def test_two_leases_of_one_segment_are_private_to_each(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
-    segment = owner.allocate(system.PAGE)
+    segment = owner.allocate(platform.PAGE)
     owner.room(*segment)[:] = 1
     first = consumer.lease(grant(flags, 0, segment))
     first[:] = 2
@@ -88,7 +88,7 @@ def test_two_leases_of_one_segment_are_private_to_each(owner, consumer):
 
 def test_a_lease_outlives_mapping_and_owner(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
-    segment = owner.allocate(system.PAGE)
+    segment = owner.allocate(platform.PAGE)
     owner.room(*segment)[:] = 4
     seen = consumer.lease(grant(flags, 0, segment))
     del consumer
@@ -99,7 +99,7 @@ def test_a_lease_outlives_mapping_and_owner(owner, consumer):
 
 def test_a_grant_that_is_never_opened_ends_too():
     flags = np.zeros(8, dtype=np.uint8)
-    right = Grant(Account(flags), 3, 0, system.PAGE)
+    right = Grant(Account(flags), 3, 0, platform.PAGE)
     assert flags[3] == 0
     del right
     assert flags[3] == 1
@@ -108,15 +108,15 @@ def test_a_grant_that_is_never_opened_ends_too():
 def test_a_lease_outside_the_arena_is_refused(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
     with pytest.raises(ValueError, match="outside its arena"):
-        consumer.lease(grant(flags, 0, (owner.capacity - system.PAGE, 2 * system.PAGE)))
+        consumer.lease(grant(flags, 0, (owner.capacity - platform.PAGE, 2 * platform.PAGE)))
 
 
 @needs("proc")
 def test_consumers_get_no_shared_writable_map(owner):
-    fd = system.read_only(owner.fd)
+    fd = platform.read_only(owner.fd)
     try:
         with pytest.raises(OSError, match="cannot map"):
-            system.map_shared(fd, owner.capacity)
+            platform.map_shared(fd, owner.capacity)
     finally:
         os.close(fd)
 
@@ -153,7 +153,7 @@ def test_arena_full_is_a_memory_error():
 
 def test_a_forked_child_keeps_what_it_sees_and_the_parent_waits_for_it(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
-    segment = owner.allocate(system.PAGE)
+    segment = owner.allocate(platform.PAGE)
     owner.room(*segment)[:] = 1
     seen = consumer.lease(grant(flags, 0, segment))
     go_reader, go_writer = os.pipe()
@@ -167,13 +167,13 @@ def test_a_forked_child_keeps_what_it_sees_and_the_parent_waits_for_it(owner, co
         os._exit(0)
     del seen
     gc.collect()
-    lease.settle_forks()
+    settle_forks()
     assert flags[0] == 0, "the child still sees the segment"
     os.write(go_writer, b"x")
     right, _ = os.read(answer_reader, 2)
     os.waitpid(pid, 0)
     assert right
-    lease.settle_forks()
+    settle_forks()
     assert flags[0] == 1
     for fd in (go_reader, go_writer, answer_reader, answer_writer):
         os.close(fd)
@@ -181,14 +181,14 @@ def test_a_forked_child_keeps_what_it_sees_and_the_parent_waits_for_it(owner, co
 
 def test_a_lease_begun_after_the_fork_does_not_wait_for_the_child(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
-    segment = owner.allocate(system.PAGE)
+    segment = owner.allocate(platform.PAGE)
     first = consumer.lease(grant(flags, 0, segment))
     go_reader, go_writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.read(go_reader, 1)
         os._exit(0)
-    other = owner.allocate(system.PAGE)
+    other = owner.allocate(platform.PAGE)
     second = consumer.lease(grant(flags, 1, other))
     del second
     assert flags.tolist()[:2] == [0, 1]
@@ -196,7 +196,7 @@ def test_a_lease_begun_after_the_fork_does_not_wait_for_the_child(owner, consume
     assert flags[0] == 0
     os.write(go_writer, b"x")
     os.waitpid(pid, 0)
-    lease.settle_forks()
+    settle_forks()
     assert flags[0] == 1
     os.close(go_reader)
     os.close(go_writer)
@@ -233,7 +233,7 @@ def no_memfd(monkeypatch):
     def missing(name):
         raise OSError("no memfd")
 
-    monkeypatch.setattr(system, "_memfd_create", missing)
+    monkeypatch.setattr(platform, "_memfd_create", missing)
     monkeypatch.setattr(arena, "_said_where", False)
 
 
@@ -242,7 +242,7 @@ def test_a_file_where_memfd_is_missing(no_memfd, caplog):
         owner = Arena(arena.create(16 * MIB))
         try:
             assert owner.capacity == 16 * MIB
-            assert not system.is_memfd(owner.fd)
+            assert not platform.is_memfd(owner.fd)
             segment = owner.allocate(MIB)
             assert os.fstat(owner.fd).st_blocks * 512 >= MIB
             owner.free(*segment)
@@ -294,7 +294,7 @@ def test_an_arena_on_a_disk(tmp_path):
     owner = Arena(arena.create(16 * MIB, str(tmp_path)))
     try:
         assert not list(tmp_path.iterdir()), "it has no name"
-        consumer = Mapping(system.read_only(owner.fd))
+        consumer = Mapping(platform.read_only(owner.fd))
         flags = np.zeros(8, dtype=np.uint8)
         segment = owner.allocate(MIB)
         owner.room(*segment)[:] = 3
@@ -320,17 +320,17 @@ def test_what_there_is_of_memory(owner, tmp_path):
     total, available = limits.memory()
     assert 0 < available <= total
     assert 0 < limits.headroom(owner.fd) < available
-    fd = system.create_unlinked("arrowpool-test", MIB, str(tmp_path))
+    fd = platform.create_unlinked("arrowpool-test", MIB, str(tmp_path))
     try:
         with pytest.raises(MemoryError, match="no room"):
-            system.reserve(fd, 0, 1 << 62)
+            platform.reserve(fd, 0, 1 << 62)
     finally:
         os.close(fd)
 
 
 def test_fork_pipes_are_closed_when_nobody_waits(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
-    seen = consumer.lease(grant(flags, 0, owner.allocate(system.PAGE)))
+    seen = consumer.lease(grant(flags, 0, owner.allocate(platform.PAGE)))
     before = set(os.listdir("/proc/self/fd"))
     pid = os.fork()
     if pid == 0:
@@ -338,7 +338,7 @@ def test_fork_pipes_are_closed_when_nobody_waits(owner, consumer):
     during = set(os.listdir("/proc/self/fd"))
     assert len(during) == len(before) + 1
     os.waitpid(pid, 0)
-    lease.settle_forks()
+    settle_forks()
     assert set(os.listdir("/proc/self/fd")) == before
     del seen
     assert flags[0] == 1
@@ -347,15 +347,15 @@ def test_fork_pipes_are_closed_when_nobody_waits(owner, consumer):
 def test_a_part_of_a_segment_is_read_where_there_can_be_no_more_maps(owner, consumer, monkeypatch):
     monkeypatch.setattr("arrowpool.memory.mapping.OWN_MAPS", 2)
     flags = np.zeros(8, dtype=np.uint8)
-    segment = owner.allocate(3 * system.PAGE)
+    segment = owner.allocate(3 * platform.PAGE)
     owner.room(*segment)[:] = 7
     grants = [grant(flags, slot, segment) for slot in range(4)]
     leases = [consumer.lease(one) for one in grants[:3]]
     with pytest.raises(OSError, match="2 maps"):
         consumer.lease(grants[3])
-    copy = consumer.read(grants[3], 100, 2 * system.PAGE)
+    copy = consumer.read(grants[3], 100, 2 * platform.PAGE)
     assert copy.ctypes.data % 64 == 0
-    assert copy.tolist() == [7] * 2 * system.PAGE
+    assert copy.tolist() == [7] * 2 * platform.PAGE
     with pytest.raises(ValueError, match="outside its arena"):
         consumer.read(grants[3], owner.capacity, 1)
     leases[1] = None

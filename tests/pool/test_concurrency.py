@@ -21,7 +21,7 @@ import pytest
 
 import arrowpool
 from arrowpool import WorkerLostError
-from arrowpool.memory.lease import live_grants
+from arrowpool.memory.grant import live_grants
 from tests.conftest import across_methods
 from tests.pool import tasks
 

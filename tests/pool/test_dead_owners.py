@@ -11,7 +11,7 @@ import pytest
 
 import arrowpool
 from arrowpool import WorkerLostError
-from arrowpool.memory import arena, lease
+from arrowpool.memory import arena, grant
 from arrowpool.memory.arena import Arena
 from tests.conftest import is_arena, needs
 from tests.pool import tasks
@@ -89,13 +89,13 @@ def test_it_stays_for_a_forked_child():
     assert shared_bytes() == 2 * ONE
     os.close(writer)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    lease.settle_forks()
+    grant.settle_forks()
     assert shared_bytes() == ONE
     assert (kept == 2).all()
 
 
 def test_an_idle_pool_keeps_nothing_of_pools_that_are_gone(monkeypatch):
-    monkeypatch.setattr("arrowpool.worker.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("arrowpool.worker.loop.IDLE_SECONDS", 0.05)
     with arrowpool.get_context("fork").Pool(1) as reading:
         (worker,) = reading._pool
         own = set(arenas(worker.pid))

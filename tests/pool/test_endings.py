@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 import arrowpool
-from arrowpool import PoolTerminatedError, ending
+from arrowpool import PoolTerminatedError
 from arrowpool import pool as pool_module
-from arrowpool.ending import _TERMINATE_SECONDS
+from arrowpool.engine import ending
+from arrowpool.engine.ending import _TERMINATE_SECONDS
 from tests.conftest import across_methods
 from tests.pool import tasks
 

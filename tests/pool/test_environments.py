@@ -35,7 +35,7 @@ HEAD = """
     import numpy as np
     import pandas as pd
     import arrowpool
-    from arrowpool.memory import system
+    from arrowpool.memory import platform
     from tests.pool import tasks
 
     METHOD = sys.argv[1]
@@ -195,7 +195,7 @@ WITHOUT_MEMFD = """
     def missing(name):
         raise OSError("no memfd")
 
-    system._memfd_create = missing
+    platform._memfd_create = missing
 """
 USE = """
     with arrowpool.get_context(METHOD).Pool(2) as pool:
@@ -267,7 +267,7 @@ def test_a_system_without_any_file(ours, tmp_path):
         def missing(*_):
             raise FileNotFoundError("no file")
 
-        system._memfd_create = system.create_unlinked = tempfile.gettempdir = missing
+        platform._memfd_create = platform.create_unlinked = tempfile.gettempdir = missing
         with arrowpool.get_context(METHOD).Pool(2, check_worker, (np.arange(100_000.0), {"a": 1})) as pool:
             check(pool)
             said(pool.stats().shared_bytes, pool.apply(os.getpid) in [worker.pid for worker in pool._pool])

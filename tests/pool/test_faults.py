@@ -18,15 +18,8 @@ import psutil
 import pytest
 
 import arrowpool
-from arrowpool import (
-    PoolTerminatedError,
-    TaskExitError,
-    TransferError,
-    WorkerInitError,
-    WorkerLostError,
-    ledger,
-    supervisor,
-)
+from arrowpool import PoolTerminatedError, TaskExitError, TransferError, WorkerInitError, WorkerLostError
+from arrowpool.engine import metrics, supervisor
 from tests.conftest import needs
 from tests.pool import tasks
 
@@ -235,8 +228,8 @@ class Refusing(logging.Handler):
 
 def test_a_log_handler_that_raises(our_pool, monkeypatch):
     handler = Refusing()
-    monkeypatch.setattr(ledger, "_hinted", False)
-    monkeypatch.setattr(ledger, "_WORTH_A_HINT", 100_000)
+    monkeypatch.setattr(metrics, "_hinted", False)
+    monkeypatch.setattr(metrics, "_WORTH_A_HINT", 100_000)
     logging.getLogger().addHandler(handler)
     try:
         assert our_pool.apply_async(tasks.square, (3,), callback=tasks.fail).get(LIMIT) == 9

@@ -13,10 +13,11 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 import arrowpool
-from arrowpool import PoolTerminatedError, WorkerLostError, ending
+from arrowpool import PoolTerminatedError, WorkerLostError
 from arrowpool import pool as pool_module
-from arrowpool.executor import ProcessPoolExecutor
-from arrowpool.lane import LookAgain
+from arrowpool.engine import ending
+from arrowpool.engine.events import LookAgain
+from arrowpool.executor.executor import ProcessPoolExecutor
 from tests.pool import tasks
 
 LIMIT = 30

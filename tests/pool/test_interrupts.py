@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from arrowpool.service import Service
+from arrowpool.threads import Service
 from tests.conftest import across_methods
 from tests.pool import tasks
 

@@ -392,7 +392,7 @@ def test_results_that_nobody_ever_asked_for(implementation, tmp_path):
 
 @pytest.mark.parametrize("kind", [list, iter])
 def test_reading_is_noticed_without_looking_again_and_again(ours, monkeypatch, kind):
-    monkeypatch.setattr("arrowpool.feeder._LOOK_AGAIN_SECONDS", 1000.0)
+    monkeypatch.setattr("arrowpool.engine.feeder._LOOK_AGAIN_SECONDS", 1000.0)
     with ours.pool(2, max_bytes=8 * MIB) as pool:
         feeder = pool._task_handler
         results = pool.imap(functools.partial(tasks.frame_of, rows=MIB // 32), kind(range(40)))

@@ -13,7 +13,7 @@ import pytest
 
 import arrowpool
 from arrowpool import WorkerLostError
-from arrowpool.memory import system
+from arrowpool.memory import platform
 from tests.pool import tasks
 
 SIZE = 100_000
@@ -147,7 +147,7 @@ def test_generations_of_results(our_pool):
 
 
 def test_what_was_lent_goes_back_while_the_pool_idles(monkeypatch):
-    monkeypatch.setattr("arrowpool.feeder.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("arrowpool.engine.feeder.IDLE_SECONDS", 0.05)
     with arrowpool.get_context("fork").Pool(1) as pool:
         array = pool.apply(tasks.double, (np.ones(SIZE),))
         assert pool.apply(tasks.first, (array,)) == 2
@@ -179,7 +179,7 @@ def test_shared_results(our_pool):
 
 
 def test_workers_that_may_not_read_it_get_copies(monkeypatch):
-    monkeypatch.setattr(system, "may_open_of", lambda pid: False)
+    monkeypatch.setattr(platform, "may_open_of", lambda pid: False)
     with arrowpool.get_context("fork").Pool(2) as pool:
         arrays = pool.map(tasks.double, [np.full(SIZE, float(i)) for i in range(4)], 1)
         count, firsts = moved(pool, lambda: pool.map(tasks.first, arrays, 1))
@@ -194,7 +194,7 @@ def refuse(*_):
 
 @pytest.mark.parametrize("captured", [False, True])
 def test_workers_that_find_they_may_not_read_it_get_copies(monkeypatch, captured):
-    monkeypatch.setattr(system, "open_of", refuse)
+    monkeypatch.setattr(platform, "open_of", refuse)
     with arrowpool.get_context("fork").Pool(2) as pool:
         arrays = pool.map(tasks.double, [np.full(SIZE, float(i)) for i in range(8)], 1)
         if captured:

@@ -107,7 +107,7 @@ def memory_of(process):
 
 @pytest.mark.parametrize("warm", [pytest.param(0.1, marks=needs("fallocate")), 1000.0])
 def test_an_idle_pool_keeps_its_pages_for_a_while(monkeypatch, warm):
-    for module in ("feeder", "worker"):
+    for module in ("engine.feeder", "worker.loop"):
         monkeypatch.setattr(f"arrowpool.{module}.IDLE_SECONDS", 0.05)
         monkeypatch.setattr(f"arrowpool.{module}.WARM_SECONDS", warm)
     with arrowpool.get_context("fork").Pool(1) as pool:
@@ -123,7 +123,7 @@ def test_an_idle_pool_keeps_its_pages_for_a_while(monkeypatch, warm):
 
 
 def test_what_is_garbage_in_an_idle_worker_is_given_back(monkeypatch):
-    monkeypatch.setattr("arrowpool.worker.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("arrowpool.worker.loop.IDLE_SECONDS", 0.05)
     with arrowpool.get_context("fork").Pool(1) as pool:
         pool.apply(tasks.leave_in_a_cycle, (np.ones(FRAME),))
         lifecycle = sender_of(pool).lifecycle

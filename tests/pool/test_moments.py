@@ -331,7 +331,7 @@ def test_a_single_call_takes_what_is_small_at_once(our_pool, kind):
 
 def test_more_single_calls_than_may_wait(monkeypatch):
     """Those beyond the bound are taken later, and that is all."""
-    monkeypatch.setattr("arrowpool.snapshot.SNAPSHOT_BYTES", 5000)
+    monkeypatch.setattr("arrowpool.engine.snapshot.SNAPSHOT_BYTES", 5000)
     with Pool(1) as pool:
         results = [pool.apply_async(tasks.identity, (list(range(i, i + 500)),)) for i in range(40)]
         assert [result.get(LIMIT)[0] for result in results] == list(range(40))

@@ -11,8 +11,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from arrowpool import WorkerLostError, ledger
-from arrowpool.codecs.reasons import reasons
+from arrowpool import WorkerLostError
+from arrowpool.codecs.explain import reasons
+from arrowpool.engine import metrics
 from tests.pool import tasks
 
 SIZE = 100_000
@@ -149,8 +150,8 @@ def test_reasons_are_found_without_the_code_of_users(obj, expected):
 
 
 def test_a_hint_is_given_once(our_pool, caplog, monkeypatch):
-    monkeypatch.setattr(ledger, "_hinted", False)
-    monkeypatch.setattr(ledger, "_WORTH_A_HINT", 100_000)
+    monkeypatch.setattr(metrics, "_hinted", False)
+    monkeypatch.setattr(metrics, "_WORTH_A_HINT", 100_000)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             our_pool.apply(tasks.length, (list(range(SIZE)),))

@@ -493,7 +493,7 @@ def test_a_finalizer_may_delete_in_the_middle_of_anything(monkeypatch, count):
         (places.files, "create"),
         (limits, "memory"),
         (catalogue, "_pack"),
-        (places.system, "is_exclusive"),
+        (places.platform, "is_exclusive"),
     ]:
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, original=original: (delete_one(), original(*a))[1])
@@ -632,7 +632,7 @@ def stuck_at(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(arrowpool.shelf, "take"), (places.system, "map_shared"), (places.limits, "headroom")]
+    ("module", "name"), [(arrowpool.shelf, "take"), (places.platform, "map_shared"), (places.limits, "headroom")]
 )
 def test_a_forked_child_has_nothing_open_that_other_threads_are_at(stuck_at, module, name):
     key = arrowpool.put(pd.DataFrame({"x": np.ones(LARGE)}))

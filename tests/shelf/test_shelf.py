@@ -27,7 +27,7 @@ import pytest
 import arrowpool
 import arrowpool.shelf
 from arrowpool import Shelf, ShelfKeyError
-from arrowpool.memory import system
+from arrowpool.memory import platform
 from arrowpool.shelf import keys, others, owner, store
 from tests.pool import tasks
 from tests.shelf.conftest import as_nobody, root_only
@@ -361,16 +361,16 @@ def test_memory_of_deleted_objects_is_used_again():
 
 
 def test_exclusive_files():
-    fd = system.create_resizable("arrowpool-test", 4096)
+    fd = platform.create_resizable("arrowpool-test", 4096)
     try:
-        assert system.is_exclusive(fd)
-        reader = system.read_only(fd)
-        assert not system.is_exclusive(fd)
-        address = system.map_private(reader, 0, 4096)
+        assert platform.is_exclusive(fd)
+        reader = platform.read_only(fd)
+        assert not platform.is_exclusive(fd)
+        address = platform.map_private(reader, 0, 4096)
         os.close(reader)
-        assert not system.is_exclusive(fd), "a map sees it, too"
-        system.unmap(address, 4096)
-        assert system.is_exclusive(fd)
+        assert not platform.is_exclusive(fd), "a map sees it, too"
+        platform.unmap(address, 4096)
+        assert platform.is_exclusive(fd)
     finally:
         os.close(fd)
 

@@ -29,7 +29,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 import arrowpool
 from arrowpool import Shelf, ShelfKeyError
 from arrowpool.errors import ArenaFullError
-from arrowpool.memory import system
+from arrowpool.memory import platform
 from arrowpool.shelf import directories, keys, store
 from tests.shelf.conftest import as_nobody, in_a_child, root_only
 
@@ -230,14 +230,14 @@ def test_an_object_that_no_longer_fits_its_root_is_in_one_only(two_roots):
 def test_a_root_that_fails_is_passed_over(two_roots, monkeypatch):
     """The file system said that there was room, and then there was none: a quota, or somebody was faster."""
     monkeypatch.setattr(store, "_fits", lambda directory, nbytes: True)
-    reserve = system.reserve
+    reserve = platform.reserve
 
     def full(fd, offset, size):
         if os.path.realpath(f"/proc/self/fd/{fd}").startswith(str(two_roots[0])):
             raise MemoryError("no room")
         reserve(fd, offset, size)
 
-    monkeypatch.setattr(system, "reserve", full)
+    monkeypatch.setattr(platform, "reserve", full)
     array = value(3)
     alive = weakref.ref(array)
     gc.disable()

@@ -48,7 +48,7 @@ def leaking_memory():
 
 
 def leaking_now_and_then():
-    from arrowpool import reducer
+    from arrowpool.transport import reducer
 
     for number in range(10_000):
         if number % 5 == 0:
@@ -61,7 +61,7 @@ def leaking_now_and_then():
     [
         (leaking_descriptors, "descriptors"),
         (leaking_memory, "private MB"),
-        (leaking_now_and_then, "arrowpool.reducer._encoders"),
+        (leaking_now_and_then, "arrowpool.transport.reducer._encoders"),
     ],
 )
 def test_what_grows_is_found(run, measure):

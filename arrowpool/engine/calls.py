@@ -1,0 +1,180 @@
+"""Calls, their tasks and what these share: the values that the parent's threads hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from arrowpool.engine.source import Source
+from arrowpool.threads import InterruptibleFuture
+from arrowpool.transport.overlaps import Stretch
+from arrowpool.transport.parcel import Parcel, Reduced
+from arrowpool.transport.reducer import Seen
+
+
+@dataclass(slots=True, eq=False)
+class Blob:
+    """A function, or an object shared by several tasks: sent to each worker once, by number, and pinned while in use.
+
+    Attributes
+    ----------
+    stateless : bool
+        Whether it is a function without data, which need not be new for each task.
+    holds : int
+        How many calls, and others, may refer to it yet.
+    pinned : int
+        Bytes of its memory that are not a part of what is in flight.
+    """
+
+    number: int
+    stateless: bool
+    parcel: Parcel
+    holds: int = 1
+    pinned: int = 0
+
+
+class EncodedFunction(NamedTuple):
+    """A call's function as it was encoded last.
+
+    Attributes
+    ----------
+    reduced : Reduced or None
+        Its stream and its memory, to compare with; None where that cannot be needed.
+    nbytes : int
+        Bytes of the memory.
+    seen : Seen or None
+        Its objects, to which the streams of payloads refer; None for a function without data.
+    constants : tuple or None
+        All that it carries, if nothing of that can change.
+    may_change : bool
+        Whether it must be encoded again for the next task, to see if it is still the same.
+    blobs : tuple of Blob
+        What it refers to.
+    """
+
+    reduced: Reduced | None
+    nbytes: int
+    seen: Seen | None
+    constants: tuple[Any, ...] | None
+    may_change: bool
+    blobs: tuple[Blob, ...]
+
+
+class Snapshot(NamedTuple):
+    """A call of one task as it was when it was made: its function and what goes to that, or the error of pickling them.
+
+    Attributes
+    ----------
+    payload : Reduced or None
+        None for a few plain values, which cannot change.
+    nbytes : int
+        Bytes of memory that it takes.
+    """
+
+    function: Reduced | None = None
+    payload: Reduced | None = None
+    failure: BaseException | None = None
+    nbytes: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of a pool method on its way: where its tasks come from, and what is known of them."""
+
+    tasks: Iterator[Any]
+    set_length: Callable[[int], None] | None
+    #: The items, when the call was given them all in a list that cannot change under it; else None.
+    items: list[Any] | tuple[Any, ...] | None = None
+    #: How many tasks there will be, when that is known.
+    length: int | None = None
+    #: Whether the user's own code makes them, one after the other: it may block, wait for results of what it has given, and
+    #: change what it gave before.
+    lazy: bool = False
+    #: Where they are drawn in a thread of their own; the same as `tasks`.
+    source: Source | None = None
+    #: Result object of the call, once the first task is known.
+    job: int = -1
+    function: Any = None
+    #: What was taken of it when it was made; None once the feeder has it, and where all is taken when its task is encoded.
+    snapshot: Snapshot | None = None
+    #: What users had shared when it was made. And once the feeder has it: the blobs of that by their numbers, and the numbers
+    #: by the objects' ids.
+    shares: tuple[Share, ...] = ()
+    pins: dict[int, Blob] = field(default_factory=dict)
+    pinned: dict[int, int] = field(default_factory=dict)
+    encoded: EncodedFunction | None = None
+    #: What a task needs that needs nothing else: the function, and what that refers to.
+    blobs: tuple[Blob, ...] = ()
+    #: All blobs that its tasks refer to; it holds each of them once.
+    held: set[Blob] = field(default_factory=set)
+    failure: BaseException | None = None
+    last_index: int = -1
+    #: Tasks encoded and not yet answered, and whether there are more to come.
+    pending: int = 0
+    exhausted: bool = False
+    #: Nobody waits for it any more.
+    cancelled: bool = False
+    #: Moving average of a task's seconds; None until the first reply.
+    mean_seconds: float | None = None
+    replies: int = 0
+    result_bytes: int = 0
+    #: Objects shared as a whole: id -> the object, which keeps the id its own, and its blob, None for one that is too small;
+    #: and what occurs more than once in the items, once that has been counted: objects by id, and memory.
+    shared: dict[int, tuple[Any, Blob | None]] = field(default_factory=dict)
+    repeated: frozenset[int] | None = None
+    stretches: list[Stretch] | None = None
+
+    def took(self, seconds: float, nbytes: int) -> None:
+        """A task has been answered: how long it ran, how many shared bytes its result has."""
+        self.replies += 1
+        self.result_bytes += nbytes
+        mean = self.mean_seconds
+        self.mean_seconds = seconds if mean is None else mean + (seconds - mean) * 0.25
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One encoded task: the call and index its result belongs to, and what it needs."""
+
+    call: Call
+    index: int
+    star: int
+    parcel: Parcel
+    blobs: tuple[Blob, ...]
+    #: Its own hold on its function, where other tasks of the call may have another state of that.
+    own: Blob | None = None
+    #: How often it was begun by a worker that was then lost.
+    losses: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Share:
+    """To the feeder: place this object now. Calls that are made from then on refer to it.
+
+    Attributes
+    ----------
+    placed : InterruptibleFuture
+        Done when that is done, with None or an exception.
+    blob : Blob or None
+        The feeder's.
+    """
+
+    obj: Any
+    placed: InterruptibleFuture = field(default_factory=InterruptibleFuture)
+    blob: Blob | None = None
+
+
+def describe(task: Task) -> str:
+    """A task in words: "task 3 of compute"."""
+    return f"task {task.index} of {name_of(task)}"
+
+
+def name_of(task: Task) -> str:
+    """The name of a task's function."""
+    function = task.call.function
+    try:
+        name = getattr(function, "__qualname__", None)
+    except BaseException:  # the user's own code, in a thread that all calls depend on
+        name = None
+    return name if type(name) is str and name else type(function).__qualname__

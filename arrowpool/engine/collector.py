@@ -1,0 +1,329 @@
+"""The collector: reads workers' replies, rebuilds results and hands them to the calls' result objects.
+
+The one thread that sets results, so that none is set twice at a time, and that runs the users' callbacks. It also learns
+of every death, and says which task was lost with the worker and which had not been begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import select
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from multiprocessing import util
+from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
+from typing import Any
+
+from arrowpool.codecs import settle
+from arrowpool.engine.calls import Task, describe
+from arrowpool.engine.events import Broken, Cancelled, Dropped, Failed, LaneExited, LaneJoined, Returned, Short, Stop
+from arrowpool.engine.metrics import Ledger
+from arrowpool.engine.results import fail
+from arrowpool.engine.worker_handle import Lane
+from arrowpool.errors import (
+    PoolTerminatedError,
+    TaskTimeoutError,
+    TransferError,
+    WorkerInitError,
+    WorkerLostError,
+    again,
+    said,
+)
+from arrowpool.memory.grant import settle_forks
+from arrowpool.threads import Service
+from arrowpool.transport.channel import Message
+from arrowpool.transport.protocol import BROKEN, DONE, FAILED, HELLO, SHORT, SKIPPED, UNREADABLE, body_bytes
+from arrowpool.transport.reducer import loads
+
+#: With more tasks than this in one worker's hands, replies are gathered for so long before they are read.
+_MANY = 16
+_GATHER_MILLISECONDS = 2
+
+
+class Collector(Service):
+    """Runs until it gets a `Stop`.
+
+    Parameters
+    ----------
+    feeder_inbox : queue.SimpleQueue
+        Where the feeder takes events.
+    cache : dict
+        Result objects of running calls by job number.
+    told_names : callable
+        Gets what a spawned worker says is in its ``__main__``.
+    broke : callable
+        Gets the error when no worker can ever run a task.
+    retries : int
+        How many times a task is run again after its worker was lost.
+    task_timeout : float or None
+        Seconds that the supervisor grants a task.
+    ledger : Ledger
+        Where it is noted down.
+    """
+
+    def __init__(
+        self,
+        feeder_inbox: queue.SimpleQueue[Any],
+        cache: dict[int, Any],
+        told_names: Callable[[dict[str, str | None]], None],
+        broke: Callable[[BaseException], None],
+        retries: int,
+        task_timeout: float | None,
+        ledger: Ledger,
+    ):
+        super().__init__("arrowpool-collector")
+        self._ledger = ledger
+        self._feeder_inbox = feeder_inbox
+        self._cache = cache
+        self._told_names = told_names
+        self._broke = broke
+        self._retries = retries
+        self._task_timeout = task_timeout
+        #: Where the feeder is told of tasks that have their results.
+        self.answered: Callable[[list[Task]], None] = list.clear
+        self._inbox: deque[Any] = deque()
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
+        self._lanes: dict[int, Lane] = {}
+        self._poll = select.poll()
+        self._poll.register(self._wake_reader, select.POLLIN)
+        self._woken = select.poll()
+        self._woken.register(self._wake_reader, select.POLLIN)
+        self._stop: Stop | None = None
+        #: Whether no more results are set.
+        self._halted = False
+        #: Whether this thread has ended, or is about to end all calls for the last time.
+        self.over = False
+        #: Why no worker can ever run a task.
+        self._broken: BaseException | None = None
+
+    def tell(self, event: Any) -> None:
+        """Give this thread an event; from any thread."""
+        self._inbox.append(event)
+        try:
+            os.write(self._wake_writer, b"\0")
+        except OSError:  # the pipe is full: it will wake; or closed: it has ended
+            util.debug("collector not woken")
+
+    def halt(self) -> None:
+        """Set no more results, and end; from any thread, this one too, also from a finalizer."""
+        self._halted = True
+        self.tell(Stop(drain=False))
+
+    def run(self) -> None:
+        try:
+            while self._stop is None or (self._stop.drain and self._lanes):
+                if any(len(lane.outstanding) > _MANY for lane in self._lanes.values()):
+                    # Short tasks, many to a frame: let some more replies come together than the first one that wakes us.
+                    self._woken.poll(_GATHER_MILLISECONDS)
+                for fd, _ in self._poll.poll():
+                    if fd == self._wake_reader:
+                        os.read(fd, 1 << 16)
+                    elif fd in self._lanes:
+                        self._read(self._lanes[fd])
+                while self._inbox:
+                    self._handle(self._inbox.popleft())
+                settle_forks()
+                settle()
+        except BaseException as error:
+            self._break(PoolTerminatedError(f"the pool cannot go on: {said(error)}"))
+            for lane in list(self._lanes.values()):
+                lane.process.kill()  # it could wait for ever to have its answers read
+            raise
+        finally:
+            self.over = True
+            self.end_calls()
+            util.debug("collector exiting")
+
+    def close(self) -> None:
+        """Release the descriptors; after the thread has ended."""
+        for lane in list(self._lanes.values()):
+            self._forget(lane)
+        self._inbox.clear()  # what was not read any more refers to workers, and their memory
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+        self._wake_reader = self._wake_writer = -1
+
+    def _handle(self, event: Any) -> None:
+        if isinstance(event, LaneJoined):
+            fd = event.lane.channel.fileno()
+            self._lanes[fd] = event.lane
+            self._poll.register(fd, select.POLLIN)
+        elif isinstance(event, LaneExited):
+            self._bury(event.lane, event.exitcode)
+        elif isinstance(event, Failed):
+            self._set(event.job, event.index, False, event.error)
+        elif isinstance(event, Cancelled):
+            # By way of this thread, which reads no reply between the two: no task's own interrupt is taken for the call's
+            # result. In this order: the feeder ends when the last call of a closed pool has its result.
+            self._feeder_inbox.put(event)
+            result = self._cache.get(event.job)
+            if result is not None:
+                fail(result, event.error or CancelledError("the call was interrupted"))
+        elif isinstance(event, Dropped):
+            self._drop(event)
+        elif isinstance(event, Broken):
+            self._break(event.error)
+        elif isinstance(event, Stop) and (self._stop is None or self._stop.drain):
+            # Of a pool that is closed and terminated at the same time, the one at once is the one that counts.
+            self._stop = event
+
+    def _drop(self, event: Dropped) -> None:
+        """Nobody will read these results: end the call, or let it run for what its tasks do."""
+        result = self._cache.get(event.job)
+        if result is None:
+            return
+        if event.ends:
+            self._handle(Cancelled(event.job))
+        result.drop()
+
+    # Replies
+
+    def _read(self, lane: Lane) -> bool:
+        """Read what a worker has sent; False when it will never send more."""
+        try:
+            messages = lane.channel.receive()
+        except (EOFError, OSError):
+            # It is about to end; what it leaves behind is settled once its exit code is known.
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(lane.channel.fileno())
+            if lane.outstanding:
+                lane.process.kill()
+            return False
+        answered: list[Task] = []
+        returned: list[Task] = []
+        for message in messages:
+            kind = message[0]
+            if kind in (DONE, FAILED):
+                task = lane.outstanding.pop(message[1], None)
+                if task is not None:
+                    self._deliver(lane, task, message)
+                    answered.append(task)
+            elif kind == SKIPPED:
+                task = lane.outstanding.pop(message[1], None)
+                if task is not None:
+                    returned.append(task)
+            elif kind == UNREADABLE:
+                lane.may_borrow = False
+                task = lane.outstanding.pop(message[1], None)
+                if task is not None:
+                    returned.append(task)
+            elif kind == SHORT:
+                self._feeder_inbox.put(Short(lane))
+            elif kind == HELLO:
+                self._told_names(message[1])
+                lane.may_borrow = message[2]
+                self._feeder_inbox.put(LaneJoined(lane))
+            elif kind == BROKEN:
+                self._initializer_failed(lane, *message[1:])
+        if returned:
+            self._feeder_inbox.put(Returned(returned))
+        if answered:
+            self.answered(answered)
+        return True
+
+    def _deliver(self, lane: Lane, task: Task, message: Message) -> None:
+        kind, _, (decode, run, encode), body, grants = message[:5]
+        ledger = self._ledger
+        ledger.answered(lane, task, decode, run, encode)
+        ledger.piped_bytes += body_bytes(body)
+        nbytes = 0
+        if len(body) == 2 and body[1]:
+            nbytes = sum(room[2] for room in body[1])
+            ledger.shared_bytes += nbytes
+            ledger.copies += len(body[1])
+        task.call.took(decode + run, nbytes)
+        try:
+            if len(body) == 1:
+                value = body[0]
+            else:
+                value = lane.receiver.rebuild(body, lane.receiver.accept(grants) if grants else [])
+                if nbytes and body[0] is None:
+                    ledger.pickled(value, body[1][0][2])
+        except BaseException as error:
+            failure = TransferError(
+                f"the {'result' if kind == DONE else 'exception'} of {describe(task)} could not be rebuilt here: "
+                f"{said(error)}"
+            )
+            failure.__cause__ = RemoteTraceback(message[5]) if kind == FAILED else error
+            self._set(task.call.job, task.index, False, failure)
+        else:
+            self._set(task.call.job, task.index, kind == DONE, value)
+
+    def _set(self, job: int, index: int, success: bool, value: Any) -> None:
+        result = self._cache.get(job)
+        if result is not None and not self._halted:
+            result._set(index, (success, value))
+
+    # Deaths
+
+    def _bury(self, lane: Lane, exitcode: int | None) -> None:
+        """A worker is gone: read its last words, then fail the task it had begun and return those it had not."""
+        while lane.channel.readable() and self._read(lane):
+            pass
+        self._ledger.ended(lane)
+        begun = lane.control.started
+        lost: list[Task] = []
+        returned: list[Task] = []
+        for number in sorted(lane.outstanding):
+            task = lane.outstanding.pop(number, None)
+            if task is None:  # the feeder has just taken it back
+                continue
+            if number < begun:
+                task.losses += 1
+                (returned if task.losses <= self._retries and not lane.overdue else lost).append(task)
+            else:
+                returned.append(task)
+        pid = lane.process.pid or 0
+        for task in lost:
+            error: WorkerLostError | TaskTimeoutError = WorkerLostError(pid, exitcode, describe(task))
+            if lane.overdue and self._task_timeout is not None:
+                error = TaskTimeoutError(pid, self._task_timeout, describe(task))
+            self._set(task.call.job, task.index, False, error)
+        self._forget(lane)
+        self._feeder_inbox.put(LaneExited(lane, exitcode))
+        if returned:
+            self._feeder_inbox.put(Returned(returned))
+        if lost:
+            self.answered(lost)
+
+    def _forget(self, lane: Lane) -> None:
+        fd = lane.channel.fileno()
+        if self._lanes.pop(fd, None) is not None:
+            with contextlib.suppress(KeyError):  # it was at its end already
+                self._poll.unregister(fd)
+            lane.channel.close()
+            lane.receiver.owner_lost()
+
+    def _initializer_failed(self, lane: Lane, stream: bytes, text: str) -> None:
+        error = WorkerInitError(
+            f"the initializer failed in worker {lane.process.pid}, so this pool cannot run tasks:\n{text}"
+        )
+        try:
+            error.__cause__ = loads(stream)
+        except BaseException:  # whatever rebuilding it raises
+            error.__cause__ = RemoteTraceback(text)
+        self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        """No worker can run a task: end every call. The first reason is the one that is told."""
+        if self._broken is None:
+            self._broken = error
+            self._broke(error)
+        for job in list(self._cache):
+            self._feeder_inbox.put(Cancelled(job))
+        self._abandon(self._broken)
+
+    def end_calls(self) -> None:
+        """End the calls that still wait; by this thread at its end, and by whoever makes a call after that."""
+        self._abandon(self._broken or PoolTerminatedError("the pool was terminated before this result was there"))
+
+    def _abandon(self, error: BaseException) -> None:
+        """End every call that still waits, with `error`: nobody shall wait for ever."""
+        for result in list(self._cache.values()):
+            with contextlib.suppress(KeyError):  # another thread was faster
+                fail(result, again(error))

@@ -1,0 +1,438 @@
+"""The encoder: a call's next task, from live objects to a parcel, with its function and repeated objects encoded once.
+
+Used by the feeder, in its thread. Decides what travels as plain values, in the stream, or in segments; whether there is
+room for that is the feeder's to say.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from arrowpool.codecs import Extent, extents
+from arrowpool.engine.budget import Room
+from arrowpool.engine.calls import Blob, Call, EncodedFunction, Task
+from arrowpool.engine.events import Failed
+from arrowpool.engine.metrics import Ledger
+from arrowpool.engine.snapshot import Snapshots, parts_of
+from arrowpool.errors import ArenaFullError, contained
+from arrowpool.memory import platform
+from arrowpool.transport.overlaps import find, stretches
+from arrowpool.transport.parcel import Parcel, Reduced
+from arrowpool.transport.resolution import constants_of, is_stateless
+from arrowpool.transport.sender import Sender
+from arrowpool.tuning import OWN_SEGMENT
+
+#: Functions without data that a pool remembers, and so sends to each worker once and not once a call.
+_FUNCTIONS_KEPT = 1000
+_NOTHING: dict[int, int] = {}
+_NONE: frozenset[int] = frozenset()
+
+
+class Unplaced(NamedTuple):
+    """A task whose large memory has no room yet; with its function, if that has changed and has large memory too."""
+
+    call: Call
+    at: int
+    star: int
+    payload: Reduced | Parcel
+    blobs: tuple[Blob, ...]
+    function: EncodedFunction | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that will need room in segments."""
+        return self.payload.nbytes + (self.function.nbytes if self.function is not None else 0)
+
+
+class Encoder:
+    """Encodes the tasks of all calls of a pool, one at a time.
+
+    Parameters
+    ----------
+    sender : Sender
+        Encodes into the parent's arena.
+    room : Room
+        Asked whether so many bytes more may be placed now.
+    ledger : Ledger
+        Where it is noted down.
+    snapshots : Snapshots
+        Told when one is used up.
+    """
+
+    def __init__(self, sender: Sender, room: Room, ledger: Ledger, snapshots: Snapshots):
+        self._sender = sender
+        self._snapshots = snapshots
+        self._ledger = ledger
+        sender.pickled = ledger.pickled
+        self._room = room
+        self._numbers = itertools.count()
+        self._known_functions: dict[bytes, Blob] = {}
+        #: Blobs that nothing refers to any more, until somebody is told.
+        self._ended: list[Blob] = []
+        #: While a task or a function is reduced: its call, and the blobs it turned out to need.
+        self._current: tuple[Call, list[Blob]] | None = None
+        sender.reducer.find_window = self._find_window
+
+    def adopt(self, call: Call) -> None:
+        """A call has arrived: see to it that what it refers to stays."""
+        for share in call.shares:
+            blob = share.blob
+            if blob is not None and blob.holds:
+                self._hold(call, blob)
+                call.pins[blob.number] = blob
+                call.pinned[id(share.obj)] = blob.number
+            elif call.snapshot is not None:
+                # Its block has ended in another thread while this call was made: it comes after that as well as before.
+                self._snapshots.drop(call.snapshot)
+                call.snapshot = None
+
+    def take(self, call: Call) -> Task | Unplaced | Failed | None:
+        """Take the next task off a call and apart; None when the call has no more."""
+        try:
+            job, index, function, args, kwds = next(call.tasks)
+        except StopIteration:
+            return None
+        except BaseException as error:
+            # Only what is no Exception gets here out of a user's iterable.
+            call.last_index += 1
+            return Failed(call.job, call.last_index, contained(error, "the iterable"))
+        call.job, call.last_index = job, index
+        star, function, payload, plain = parts_of(function, args, kwds)
+        if call.failure is not None:
+            return Failed(job, index, call.failure)
+        known = call.encoded
+        if plain and known is not None and not known.may_change and call.function is function:
+            if known.nbytes:
+                self._ledger.saved(known.nbytes)
+            return Task(call, index, star, Parcel((payload,), (), 0), call.blobs)
+        snapshot, call.snapshot = call.snapshot, None
+        reducer = self._sender.reducer
+        try:
+            if snapshot is not None and snapshot.failure is not None:
+                raise snapshot.failure
+            reducer.pinned = call.pinned
+            # What no list has several times need not be looked up there.
+            reducer.shared_number = self._shared_number if call.items is not None and call.repeated != _NONE else None
+            changed = None
+            if not self._is_encoded(call, function):
+                changed = self._encode_function(call, function, snapshot.function if snapshot is not None else None)
+            encoded = changed or call.encoded
+            assert encoded is not None
+            if encoded.nbytes:
+                self._ledger.saved(encoded.nbytes)
+            blobs = [*encoded.blobs]  # and with the function, once that is placed
+            taken: Parcel | Reduced
+            if plain:
+                taken = Parcel((payload,), (), 0)
+            else:
+                if snapshot is not None and snapshot.payload is not None:
+                    taken = snapshot.payload
+                else:
+                    self._current = (call, blobs)
+                    taken = self._sender.reduce(payload, encoded.seen)
+                self._refer_to_pins(call, blobs, taken)
+                if not taken.units:
+                    taken = Parcel((taken.stream, ()), (), 0)
+        except BaseException as error:
+            return Failed(job, index, contained(error, "pickling it"))
+        finally:
+            self._current = None
+            reducer.pinned, reducer.shared_number = _NOTHING, None
+            self._snapshots.drop(snapshot)
+        if changed is not None or not isinstance(taken, Parcel):
+            return Unplaced(call, index, star, taken, tuple(blobs), changed)
+        return self._task(call, index, star, taken, tuple(blobs))
+
+    def place(self, unplaced: Unplaced) -> Task:
+        """Copy a task's large memory to where its worker will read it.
+
+        Raises
+        ------
+        ArenaFullError
+            When there is no room.
+        """
+        call, index, star, payload, blobs, function = unplaced
+        parcel = self._sender.place(payload) if isinstance(payload, Reduced) else payload
+        if function is not None:
+            assert function.reduced is not None
+            try:
+                blob = self._new_blob(self._sender.place(function.reduced))
+            except BaseException:
+                self._sender.unpin(parcel.segments)
+                raise
+            self._install(call, call.function, function, blob)
+        return self._task(call, index, star, parcel, blobs)
+
+    def _task(self, call: Call, index: int, star: int, parcel: Parcel, others: tuple[Blob, ...]) -> Task:
+        function = call.blobs[0]
+        own = None
+        if call.encoded is not None and call.encoded.may_change:
+            own = function
+            own.holds += 1
+        return Task(call, index, star, parcel, (function, *others), own)
+
+    def _is_encoded(self, call: Call, function: Any) -> bool:
+        """Whether the function is what it was when it was encoded last, as far as that shows without encoding it again."""
+        encoded = call.encoded
+        if encoded is None or call.function is not function:
+            return False
+        if not encoded.may_change:
+            return True
+        if encoded.constants is None:
+            return False
+        constants = constants_of(function)
+        return constants is not None and all(map(operator.is_, constants, encoded.constants))
+
+    def _encode_function(self, call: Call, function: Any, reduced: Reduced | None) -> EncodedFunction | None:
+        """Encode a call's function, with all that it captured: once, unless code of the user's runs between its tasks.
+
+        `reduced` is the function as it was taken when the call was made. Returns a function that has changed and has large
+        memory, which shall not be placed before there is room for it.
+        """
+        stateless = is_stateless(function)
+        blobs: list[Blob] = []
+        self._current = (call, blobs)
+        try:
+            seen = None
+            if reduced is None:
+                if call.encoded is None:
+                    self._sender.reducer.refresh()
+                if stateless:
+                    reduced = self._sender.reduce(function)
+                else:
+                    reduced, seen = self._sender.reduce_and_note(function)
+            self._refer_to_pins(call, blobs, reduced)
+            may_change = call.lazy and not stateless
+            encoded = EncodedFunction(
+                reduced if may_change else None,
+                reduced.nbytes,
+                seen,
+                constants_of(function) if may_change else None,
+                may_change,
+                tuple(blobs),
+            )
+            known = call.encoded
+            if known is not None and known.reduced is not None and call.function is function:
+                blob = call.blobs[0]
+                if self._sender.is_placed(reduced, known.reduced, blob.parcel):
+                    call.encoded = encoded
+                    if not blob.pinned:
+                        self._pin(blob)  # it seems to stay, and is not a part of what is in flight
+                    return None
+                if reduced.nbytes:
+                    return encoded
+            self._install(call, function, encoded, self._function_blob(reduced, stateless))
+            return None
+        except BaseException as error:
+            if stateless or not call.lazy:
+                call.failure = contained(error, "pickling it")
+            raise
+        finally:
+            self._current = None
+
+    def _function_blob(self, reduced: Reduced, stateless: bool) -> Blob:
+        plain = stateless and not reduced.units
+        blob = self._known_functions.get(reduced.stream) if plain else None
+        if blob is None:
+            blob = self._place_lasting(reduced, stateless)
+            if not plain or len(self._known_functions) >= _FUNCTIONS_KEPT:
+                return blob
+            self._known_functions[reduced.stream] = blob
+        blob.holds += 1
+        return blob
+
+    def _install(self, call: Call, function: Any, encoded: EncodedFunction, blob: Blob) -> None:
+        """Have the next tasks use this blob; it comes with a hold, which becomes the call's."""
+        for before in call.blobs[:1]:
+            call.held.discard(before)
+            self._let_go([before])
+        call.held.add(blob)
+        call.function, call.encoded, call.blobs = function, encoded, (blob, *encoded.blobs)
+
+    def _place_lasting(self, reduced: Reduced, stateless: bool = False) -> Blob:
+        """Place what there is no choice about, however large it is. It is not counted as in flight."""
+        self._room.make(reduced.nbytes)
+        blob = self._new_blob(self._sender.place(reduced), stateless)
+        self._pin(blob)
+        return blob
+
+    def _new_blob(self, parcel: Parcel, stateless: bool = False) -> Blob:
+        if parcel.nbytes:
+            self._ledger.placed_for_many(parcel.nbytes)
+        return Blob(next(self._numbers), stateless, parcel)
+
+    def _pin(self, blob: Blob) -> None:
+        blob.pinned = blob.parcel.nbytes
+        self._room.pinned += blob.pinned
+
+    # What tasks share
+
+    def _shared_number(self, obj: Any) -> int | None:
+        """The number under which an object goes that occurs several times in a call's list."""
+        if self._current is None:
+            return None
+        call, blobs = self._current
+        blob = self._share(call, obj)
+        if blob is None:
+            return None
+        self._refer(call, blobs, blob)
+        self._ledger.saved(blob.parcel.nbytes)
+        return blob.number
+
+    def _refer_to_pins(self, call: Call, blobs: list[Blob], reduced: Reduced) -> None:
+        """Add what users have shared to the blobs that a task needs."""
+        if call.pins:
+            for unit in reduced.units:
+                blob = call.pins.get(unit.shared_object) if unit.shared_object is not None else None
+                if blob is not None:
+                    self._refer(call, blobs, blob)
+                    if blob.parcel.nbytes:
+                        self._ledger.saved(blob.parcel.nbytes)
+
+    def _refer(self, call: Call, blobs: list[Blob], blob: Blob) -> None:
+        self._hold(call, blob)
+        if blob not in blobs:
+            blobs.append(blob)
+
+    def _hold(self, call: Call, blob: Blob) -> None:
+        if blob not in call.held:
+            blob.holds += 1
+            call.held.add(blob)
+
+    def _share(self, call: Call, obj: Any) -> Blob | None:
+        if call.items is None:
+            return None
+        if call.repeated is None:
+            call.repeated = _repeated(call.items)
+        if id(obj) not in call.repeated:
+            return None
+        if id(obj) in call.shared:
+            return call.shared[id(obj)][1]
+        # A reducer of its own: this one is in the middle of the task that refers to the object.
+        reduced = self._sender.reduce_apart(obj)
+        if reduced.nbytes < OWN_SEGMENT:
+            call.shared[id(obj)] = obj, None
+            return None
+        blob = self._place_for(call, reduced)
+        if blob is not None:
+            call.shared[id(obj)] = obj, blob
+        return blob
+
+    def _place_for(self, call: Call, reduced: Reduced) -> Blob | None:
+        """Place what several tasks of a call refer to, if there is room for it beside them."""
+        if not self._room.make(reduced.nbytes, lasting=True):
+            return None
+        try:
+            parcel = self._sender.place(reduced)
+        except ArenaFullError:
+            return None  # each task with a copy of its own may have to wait, and can
+        blob = self._new_blob(parcel)
+        call.held.add(blob)
+        return blob
+
+    def _find_window(self, address: int, nbytes: int) -> tuple[int, int] | None:
+        """The number of the blob that holds this memory for all tasks of the call, and where in it."""
+        if self._current is None:
+            return None
+        call, blobs = self._current
+        if call.stretches is None:
+            call.stretches = stretches(_extents(call.items)) if call.items is not None and len(call.items) > 1 else []
+        if not call.stretches:
+            return None
+        stretch = find(call.stretches, address, nbytes)
+        if stretch is None:
+            return None
+        if stretch.blob is None:
+            whole = platform.bytes_at(stretch.start, stretch.stop - stretch.start)
+            stretch.blob = self._place_for(call, self._sender.reduce_apart(whole))
+            if stretch.blob is None:
+                return None
+        self._refer(call, blobs, stretch.blob)
+        self._ledger.saved(nbytes)
+        return stretch.blob.number, address - stretch.start
+
+    def pin(self, obj: Any) -> Blob:
+        """Place an object, to be referred to by all calls that are made from now on, instead of being copied again.
+
+        Raises
+        ------
+        Exception
+            Whatever pickling it raises; ArenaFullError when there is no room.
+        """
+        self._sender.reducer.refresh()
+        return self._place_lasting(self._sender.reduce_apart(obj))
+
+    def exhausted(self, call: Call) -> None:
+        """All tasks of the call are taken: let go of the user's objects, as soon as the standard library does."""
+        call.items, call.stretches = None, None
+        call.shared.clear()
+
+    # Endings. Each returns the blobs that no task will refer to again.
+
+    def unpin(self, blob: Blob) -> list[Blob]:
+        """No new call refers to this."""
+        self._let_go([blob])
+        return self._take_ended()
+
+    def settled(self, task: Task) -> list[Blob]:
+        """A task is over: let go of what only this one held."""
+        self._sender.unpin(task.parcel.segments)
+        if task.own is not None:
+            self._let_go([task.own])
+        return self._take_ended()
+
+    def finish(self, call: Call) -> list[Blob]:
+        """The call is over: let go of its blobs."""
+        self._let_go(call.held)
+        self._snapshots.drop(call.snapshot)
+        call.held.clear()
+        call.shared.clear()
+        call.shares, call.snapshot = (), None
+        call.function, call.blobs, call.encoded, call.items, call.stretches = None, (), None, None, None
+        return self._take_ended()
+
+    def _let_go(self, blobs: Iterable[Blob]) -> None:
+        for blob in blobs:
+            blob.holds -= 1
+            if not blob.holds:
+                self._sender.unpin(blob.parcel.segments)
+                self._room.pinned -= blob.pinned
+                self._ended.append(blob)
+
+    def _take_ended(self) -> list[Blob]:
+        ended, self._ended = self._ended, []
+        return ended
+
+
+def _members(items: Iterable[Any]) -> Iterator[Any]:
+    """The items, or the members of items that are containers.
+
+    What a subclass stores, not what its own methods would say: that may be made for the occasion, and soon be gone.
+    """
+    for item in items:
+        if isinstance(item, tuple):
+            yield from tuple.__iter__(item)
+        elif isinstance(item, list):
+            yield from list.__iter__(item)
+        elif isinstance(item, dict):
+            yield from dict.values(item)
+        else:
+            yield item
+
+
+def _extents(items: Iterable[Any]) -> Iterator[Extent]:
+    """Where the large memory of all members lies."""
+    for member in {id(member): member for member in _members(items)}.values():
+        yield from extents(member)
+
+
+def _repeated(items: list[Any] | tuple[Any, ...]) -> frozenset[int]:
+    """Ids of the objects that occur more than once among the items, or among the members of items that are containers."""
+    counts: Counter[int] = Counter()
+    for item in items:
+        counts.update({id(member) for member in _members((item,))})
+    return frozenset(number for number, count in counts.items() if count > 1)

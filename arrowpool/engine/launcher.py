@@ -1,0 +1,254 @@
+"""Starting one worker process: its descriptors, its initializer, under any start method."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing import reduction
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import numpy as np
+
+from arrowpool.engine.worker_handle import Lane
+from arrowpool.forking import Handover, keep_from_children, no_forks, worker_fork
+from arrowpool.memory import arena, control_page, facilities, platform
+from arrowpool.memory.arena import Arena
+from arrowpool.memory.control_page import ControlPage
+from arrowpool.memory.grant import watch_forks
+from arrowpool.transport.channel import Channel
+from arrowpool.transport.parcel import Parcel, Reduced
+from arrowpool.transport.protocol import Body, GrantWire
+from arrowpool.transport.receiver import Receiver
+from arrowpool.transport.reducer import Reducer, Unit
+from arrowpool.transport.resolution import Reach
+from arrowpool.transport.sender import Sender
+from arrowpool.tuning import INLINE_LIMIT
+from arrowpool.worker.loop import Endpoints, main
+from arrowpool.worker.signals import Lifeline, signals_held_back, tie
+
+
+class Initializer:
+    """The user's initializer and its arguments, on their way into every worker.
+
+    A forked worker inherits them as they are. For the others they are pickled when the process starts, since locks and
+    queues travel at no other time; their large memory is placed once, for all workers, when the first one starts.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any] | None,
+        args: tuple[Any, ...],
+        reach: Reach,
+        capacity: int,
+        spill_dir: str | None,
+    ):
+        self._function = function
+        self._args = args
+        self._reach = reach
+        self._capacity = capacity
+        self._spill_dir = spill_dir
+        #: Sizes of the large memory, where it was placed, and in what arena.
+        self._placed: tuple[list[int], Parcel, Arena] | None = None
+
+    def __call__(self) -> None:
+        if self._function is not None:
+            self._function(*self._args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        stream, units = self._reduce(INLINE_LIMIT)
+        sizes = [unit.nbytes for unit in units]
+        if units and (self._placed is None or self._placed[0] != sizes):
+            try:
+                own = Arena(arena.create(self._capacity, self._spill_dir))
+            except OSError:
+                stream, units = self._reduce(sys.maxsize)
+            else:
+                self._placed = (sizes, Sender(own).place(Reduced(b"", units)), own)
+        if not units:
+            return _rebuild_initializer, (stream, (), (), None)
+        assert self._placed is not None
+        _, parcel, placed = self._placed
+        grants = tuple((slot, segment.offset, segment.size) for slot, segment in enumerate(parcel.segments))
+        return _rebuild_initializer, (stream, parcel.body[1], grants, reduction.DupFd(placed.fd))
+
+    def _reduce(self, inline_limit: int) -> tuple[bytes, list[Unit]]:
+        reducer = Reducer(inline_limit=inline_limit, reach=self._reach, for_initializer=True)
+        return reducer.reduce((self._function, self._args))
+
+    def close(self) -> None:
+        """No worker will be started any more."""
+        self._placed = None
+
+
+def _rebuild_initializer(
+    stream: bytes, rooms: tuple[Any, ...], grants: tuple[GrantWire, ...], arena_fd: Any
+) -> Callable[[], None]:
+    # Rebuilt when called, after the worker is set up, so that an error is the initializer's.
+    def start() -> None:
+        # These segments stay for as long as the pool does: nobody reads the flags.
+        receiver = Receiver(
+            arena_fd.detach() if arena_fd is not None else -1, np.zeros(len(grants) + 1, dtype=np.uint8)
+        )
+        body: Body = (stream, rooms)
+        function, args = receiver.rebuild(body, receiver.accept(grants))
+        receiver.close()
+        if function is not None:
+            function(*args)
+
+    return start
+
+
+class _Travelling(Endpoints):
+    """Endpoints as a process argument: the same numbers after a fork; passed along to any other new process."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrive, tuple(fd if fd < 0 else reduction.DupFd(fd) for fd in self.all())
+
+
+def _arrive(*travelled: Any) -> Endpoints:
+    fds = [one if isinstance(one, int) else one.detach() for one in travelled]
+    for fd in fds:
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+    return Endpoints(*fds)
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """What all workers of a pool are started with.
+
+    Attributes
+    ----------
+    arguments : int
+        Descriptor of the parent's arena, -1 for none.
+    capacity : int
+        Bytes that a worker's own arena reserves; 0 for none.
+    spill_dir : str or None
+        Where that lies on disk, if it does.
+    released : callable
+        Gets the bytes of what the caller lets go of.
+    owners : int
+        How many processes have an arena: the pool's workers, and its parent.
+    """
+
+    context: BaseContext
+    process: Callable[..., BaseProcess]
+    initializer: Initializer
+    maxtasks: int | None
+    arguments: int
+    capacity: int
+    spill_dir: str | None
+    released: Callable[[int], None]
+    forks: bool
+    owners: int
+    lifeline: Lifeline = field(default_factory=Lifeline)
+
+    def launch(self, keep: Callable[[Lane], None]) -> None:
+        """Start a worker and give the way to it to `keep`, before an interrupt can come between the two.
+
+        Raises
+        ------
+        Exception
+            Whatever starting a process raises; nothing is left of it then.
+        """
+        watch_forks()
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as always:
+            handover = Handover()
+            always.callback(handover.close)
+            with no_forks():
+                keep_from_children(handover)
+                channel, there = Channel.pair()
+                ours.callback(channel.close)
+                keep_from_children(channel)
+                reader, writer = [handover.add(fd) for fd in there]
+                lifeline, its_own = self.lifeline.end_for_worker()
+                handover.add(lifeline)
+                results = handover.add(arena.create(self.capacity, self.spill_dir)) if self.capacity else -1
+                page = control_page.create()
+                if page >= 0:
+                    handover.add(page)
+                shared = ControlPage(page)
+                arguments = handover.add(platform.read_only(self.arguments)) if self.arguments >= 0 else -1
+            endpoints = _Travelling(
+                reader=reader, writer=writer, control=page, lifeline=lifeline, arguments=arguments, results=results
+            )
+            shared.owners = self.owners
+            receiver = Receiver(os.dup(results) if results >= 0 else -1, shared.parent_leases, self.released)
+            ours.callback(receiver.close)
+            process = self.process(
+                self.context,
+                target=main,
+                args=(endpoints, self.initializer, self.maxtasks, not self.forks),
+            )
+            process.name = process.name.replace("Process", "PoolWorker")
+            process.daemon = True
+            with signals_held_back(self.forks):
+                ours.callback(_end, process)
+                with worker_fork(handover, stays=self.forks):
+                    process.start()
+                pid = getattr(process, "pid", None) or 0  # a class of the caller's may be no process at all
+                if pid and its_own:
+                    with contextlib.suppress(OSError):  # it has ended already; or it waits for that itself
+                        tie(pid, lifeline)
+                shared.pids = (os.getpid(), pid)
+                lane = Lane(process, channel, shared, receiver, *_watch(process), quota=self.maxtasks)
+                ours.pop_all()
+                keep_from_children(lane)
+                keep(lane)
+
+    def close(self) -> None:
+        """No worker is left, and none will be started."""
+        self.initializer.close()
+        self.lifeline.close()
+
+
+def _end(process: BaseProcess) -> None:
+    """End a process that may have been started, and that nobody will know of."""
+    if getattr(process, "pid", None):
+        process.kill()
+        process.join()
+        close = getattr(_popen(process), "close", None)
+        if close is not None:
+            close()
+
+
+def _watch(process: BaseProcess) -> tuple[int, bool]:
+    """A descriptor that is readable once the process has ended, -1 if there is none; and whether its children do not matter."""
+    pid, sentinel = getattr(process, "pid", None), getattr(process, "sentinel", -1)
+    if pid is None or sentinel < 0:
+        return -1, False
+    keeps = getattr(_popen(process), "method", None) in ("fork", "spawn")  # its sentinel, for as long as it is there
+    try:
+        if not facilities.has("pidfd"):
+            raise OSError("no pidfd")
+        watched = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return (sentinel if keeps else os.dup(sentinel)), False
+    if keeps:
+        # In the place of the pipe that children of the worker keep open: `join` of this process does not wait for them either.
+        os.dup2(watched, sentinel, inheritable=False)
+        os.close(watched)
+        return sentinel, True
+    return watched, True  # the fork server writes the exit code to its sentinel
+
+
+def let_go(lane: Lane) -> None:
+    """A worker that has ended, and was joined: keep no descriptor of it."""
+    if lane.sentinel >= 0 and lane.sentinel != getattr(lane.process, "sentinel", -1):
+        os.close(lane.sentinel)
+    # Not the process itself: its exit code is asked for by others. What loky starts closes its descriptors by itself.
+    close = getattr(_popen(lane.process), "close", None)
+    if close is not None:
+        close()
+    lane.sentinel = -1
+
+
+def _popen(process: BaseProcess) -> Any:
+    return getattr(process, "_popen", None)

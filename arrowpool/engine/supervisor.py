@@ -1,0 +1,327 @@
+"""The supervisor: keeps as many workers running as the pool shall have, and learns how each one ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import util
+from multiprocessing.pool import CLOSE, RUN, TERMINATE
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from arrowpool.engine.events import Broken, LaneExited, LaneJoined, Stop
+from arrowpool.engine.feeder import Feeder
+from arrowpool.engine.launcher import Launcher, let_go
+from arrowpool.engine.worker_handle import Lane
+from arrowpool.errors import PoolTerminatedError, WorkerInitError, describe_exit, said
+from arrowpool.threads import Service, tell
+
+_log = logging.getLogger(__name__)
+
+#: After this long another attempt is made to start a worker in place of one that ended.
+_TRY_AGAIN_MILLISECONDS = 500.0
+#: A pool without any worker waits so long for the system to have a process, or descriptors, for it again.
+_PATIENCE_SECONDS = 5.0
+#: How often a process is looked at of which no descriptor says that it has ended.
+_LOOK_MILLISECONDS = 100.0
+#: The kernel takes no wait of more than 2**31 milliseconds; a look in between costs nothing.
+_LONGEST_MILLISECONDS = 3_600_000.0
+
+
+class Notifier:
+    """Wakes the supervisor; stands where the standard library's pool has its ``_change_notifier``."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        os.set_blocking(self._writer, False)
+
+    def put(self, _: Any) -> None:
+        """Wake it; from any thread, also from a finalizer."""
+        try:
+            os.write(self._writer, b"\0")
+        except OSError:  # the pipe is full: it will wake; or closed: it has ended
+            util.debug("supervisor not woken")
+
+    def drain(self) -> None:
+        os.read(self.reader, 1 << 16)
+
+    def close(self) -> None:
+        for fd in (self.reader, self._writer):
+            if fd >= 0:
+                os.close(fd)
+        self.reader = self._writer = -1
+
+
+class Supervisor(Service):
+    """Runs until the pool is closed and its last call answered, or the pool is terminated.
+
+    Parameters
+    ----------
+    launcher : Launcher
+        Starts workers.
+    workers : list of Process
+        The pool's own list of its workers, kept up to date here.
+    size : int
+        How many there shall be.
+    notifier : Notifier
+        Wakes this thread when the pool's state has changed.
+    cache : dict
+        Running calls; empty when all are answered.
+    feeder : Feeder
+        Told when there will be no more work; wakes this thread through the notifier when it has ended.
+    tell_collector : callable
+        Passes events on to the collector.
+    task_timeout : float or None
+        Seconds after which a worker is killed that runs the same task still.
+    """
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        workers: list[BaseProcess],
+        size: int,
+        notifier: Notifier,
+        cache: dict[int, Any],
+        feeder: Feeder,
+        tell_collector: Callable[[Any], None],
+        task_timeout: float | None,
+    ):
+        super().__init__("arrowpool-supervisor")
+        self._state = RUN
+        self._launcher = launcher
+        self._workers = workers
+        self._size = size
+        self._notifier = notifier
+        self._cache = cache
+        self._feeder = feeder
+        self._tell_collector = tell_collector
+        self._task_timeout = task_timeout
+        self._lanes: list[Lane] = []
+        self._changing = threading.Lock()
+        self._stillborn = 0
+        self._broken = False
+        #: Whether the last attempt to start a worker failed.
+        self._short_handed = False
+        #: When an attempt failed for the first time while there was no worker at all; None while there are some.
+        self._deserted_at: float | None = None
+
+    def repopulate(self) -> None:
+        """Start workers until there are as many as there shall be; from any thread."""
+        with self._changing:
+            while len(self._workers) < self._size and not self._broken:
+                self._launcher.launch(self._keep)
+                util.debug("added worker")
+        self._notifier.put(None)
+
+    def _keep(self, lane: Lane) -> None:
+        self._lanes.append(lane)
+        self._workers.append(lane.process)
+        self._tell_collector(LaneJoined(lane))
+
+    def give_up(self) -> None:
+        """Start no more workers."""
+        self._broken = True
+
+    def _has_calls(self) -> bool:
+        """Whether there are calls to be answered, or may be."""
+        return self._state == RUN or (self._state == CLOSE and bool(self._cache))
+
+    def run(self) -> None:
+        try:
+            self._keep_up()
+        except BaseException as error:
+            # Nobody learns of deaths any more: no call can be waited for. What is left is to wait for the pool's end.
+            self._fail(PoolTerminatedError(f"the pool cannot go on: {said(error)}"), error)
+            while self._state == RUN:
+                self._await_word()
+            self._feeder.end()
+            self._tell_collector(Stop(drain=False))
+            for lane in self._lanes:
+                lane.process.kill()
+            raise
+        finally:
+            util.debug("supervisor exiting")
+
+    def _await_word(self) -> None:
+        poll = select.poll()
+        poll.register(self._notifier.reader, select.POLLIN)
+        if poll.poll():
+            self._notifier.drain()
+
+    def _keep_up(self) -> None:
+        while self._state == RUN or (self._cache and self._state != TERMINATE):
+            self._wait()
+            self._bury()
+            if self._has_calls():
+                try:
+                    self.repopulate_if_needed()
+                except Exception as error:
+                    self._cannot_start(error)
+                else:
+                    self._short_handed = False
+                    self._deserted_at = None
+        self._feeder.end()
+        while not self._feeder.over and self._state != TERMINATE:
+            self._wait()
+        if self._state != TERMINATE:
+            # Also those that were not ready yet, and so unknown to the feeder.
+            for lane in self._lanes:
+                lane.channel.finish()
+                if self._broken:
+                    lane.process.kill()  # nobody waits for what it does
+            self._tell_collector(Stop(drain=True))
+            while self._watched() and self._state != TERMINATE:
+                self._wait()
+                self._bury()
+
+    def _cannot_start(self, error: Exception) -> None:
+        """A worker could not be started: try again, unless there is none at all, and will not be."""
+        now = time.monotonic()
+        if self._lanes:
+            self._deserted_at = None
+        elif self._deserted_at is None:
+            self._deserted_at = now
+        # Descriptors, processes and memory may be had again a moment later; what else fails will fail again.
+        patience = _PATIENCE_SECONDS if isinstance(error, (OSError, MemoryError)) else 0
+        if self._deserted_at is not None and now >= self._deserted_at + patience:
+            self._fail(WorkerInitError(f"no worker can be started: {said(error)}"), error)
+        elif not self._short_handed:
+            tell(
+                _log.warning,
+                "no worker can be started in place of one that ended, %r; trying again",
+                said(error, str),
+            )
+        self._short_handed = True
+
+    def repopulate_if_needed(self) -> None:
+        if len(self._workers) < self._size and not self._broken:
+            self.repopulate()
+
+    def _wait(self) -> None:
+        """Until a worker has ended or the pool's state has changed."""
+        poll = select.poll()
+        poll.register(self._notifier.reader, select.POLLIN)
+        for lane in self._watched():
+            poll.register(lane.sentinel, select.POLLIN)
+        if any(fd == self._notifier.reader for fd, _ in poll.poll(self._patience())):
+            self._notifier.drain()
+
+    def _patience(self) -> float | None:
+        """Milliseconds to wait for something to happen; None for ever."""
+        limits = [self._expire()]
+        if self._short_handed:
+            limits.append(_TRY_AGAIN_MILLISECONDS)
+        if not all(lane.is_watched for lane in self._watched()):
+            limits.append(_LOOK_MILLISECONDS)
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _expire(self) -> float | None:
+        """Kill workers whose task has had its time; return the milliseconds until the next could be due, None for never."""
+        granted = self._task_timeout
+        if granted is None:
+            return None
+        now = time.monotonic()
+        soonest = now + granted
+        for lane in list(self._lanes):
+            began = lane.control.began
+            if not began:
+                continue
+            if began + granted > now:
+                soonest = min(soonest, began + granted)
+            elif not lane.overdue:
+                # In this order: once doomed it gets no new task, so what still runs after that is the one that is due.
+                lane.doomed = True
+                if lane.control.began == began:
+                    lane.overdue = True
+                    lane.process.kill()
+                else:
+                    lane.doomed = False
+                    self._feeder.wake()
+        return min((soonest - now) * 1000 + 1, _LONGEST_MILLISECONDS)
+
+    def _bury(self) -> None:
+        """Take ended workers off the list and say how they ended."""
+        for lane in _ended(self._watched(), 0):
+            lane.process.join()
+            with self._changing:
+                self._lanes.remove(lane)
+                if lane.process in self._workers:
+                    self._workers.remove(lane.process)
+            exitcode = lane.process.exitcode
+            let_go(lane)
+            self._tell_collector(LaneExited(lane, exitcode))
+            self._count_stillborn(lane, exitcode)
+
+    def _count_stillborn(self, lane: Lane, exitcode: int | None) -> None:
+        """Workers that end one after another before they are ready will go on doing so."""
+        if lane.ready:
+            self._stillborn = 0
+            return
+        self._stillborn += 1
+        if self._stillborn > max(3, self._size) and self._has_calls():
+            self._fail(
+                WorkerInitError(
+                    f"{self._stillborn} workers in a row ended before they were ready; the last one "
+                    f"{describe_exit(exitcode)}. The initializer, or the import of the main module, ends the process."
+                ),
+                None,
+            )
+
+    def _fail(self, error: Exception, cause: BaseException | None) -> None:
+        error.__cause__ = cause
+        self.give_up()
+        # It has first been told of the workers that ended, one of which may have said more about the reason.
+        self._tell_collector(Broken(error))
+
+    def _watched(self) -> list[Lane]:
+        return [lane for lane in list(self._lanes) if lane.sentinel >= 0]
+
+    def end_workers(self, patience: float) -> None:
+        """End all workers; once this thread has ended, and by whoever ends the pool.
+
+        One that is idle ends by itself as its channel closes, whatever it does about signals. One that is busy gets SIGTERM,
+        and SIGKILL if it is there still when `patience` seconds are over, for all of them together.
+        """
+        for lane in self._lanes:
+            lane.control.ending = True
+            lane.channel.finish()
+        for lane in self._lanes:
+            if lane.process.exitcode is None:
+                lane.process.terminate()
+        left = self._watched()
+        until = time.monotonic() + patience
+        while left and time.monotonic() < until:
+            ended = _ended(left, until - time.monotonic())
+            left = [lane for lane in left if lane not in ended]
+        for lane in left:
+            lane.process.kill()
+        for lane in self._lanes:
+            lane.process.join()
+
+    def close(self) -> None:
+        """Release the descriptors; after the thread and all workers have ended."""
+        for lane in self._lanes:
+            let_go(lane)
+            # The collector may never have heard of it.
+            lane.channel.close()
+            lane.receiver.owner_lost()
+        self._lanes.clear()
+        self._launcher.close()
+
+
+def _ended(lanes: list[Lane], seconds: float) -> list[Lane]:
+    """Those whose process has ended; waits up to so many seconds for the first one."""
+    poll = select.poll()
+    for lane in lanes:
+        poll.register(lane.sentinel, select.POLLIN)
+    if not all(lane.is_watched for lane in lanes):
+        seconds = min(seconds, _LOOK_MILLISECONDS / 1000)
+    ended = {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
+    return [
+        lane for lane in lanes if lane.sentinel in ended or (not lane.is_watched and lane.process.exitcode is not None)
+    ]

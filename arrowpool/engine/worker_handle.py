@@ -1,0 +1,69 @@
+"""One worker process as the parent sees it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from multiprocessing import process
+from multiprocessing.process import BaseProcess
+
+from arrowpool.engine.calls import Task
+from arrowpool.memory.control_page import ControlPage
+from arrowpool.transport.channel import Channel
+from arrowpool.transport.receiver import Receiver
+
+
+@dataclass(slots=True, eq=False)
+class Spent:
+    """What a worker has answered, and the seconds it took it; the collector's."""
+
+    since: float = field(default_factory=time.monotonic)
+    until: float | None = None
+    tasks: int = 0
+    decode: float = 0.0
+    run: float = 0.0
+    encode: float = 0.0
+
+
+@dataclass(eq=False, repr=False)
+class Lane:
+    """One worker process and the way to it.
+
+    Attributes
+    ----------
+    outstanding : dict of int to Task
+        Tasks sent and not answered, by number, in the order sent. Whoever pops a task settles it.
+    """
+
+    process: BaseProcess
+    channel: Channel
+    control: ControlPage
+    receiver: Receiver
+    #: Readable when the process has ended; -1 if there is none. And whether it is so at once, also when children live on.
+    sentinel: int
+    is_watched: bool = True
+    quota: int | None = None
+    ready: bool = False
+    sent: int = 0
+    last_frame: int = 0
+    outstanding: dict[int, Task] = field(default_factory=dict)
+    known_blobs: set[int] = field(default_factory=set)
+    to_forget: list[int] = field(default_factory=list)
+    #: When the feeder last saw this worker begin a task, and how many it had begun.
+    progress: tuple[float, int] = (0.0, 0)
+    #: Numbers taken back from the worker, not yet given to others.
+    recalled: tuple[int, int] | None = None
+    recalled_at: float = 0.0
+    #: Set by the supervisor: about to be killed, so to be sent nothing; and that the reason was a task's time.
+    doomed: bool = False
+    overdue: bool = False
+    #: Whether it can read what the parent lends, which lies in other processes' memory.
+    may_borrow: bool = False
+    spent: Spent = field(default_factory=Spent)
+
+    def close_in_child(self) -> None:
+        """A forked child is not the worker's parent; `multiprocessing` would end the worker when that child exits."""
+        process._children.discard(self.process)  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        return f"<Lane pid={self.process.pid} outstanding={len(self.outstanding)} sent={self.sent}>"

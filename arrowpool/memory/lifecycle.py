@@ -1,0 +1,161 @@
+"""Who holds which segment, and when it is free again. Decides; does nothing: no IO, no clock, no process.
+
+Rules of this file
+------------------
+- A segment is held by *pins* (of its owner: a message under way, a call, the pool) and by *leases* (of a consumer, one for
+  every time the segment is granted to it).
+- It is free when the last of these is gone, and only then. Every method that can end a hold returns what became free;
+  giving that memory back is the caller's part.
+- Only the consumer ends its leases; its death ends all of them at once.
+- A slot number is given to one lease of a consumer at a time.
+
+Used by an arena's owner, in one thread: the parent for arguments, each worker for its results.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from arrowpool.tuning import LEASE_SLOTS
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """A range of an arena: `size` bytes at `offset`, and how many holds there are on it."""
+
+    offset: int
+    size: int
+    holds: int = 0
+
+    @property
+    def owned(self) -> int:
+        """Bytes that it takes of its owner's memory."""
+        return self.size
+
+
+@dataclass(slots=True, eq=False)
+class Borrowed(Segment):
+    """A segment of somebody else's arena that this process has a lease of, and lends on for as long as it has it."""
+
+    lease: Any = None
+
+    @property
+    def owned(self) -> int:
+        return 0
+
+
+@dataclass(slots=True)
+class _Consumer:
+    """The leases of one consumer by slot, and the slot numbers that were used before and are free again."""
+
+    leases: dict[int, Segment] = field(default_factory=dict)
+    free_slots: list[int] = field(default_factory=list)
+    next_slot: int = 0
+
+
+class LifecycleManager:
+    """The books of one arena's owner."""
+
+    def __init__(self) -> None:
+        self._consumers: dict[Hashable, _Consumer] = {}
+        self.live: set[Segment] = set()
+        self.bytes_live = 0
+        #: The most there has been of either.
+        self.peak_segments = 0
+        self.peak_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<LifecycleManager segments: {len(self.live)} ({self.bytes_live:,} bytes) | leases: {self.leases()}>"
+
+    def leases(self) -> int:
+        """How many leases are running."""
+        return sum(len(consumer.leases) for consumer in list(self._consumers.values()))
+
+    def leases_of(self, consumer: Hashable) -> int:
+        """How many of them are this consumer's."""
+        books = self._consumers.get(consumer)
+        return len(books.leases) if books is not None else 0
+
+    def placed(self, segment: Segment) -> None:
+        """A new segment, with one pin on it: that of whoever placed it."""
+        if segment in self.live:
+            raise ValueError(f"{segment} is live already")
+        segment.holds = 1
+        self.live.add(segment)
+        self.bytes_live += segment.owned
+        self.peak_segments = max(self.peak_segments, len(self.live))
+        self.peak_bytes = max(self.peak_bytes, self.bytes_live)
+
+    def pin(self, segment: Segment) -> None:
+        """One more pin."""
+        self._check_live(segment)
+        segment.holds += 1
+
+    def unpin(self, segments: Iterable[Segment]) -> list[Segment]:
+        """One pin of each less; return those that are free now."""
+        freed = []
+        for segment in segments:
+            self._check_live(segment)
+            freed += self._drop(segment)
+        return freed
+
+    def consumer_joined(self, consumer: Hashable) -> None:
+        """A process that can be granted segments."""
+        if consumer in self._consumers:
+            raise ValueError(f"consumer {consumer!r} has joined already")
+        self._consumers[consumer] = _Consumer()
+
+    def grant(self, segment: Segment, consumer: Hashable) -> int | None:
+        """A new lease for `consumer`; return its slot, or None when the consumer holds as many as there can be."""
+        self._check_live(segment)
+        books = self._consumers[consumer]
+        if books.free_slots:
+            slot = heapq.heappop(books.free_slots)
+        elif books.next_slot < LEASE_SLOTS:
+            slot = books.next_slot
+            books.next_slot += 1
+        else:
+            return None
+        books.leases[slot] = segment
+        segment.holds += 1
+        return slot
+
+    def slots_in_use(self, consumer: Hashable) -> int:
+        """All leases of `consumer` are in slots below this number; 0 when there is none."""
+        books = self._consumers.get(consumer)
+        return books.next_slot if books is not None and books.leases else 0
+
+    def released(self, consumer: Hashable, slots: Iterable[int]) -> list[Segment]:
+        """These leases of `consumer` are over; return the segments that are free now."""
+        books = self._consumers[consumer]
+        freed = []
+        for slot in slots:
+            segment = books.leases.pop(slot)
+            heapq.heappush(books.free_slots, slot)
+            freed += self._drop(segment)
+        return freed
+
+    def consumer_lost(self, consumer: Hashable) -> list[Segment]:
+        """`consumer` is gone, and all its leases with it; return the segments that are free now."""
+        books = self._consumers.pop(consumer, None)
+        if books is None:
+            return []
+        freed = []
+        for segment in books.leases.values():
+            freed += self._drop(segment)
+        return freed
+
+    def _drop(self, segment: Segment) -> list[Segment]:
+        segment.holds -= 1
+        if segment.holds:
+            return []
+        self.live.discard(segment)
+        self.bytes_live -= segment.owned
+        return [segment]
+
+    def _check_live(self, segment: Segment) -> None:
+        if segment not in self.live:
+            raise ValueError(f"{segment} is not live")

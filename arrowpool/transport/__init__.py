@@ -1,0 +1,1 @@
+"""How objects travel between two processes: taken apart, placed in segments, sent, and rebuilt."""

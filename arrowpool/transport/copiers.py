@@ -1,0 +1,101 @@
+"""Threads that share the copying of what is large. Not those of `concurrent.futures`, which take no work once Python exits."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from arrowpool.threads import Service, current
+
+
+class _Batch:
+    """Copies to be made, by whoever has time."""
+
+    def __init__(self, copies: Iterable[Callable[[], Any]]):
+        self._left = deque(copies)
+        self._count = len(self._left)
+        #: For each copy that was made None, or what it raised.
+        self._made: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def help(self) -> None:
+        """Make copies until there are no more to begin."""
+        while True:
+            try:
+                copy = self._left.popleft()
+            except IndexError:
+                return
+            error: BaseException | None = None
+            try:
+                copy()
+            except BaseException as raised:
+                error = raised
+            self._made.put(error)
+
+    def wait(self) -> None:
+        """Until all are made, also when one has failed: nobody may write to memory that is free again."""
+        errors = [self._made.get() for _ in range(self._count)]
+        for error in errors:
+            if error is not None:
+                raise error
+
+
+class _Helper(Service):
+    """Takes batches until it gets None. A part of the service that started it, which waits for its copies."""
+
+    def __init__(self, batches: queue.SimpleQueue[_Batch | None]):
+        super().__init__("arrowpool-copy", current())
+        self._batches = batches
+
+    def run(self) -> None:
+        while True:
+            batch = self._batches.get()
+            if batch is None:
+                return
+            batch.help()
+            del batch  # its copies refer to the user's memory
+
+
+class Copiers:
+    """So many threads, the caller's among them, that copy at a time. The others are started when there is work for them.
+
+    Parameters
+    ----------
+    threads : int
+        How many.
+    """
+
+    def __init__(self, threads: int):
+        self._wanted = threads - 1
+        self._helpers: list[_Helper] = []
+        self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+
+    def run(self, copies: Iterable[Callable[[], Any]]) -> None:
+        """Make all copies; return when none is made any more.
+
+        Raises
+        ------
+        Exception
+            What the first of them raised.
+        """
+        # No new thread late in the interpreter's exit, or at the system's limit: then the caller copies alone.
+        with contextlib.suppress(RuntimeError):
+            while len(self._helpers) < self._wanted:
+                helper = _Helper(self._batches)
+                helper.start()
+                self._helpers.append(helper)
+        batch = _Batch(copies)
+        for _ in self._helpers:
+            self._batches.put(batch)
+        batch.help()
+        batch.wait()
+
+    def close(self) -> None:
+        """End the threads."""
+        for _ in self._helpers:
+            self._batches.put(None)
+        for helper in self._helpers:
+            helper.join()
+        self._helpers.clear()

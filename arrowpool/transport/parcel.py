@@ -1,0 +1,34 @@
+"""An object taken apart, and an object in its place in shared memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from arrowpool.memory.lifecycle import Segment
+from arrowpool.transport.protocol import Body, body_bytes
+from arrowpool.transport.reducer import Unit
+
+
+class Reduced(NamedTuple):
+    """An object taken apart, its large memory not yet copied."""
+
+    stream: bytes
+    units: list[Unit]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that will need room in segments."""
+        return sum(unit.nbytes for unit in self.units if unit.lease is None)
+
+
+class Parcel(NamedTuple):
+    """An encoded object in its place; holds one pin on each of its segments until `Sender.unpin`."""
+
+    body: Body
+    segments: tuple[Segment, ...]
+    nbytes: int
+
+    @property
+    def piped_bytes(self) -> int:
+        """Bytes of it that go through the pipe."""
+        return body_bytes(self.body)

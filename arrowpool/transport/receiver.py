@@ -1,0 +1,215 @@
+"""The receiving side of a message: from stream and segments back to live objects."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from arrowpool.codecs.outbox import ByteArray
+from arrowpool.memory import platform
+from arrowpool.memory.control_page import Flags
+from arrowpool.memory.grant import Account, Grant, disown, unreleased
+from arrowpool.memory.limits import memory
+from arrowpool.memory.mapping import Mapping, has_maps
+from arrowpool.transport.protocol import Body, GrantWire, Room
+from arrowpool.transport.reducer import loads, loads_in_turn
+from arrowpool.tuning import (
+    HEADROOM_STEP,
+)
+
+#: Mappings of lent arenas that are kept for the next time: their pages stay warm, but so does a dead process's memory stay.
+_BORROWED_KEPT = 64
+
+
+class _Copies:
+    """Sees to it that what cannot be mapped and so is copied finds memory."""
+
+    def __init__(self) -> None:
+        self._checked = 0
+
+    def check(self, nbytes: int) -> None:
+        """Before so many bytes more are copied.
+
+        Raises
+        ------
+        MemoryError
+            When there is not so much.
+        """
+        self._checked -= nbytes
+        if self._checked < 0:
+            _, available = memory()
+            if nbytes + HEADROOM_STEP > available:
+                raise MemoryError("more objects that overlap than can be mapped, and no memory to copy them")
+            self._checked = HEADROOM_STEP
+
+
+class NotReadableError(Exception):
+    """What was lent to this process lies where it may not read."""
+
+
+class Receiver:
+    """Rebuilds objects over one owner's arena, seen privately.
+
+    Parameters
+    ----------
+    fd : int
+        Descriptor of the owner's arena, this object's own from here on; mapped on first use. -1 when there is none.
+    flags : Flags
+        Where this process says which of its leases are over.
+    released : callable, optional
+        Called with the bytes of each lease that is over, maybe in a finalizer.
+    lender : int
+        The process whose descriptors say what it lends.
+    """
+
+    def __init__(self, fd: int, flags: Flags, released: Callable[[int], None] | None = None, lender: int = -1):
+        self._fd = fd
+        self._lender = lender
+        #: Mappings of what is lent, the one used last at the end.
+        self._borrowed: dict[tuple[int, int], Mapping] = {}
+        self._account = Account(flags, released)
+        self._mapping: Mapping | None = None
+
+    def accept(self, grants: tuple[GrantWire, ...]) -> list[Grant]:
+        """Take the rights to some segments; they end when the returned objects and all built on them are gone."""
+        account = self._account
+        return [
+            Grant(account, slot, offset, size, source[0] if source else None) for slot, offset, size, *source in grants
+        ]
+
+    def leased(self) -> int:
+        """Bytes that may still be read, here or by a forked child."""
+        return sum(size for _, size in unreleased(self._account))
+
+    def trim(self) -> None:
+        """Keep no mappings of what is lent, but for those that something is read through."""
+        self._borrowed.clear()
+
+    def borrows(self) -> bool:
+        """Whether there are mappings of what was lent, that nothing may be read through any more."""
+        return bool(self._borrowed)
+
+    def owner_lost(self) -> None:
+        """The owner's process has ended. Accept no more; of its memory only that stays which may still be read."""
+        if self._fd >= 0:
+            mapping = self._mapping or Mapping(self._fd)
+            self._mapping = mapping
+            mapping.reclaim_all_but(disown(self._account, mapping.reclaim))
+            # That one refers to the mapping now, and is its grants' alone: others may keep this receiver for longer.
+            self._account = Account(self._account.flags, self._account.released)
+        self.close()
+
+    def close(self) -> None:
+        """Accept no more; what was rebuilt stays valid."""
+        if self._mapping is None and self._fd >= 0:
+            os.close(self._fd)
+        self._mapping, self._fd = None, -1
+        self.trim()
+
+    def rebuild(self, body: Body, grants: list[Grant], shared: Callable[[int], Any] | None = None) -> Any:
+        """The object, new and private to the caller.
+
+        Parameters
+        ----------
+        body : Body
+            Stream and rooms.
+        grants : list of Grant
+            The rights to the segments the rooms lie in.
+        shared : callable, optional
+            Rebuilds the shared object of a number; needed when the body refers to such.
+
+        Raises
+        ------
+        Exception
+            Whatever unpickling raises.
+        """
+        if len(body) == 1:
+            return body[0]
+        stream, rooms = body
+        if not rooms:
+            return loads(stream)
+        arrays = self._rooms(rooms, grants, shared)
+        return loads(next(arrays) if stream is None else stream, arrays)
+
+    def rebuild_in_turn(
+        self, parts: Sequence[tuple[Body, list[Grant]]], shared: Callable[[int], Any] | None = None
+    ) -> list[Any]:
+        """The objects of several bodies, each of which was reduced `after` the one before: what they share, they share here.
+
+        Raises
+        ------
+        Exception
+            Whatever unpickling raises.
+        """
+        arrays = [self._rooms(body[1], grants, shared) for body, grants in parts]
+        streams = [next(rooms) if body[0] is None else body[0] for rooms, (body, _) in zip(arrays, parts, strict=True)]
+        return loads_in_turn(streams, itertools.chain.from_iterable(arrays))
+
+    def _rooms(
+        self, rooms: tuple[Room, ...], grants: list[Grant], shared: Callable[[int], Any] | None
+    ) -> Iterator[Any]:
+        leases = [self._lease(grant) for grant in grants]
+        copies: dict[tuple[int, int], ByteArray | None] = {}
+        unmapped = _Copies()
+        for index, *place in rooms:
+            if index >= 0:
+                offset, nbytes = place
+                whole = leases[index]
+                if whole is None:
+                    unmapped.check(nbytes)
+                    yield self._mapping_of(grants[index]).read(grants[index], offset, nbytes)
+                else:
+                    yield whole[offset : offset + nbytes]
+                continue
+            assert shared is not None
+            if not place:
+                yield shared(~index)
+                continue
+            offset, nbytes, copy = place
+            if (index, copy) not in copies:
+                copies[index, copy] = shared(~index) if has_maps() or not copies else None
+            whole = copies[index, copy]
+            if whole is None:
+                # Of one that nobody is given, so that nobody has written to it.
+                unmapped.check(nbytes)
+                if (index, -1) not in copies:
+                    copies[index, -1] = shared(~index)
+                pristine = copies[index, -1]
+                assert pristine is not None
+                whole = platform.aligned(nbytes)
+                np.copyto(whole, pristine[offset : offset + nbytes])
+                yield whole
+            else:
+                yield whole[offset : offset + nbytes]
+
+    def _lease(self, grant: Grant) -> ByteArray | None:
+        """The bytes of a segment; None when there can be no more maps."""
+        mapping = self._mapping_of(grant)
+        try:
+            return mapping.lease(grant)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            return None
+
+    def _mapping_of(self, grant: Grant) -> Mapping:
+        source = grant.source
+        if source is None:
+            if self._mapping is None:
+                self._mapping = Mapping(self._fd)
+            return self._mapping
+        mapping = self._borrowed.pop(source, None)
+        if mapping is None:
+            try:
+                mapping = Mapping(platform.open_of(self._lender, *source))
+            except OSError as error:
+                raise NotReadableError(str(error)) from error
+            if len(self._borrowed) >= _BORROWED_KEPT:
+                del self._borrowed[next(iter(self._borrowed))]
+        self._borrowed[source] = mapping
+        return mapping

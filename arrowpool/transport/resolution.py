@@ -1,0 +1,284 @@
+"""Which functions and classes a worker can find by name, and which must travel by value.
+
+Called by the reducer for every function and class it meets. A reference is right only if the worker would resolve it to
+*the same definition*: in a notebook a function may be newer than the workers, a script's ``if __name__ == "__main__":`` block
+does not run in a spawned worker, and a module may have been reloaded. All that is decided here, in the parent, from what
+it knew when the workers were made: nothing is asked of a busy worker.
+
+The rule for ``__main__``:
+
+- A function or class that was there when the pool was made goes by name, whatever has happened to its attributes since.
+  Each worker has its own state of it, as with the standard library. If workers are spawned, they must have it with the same
+  code: they tell.
+- One that is new goes by value. So does one that was defined again, unless the definition is the same to the letter.
+- A class that has got other methods since (``MyClass.method = function``, with a function of ``__main__``) counts as defined
+  again, as do its subclasses. So does a function whose code or defaults were replaced.
+- Whatever goes by value is another object in the worker than what has its name there.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import cloudpickle
+
+from arrowpool.transport.definitions import (
+    ATOMS,
+    MAIN,
+    fingerprint,
+    fingerprints,
+    full_fingerprint,
+    is_atom,
+    is_definition,
+    name_of,
+    outline,
+)
+
+_MISSING = object()
+#: In the place of a fingerprint: the initializer of a worker has put this there.
+_PUT_THERE = ""
+
+
+class Reach:
+    """What the workers of one pool can resolve by name. Made before the first of them is started.
+
+    Parameters
+    ----------
+    forks : bool
+        Whether workers are forked from this process: they then have what it had, imported or not.
+    """
+
+    def __init__(self, *, forks: bool):
+        self._forks = forks
+        self._specs = {name: vars(module).get("__spec__") for name, module in _modules().items()}
+        main = vars(sys.modules["__main__"])
+        # Only what is compared later, and functions weakly: a pool must not keep the user's frames alive, nor what a
+        # notebook's cell has defined once it is run again.
+        self._main_values = {name: value for name, value in list(main.items()) if is_atom(value)}
+        self._main_objects = {
+            name: (weakref.ref(value), outline(value)) for name, value in list(main.items()) if is_definition(value)
+        }
+        self._main_prints = fingerprints(main)
+        self._main_contents = fingerprints(main, data=True)
+        #: What workers have. Until the first spawned one tells, a script is taken to be the same there; a notebook is not.
+        self._worker_prints: Mapping[str, str] = self._main_prints if forks or "__file__" in main else {}
+        self._told = forks
+        self._worker_names: frozenset[str] = frozenset(main) if forks else frozenset()
+        #: By the function's or class's id: the weak reference that ends the entry with it, its outline, and the answer.
+        self._answers: dict[int, tuple[weakref.ref[Any], tuple[Any, ...], bool]] = {}
+
+    def worker_has(self, names: Mapping[str, str | None]) -> None:
+        """A spawned worker says what is in its ``__main__``; see `tell_names`."""
+        if not self._told:
+            self._told = True
+            self._worker_prints = {name: print_ for name, print_ in names.items() if print_ is not None}
+            self._worker_names = frozenset(names)
+            # Another dictionary, so that an answer that is being looked for still ends in the old one.
+            self._answers = {}
+
+    def is_guess(self, obj: Any) -> bool:
+        """Whether what is said of this function or class is not certain before a worker has told what it has."""
+        return not self._told and getattr(obj, "__module__", None) in MAIN
+
+    def resolves(self, obj: Any) -> bool:
+        """Whether a worker that imports ``obj.__module__`` and looks up ``obj.__qualname__`` gets this very thing."""
+        module_name = getattr(obj, "__module__", None)
+        qualname = name_of(obj)
+        if not isinstance(module_name, str) or not isinstance(qualname, str) or module_name in _by_value_modules():
+            return False
+        module = sys.modules.get(module_name)
+        if module is None or _look_up(module, qualname) is not obj:
+            return False
+        if module_name in MAIN:
+            return self._main_resolves(qualname.partition(".")[0])
+        spec = vars(module).get("__spec__")
+        if module_name in self._specs:
+            # Reloading a module gives it a new spec; workers still have, or will import, something else.
+            return self._specs[module_name] is spec and (spec is not None or self._forks)
+        return spec is not None
+
+    def _main_resolves(self, root: str) -> bool:
+        current = vars(sys.modules["__main__"]).get(root)
+        now = outline(current)
+        if now is None:
+            return False
+        answers = self._answers
+        known = answers.get(id(current))
+        if known is not None and known[0]() is current and known[1] == now:
+            return known[2]
+        # The same as when the workers were made, and (as spawned workers tell) the same as they have.
+        answer = self._is_as_before(root, current, now) and (
+            self._forks or self._worker_prints.get(root) == fingerprint(current)
+        )
+        ends = weakref.ref(current, functools.partial(_forget, answers, id(current)))
+        answers[id(current)] = ends, now, answer
+        return answer
+
+    def _is_as_before(self, name: str, current: Any, now: tuple[Any, ...]) -> bool:
+        reference, before = self._main_objects.get(name, (_gone, None))
+        was = reference()
+        if was is current and before == now:
+            return True
+        if was is current and isinstance(current, type):
+            return self._main_prints.get(name) == fingerprint(current)
+        return self._main_contents.get(name) == full_fingerprint(current) and _same_defaults(was, current)
+
+    def has_global(self, name: str, value: Any) -> bool:
+        """Whether a worker's ``__main__`` has this plain value under `name`, or one that its initializer put there."""
+        return (
+            is_atom(value)
+            and name in self._worker_names
+            and self._main_values.get(name, self) is value
+            # A script's main guard, which a spawned worker does not run, may have put another value there.
+            and (self._forks or self._worker_prints.get(name) in (_PUT_THERE, _print_of_value(value)))
+        )
+
+
+def tell_names(before: Mapping[str, Any]) -> dict[str, str | None]:
+    """What a worker has in its ``__main__``, which was `before` until its initializer ran: the names, with the fingerprints of
+    functions, classes and plain values, and a mark at plain values that the initializer put there."""
+    told = {}
+    for name, value in list(main_names().items()):
+        if not is_atom(value):
+            told[name] = fingerprint(value)
+        elif before.get(name, _MISSING) is not value:
+            told[name] = _PUT_THERE
+        else:
+            told[name] = _print_of_value(value)
+    return told
+
+
+def _print_of_value(value: Any) -> str | None:
+    kind = type(value)
+    if kind not in ATOMS:
+        return None  # a subclass may be anything
+    # Python refuses to write down long numbers in decimal; and a string need not be valid text.
+    content = (
+        value if kind is bytes else (hex(value) if kind is int else repr(value)).encode("utf-8", "backslashreplace")
+    )
+    return f"{kind.__name__} {hashlib.blake2b(content, digest_size=16).hexdigest()}"
+
+
+def _gone() -> None:
+    """In the place of a weak reference."""
+
+
+def _same_defaults(before: Any, now: Any) -> bool:
+    """Defaults that a fingerprint cannot compare (a frame, say) must be the very same objects."""
+    if before is now or not isinstance(now, types.FunctionType):
+        return True
+    return _identical(getattr(before, "__defaults__", None), now.__defaults__) and _identical(
+        tuple((getattr(before, "__kwdefaults__", None) or {}).values()),
+        tuple((now.__kwdefaults__ or {}).values()),
+    )
+
+
+def _identical(before: tuple[Any, ...] | None, now: tuple[Any, ...] | None) -> bool:
+    pairs = itertools.zip_longest(before or (), now or (), fillvalue=_MISSING)
+    return all(a is b or is_atom(b) for a, b in pairs)
+
+
+def _forget(answers: dict[int, Any], number: int, reference: weakref.ref[Any]) -> None:
+    """An object is gone; another one may have its id already, and an entry of its own."""
+    known = answers.get(number)
+    if known is not None and known[0] is reference:
+        del answers[number]
+
+
+def _look_up(module: types.ModuleType, qualname: str) -> Any:
+    found: Any = module
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _modules() -> dict[str, types.ModuleType]:
+    return {name: module for name, module in list(sys.modules.items()) if isinstance(module, types.ModuleType)}
+
+
+def _by_value_modules() -> set[str]:
+    names: set[str] = cloudpickle.list_registry_pickle_by_value()
+    return names
+
+
+def is_stateless(function: Callable[..., Any]) -> bool:
+    """Whether a function carries no data: a worker may then keep it for all tasks of a call.
+
+    Everything else that a task is given must be its own, captured data too, and is rebuilt for every task.
+    """
+    if isinstance(function, types.FunctionType):
+        return not (function.__closure__ or function.__defaults__ or function.__kwdefaults__ or function.__dict__)
+    if isinstance(function, types.BuiltinFunctionType):
+        return function.__self__ is None or isinstance(function.__self__, types.ModuleType)
+    return type(function) is type
+
+
+def constants_of(function: Callable[..., Any]) -> tuple[Any, ...] | None:
+    """All that a callable carries, if nothing of that can change: as long as these are the same objects, so is what it does.
+
+    None if something of it can change; functions count as what their names say, as in any pickle.
+    """
+    parts: tuple[Any, ...]
+    if type(function) is functools.partial:
+        parts = (function.func, *function.args, *function.keywords, *function.keywords.values())
+        if function.__dict__:
+            return None
+    elif type(function) is types.FunctionType:
+        try:
+            cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        except ValueError:  # an empty one
+            return None
+        defaults = function.__kwdefaults__ or {}
+        parts = (*cells, *(function.__defaults__ or ()), *defaults, *defaults.values())
+        if function.__dict__:
+            return None
+    else:
+        return () if is_stateless(function) else None
+    return parts if all(type(part) in ATOMS or (callable(part) and is_stateless(part)) for part in parts) else None
+
+
+def is_fixed(function: Callable[..., Any]) -> bool:
+    """Whether nothing of a callable can ever change: unlike the cells of a closure, which take other constants."""
+    return is_stateless(function) or (type(function) is functools.partial and constants_of(function) is not None)
+
+
+def main_globals(live: bool) -> dict[str, Any]:
+    """What becomes of ``__main__``'s globals for a function that came by value.
+
+    For a task, the worker's own names: what an initializer has set there is visible; what the function was sent with goes
+    over it, and never back into ``__main__``. For an initializer (`live`), the module's own dictionary, since all that an
+    initializer does is leave something behind.
+    """
+    names = main_names()
+    return names if live else dict(names)
+
+
+def main_names() -> dict[str, Any]:
+    """The globals of ``__main__``, as its own functions see them.
+
+    In a spawned worker the script has run in another dictionary, of which the module's is a copy (`runpy.run_path`).
+    """
+    names = vars(sys.modules["__main__"])
+    if names.get("__name__") == "__mp_main__":
+        for value in list(names.values()):
+            for function in _functions_in(value):
+                if function.__globals__.get("__name__") == "__mp_main__":
+                    return function.__globals__
+    return names
+
+
+def _functions_in(value: Any) -> Iterator[types.FunctionType]:
+    """A function, what it wraps, and the methods of a class: one of these was defined where `value` was."""
+    members = vars(value).values() if isinstance(value, type) else (value,)
+    for member in list(members):
+        while isinstance(member, types.FunctionType):
+            # A decorator's wrapper has the name of the script and the globals of the decorator's module.
+            yield member
+            member = vars(member).get("__wrapped__")

@@ -1,0 +1,336 @@
+"""A message's objects: from live object to stream and segments on one side, and back on the other.
+
+Copies each large byte once, from where the user has it into a segment; the other side reads it there. Used by the
+feeder (arguments, functions) and by the worker (results): both are owners of an arena. Assumes one thread per `Sender`
+and one per `Receiver`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
+
+import numpy as np
+
+from arrowpool.errors import ArenaFullError
+from arrowpool.memory.arena import Arena
+from arrowpool.memory.control_page import Flags, Use
+from arrowpool.memory.lifecycle import Borrowed, LifecycleManager, Segment
+from arrowpool.memory.mapping import Lease
+from arrowpool.transport.copiers import Copiers
+from arrowpool.transport.parcel import Parcel, Reduced
+from arrowpool.transport.protocol import GrantWire, Room
+from arrowpool.transport.reducer import Reducer, Seen, Unit
+from arrowpool.transport.resolution import Reach
+from arrowpool.tuning import (
+    ALIGNMENT,
+    HOPELESS_SECONDS,
+    INLINE_LIMIT,
+    OWN_SEGMENT,
+    PIECE,
+    RELIEF_SECONDS,
+    SHARED_SEGMENT,
+)
+
+_RELIEF_STEP_SECONDS = 0.01
+
+
+class Sender:
+    """Encodes objects into one owner's arena and keeps its books.
+
+    Parameters
+    ----------
+    arena : Arena or None
+        Where large memory goes; without one everything stays in the stream.
+    reach : Reach, optional
+        What the receiver can resolve by name; see :class:`arrowpool.transport.reducer.Reducer`.
+    copy_threads : int
+        How many threads share the copying of what is large.
+    """
+
+    def __init__(self, arena: Arena | None, reach: Reach | None = None, copy_threads: int = 1):
+        self.arena = arena
+        self._copiers = Copiers(copy_threads) if copy_threads > 1 else None
+        self.lifecycle = LifecycleManager()
+        self._inline_limit = INLINE_LIMIT if arena is not None else sys.maxsize
+        self._reach = reach
+        self.reducer = Reducer(inline_limit=self._inline_limit, reach=reach)
+        self.shared_bytes = 0
+        self.copies = 0
+        #: Buffers that were left where they lay, in memory that another process owns, and their bytes.
+        self.lent = 0
+        self.lent_bytes = 0
+        #: Told of objects of which so many bytes could not be shared.
+        self.pickled: Callable[[Any, int], None] | None = None
+        #: Asks all others for what they keep warm, when there is no memory; None if there is nothing to wait for. Else what
+        #: tells, while it is waited for that, whether they may have so many bytes to give back.
+        self.relieve: Callable[[], Callable[[int], bool] | None] = type(None)
+
+    def reduce(self, obj: Any, after: Seen | None = None, reducer: Reducer | None = None) -> Reduced:
+        """Take `obj` apart.
+
+        Parameters
+        ----------
+        obj : object
+            What to send.
+        after : Seen, optional
+            The objects of what the receiver rebuilds just before, by `Receiver.rebuild_in_turn`: they are referred to.
+        reducer : Reducer, optional
+            One from `new_reducer`; otherwise this sender's own, which is for one thread.
+
+        Raises
+        ------
+        Exception
+            Whatever pickling the object raises; nothing is held then.
+        """
+        return self._reduced(obj, *(reducer or self.reducer).reduce(obj, after))
+
+    def reduce_and_note(self, obj: Any, reducer: Reducer | None = None) -> tuple[Reduced, Seen]:
+        """The same, and what objects there are in it."""
+        stream, units, seen = (reducer or self.reducer).reduce_and_note(obj)
+        return self._reduced(obj, stream, units), seen
+
+    def reduce_apart(self, obj: Any) -> Reduced:
+        """The same, while another `reduce` is in the middle of something that refers to `obj`."""
+        return self.reduce(obj, reducer=self.new_reducer())
+
+    def new_reducer(self) -> Reducer:
+        """One for another thread."""
+        return Reducer(inline_limit=self._inline_limit, reach=self._reach)
+
+    def resolves(self, obj: Any) -> bool:
+        """Whether a function or class goes by its name."""
+        return self._reach is not None and self._reach.resolves(obj)
+
+    def _reduced(self, obj: Any, stream: bytes, units: list[Unit]) -> Reduced:
+        if len(stream) >= INLINE_LIMIT and self.arena is not None:
+            # Cheaper than through the pipe, and the pipe never blocks on it.
+            if self.pickled is not None:
+                self.pickled(obj, len(stream))
+            units = [Unit(len(stream), np.frombuffer(stream, dtype=np.uint8)), *units]
+            stream = b""
+        return Reduced(stream, units)
+
+    def place(self, reduced: Reduced) -> Parcel:
+        """Copy what `reduced` refers to into new segments.
+
+        Raises
+        ------
+        ArenaFullError
+            When there is no room, and none has come within a second, or sooner if nobody has any to give back. Nothing is
+            held then.
+        """
+        if not reduced.units:
+            return Parcel((reduced.stream, ()), (), 0)
+        arena = self.arena
+        assert arena is not None
+        leases, sizes, rooms = _lay_out(reduced.units)
+        segments: list[Segment] = []
+        try:
+            for lease in leases:
+                borrowed = Borrowed(lease.grant.offset, lease.grant.size, lease=lease)
+                self.lifecycle.placed(borrowed)
+                segments.append(borrowed)
+            for size in sizes:
+                segment = Segment(*self._allocate(arena, size))
+                self.lifecycle.placed(segment)
+                segments.append(segment)
+            copies: list[Callable[[], Any]] = []
+            for unit, (index, *place) in zip(reduced.units, rooms, strict=True):
+                if index >= len(leases):
+                    offset, nbytes = place
+                    copies += unit.copies_to(arena.room(segments[index].offset + offset, nbytes), PIECE)
+                    self.copies += 1
+            self._copy(copies, reduced.nbytes)
+        except BaseException:
+            self.unpin(segments)
+            raise
+        self.shared_bytes += reduced.nbytes
+        for unit in reduced.units:
+            if unit.lease is not None:
+                self.lent += 1
+                self.lent_bytes += unit.nbytes
+        return Parcel((reduced.stream or None, tuple(rooms)), tuple(segments), sum(s.owned for s in segments))
+
+    def is_placed(self, reduced: Reduced, placed: Reduced, parcel: Parcel) -> bool:
+        """Whether `parcel`, in which `placed` was put, has what `reduced` would put there. Reads all the memory."""
+        if reduced.stream != placed.stream or len(reduced.units) != len(placed.units):
+            return False
+        rooms = parcel.body[1] if reduced.units else ()
+        for unit, before, (index, *place) in zip(reduced.units, placed.units, rooms, strict=True):
+            room = None
+            if index >= 0 and unit.lease is None:
+                assert self.arena is not None
+                offset, nbytes = place
+                room = self.arena.room(parcel.segments[index].offset + offset, nbytes)
+            if not unit.is_as(before, room):
+                return False
+        return True
+
+    def bring_in(self, parcel: Parcel) -> Parcel:
+        """The same with what is borrowed copied to memory of our own; the parcel's holds pass to what is returned.
+
+        Raises
+        ------
+        ArenaFullError
+            When there is no room. The parcel is then what it was.
+        """
+        arena = self.arena
+        if arena is None or not any(isinstance(segment, Borrowed) for segment in parcel.segments):
+            return parcel
+        segments: list[Segment] = []
+        try:
+            for segment in parcel.segments:
+                own = segment
+                if isinstance(segment, Borrowed):
+                    own = Segment(*self._allocate(arena, segment.size))
+                    self.lifecycle.placed(own)
+                    np.copyto(arena.room(own.offset, segment.size), segment.lease.fresh())
+                else:
+                    self.lifecycle.pin(segment)
+                segments.append(own)
+        except BaseException:
+            self.unpin(segments)
+            raise
+        self.unpin(parcel.segments)
+        return Parcel(parcel.body, tuple(segments), sum(s.owned for s in segments))
+
+    def _allocate(self, arena: Arena, size: int) -> tuple[int, int]:
+        try:
+            return arena.allocate(size)
+        except ArenaFullError:
+            may_come = self.relieve()
+            if may_come is None:
+                raise
+        began = time.monotonic()
+        while True:
+            try:
+                return arena.allocate(size)
+            except ArenaFullError:
+                waited = time.monotonic() - began
+                if waited > (RELIEF_SECONDS if may_come(arena.lacking) else HOPELESS_SECONDS):
+                    raise
+            time.sleep(_RELIEF_STEP_SECONDS)  # nobody reports that there is memory again
+
+    def _copy(self, copies: list[Callable[[], Any]], nbytes: int) -> None:
+        if self._copiers is None or len(copies) < 2 or nbytes < 2 * PIECE:
+            for copy in copies:
+                copy()
+        else:
+            self._copiers.run(copies)
+
+    def close(self) -> None:
+        """Encode no more; end the threads and give the arena up."""
+        if self._copiers is not None:
+            self._copiers.close()
+        if self.arena is not None:
+            self.arena.close()
+
+    def grant(self, parcel: Parcel, consumer: Hashable) -> tuple[GrantWire, ...]:
+        """Give `consumer` a lease of each of the parcel's segments.
+
+        Raises
+        ------
+        ArenaFullError
+            When the consumer holds too many already; those given for this parcel so far end with the consumer.
+        """
+        grants = []
+        for segment in parcel.segments:
+            slot = self.lifecycle.grant(segment, consumer)
+            if slot is None:
+                raise ArenaFullError("a process holds too many shared objects at a time; release some of them")
+            source = (segment.lease.mapping.source,) if isinstance(segment, Borrowed) else ()
+            grants.append((slot, segment.offset, segment.size, *source))
+        return tuple(grants)
+
+    def unpin(self, segments: Iterable[Segment]) -> None:
+        """Let go of one pin on each of `segments`."""
+        self._free(self.lifecycle.unpin(segments))
+
+    def reap(self, consumer: Hashable, flags: Flags) -> bool:
+        """Free what `consumer` has flagged as no longer leased; return whether there was anything."""
+        used = self.lifecycle.slots_in_use(consumer)
+        if not used:
+            return False
+        # A copy: the consumer goes on setting flags, and NumPy raises when the count changes under it.
+        ended = np.flatnonzero(flags[:used].copy()).tolist()
+        if not ended:
+            return False
+        flags[ended] = 0
+        self._free(self.lifecycle.released(consumer, ended))
+        return True
+
+    def use(self, consumer: Hashable) -> Use:
+        """What the arena is used for, with this consumer's leases."""
+        lifecycle = self.lifecycle
+        resident = self.arena.resident if self.arena is not None else 0
+        return Use(len(lifecycle.live), lifecycle.bytes_live, lifecycle.leases_of(consumer), resident)
+
+    def consumer_lost(self, consumer: Hashable) -> None:
+        """Free what only `consumer` held."""
+        self._free(self.lifecycle.consumer_lost(consumer))
+
+    def _free(self, segments: list[Segment]) -> None:
+        for segment in segments:
+            if isinstance(segment, Borrowed):
+                segment.lease = None  # and with it ours, maybe
+            elif self.arena is not None:
+                self.arena.free(segment.offset, segment.size)
+
+
+def _lay_out(units: list[Unit]) -> tuple[list[Lease], list[int], list[Room]]:
+    """What is borrowed, sizes of the segments to make beside that, and the room of each unit, in the one or the other.
+
+    A large unit gets a segment of its own, so that keeping it alive keeps nothing else; small ones share.
+    """
+    borrowed = _Leases(units)
+    first = len(borrowed.leases)
+    sizes: list[int] = []
+    rooms: list[Room] = []
+    shared = -1
+    for unit in units:
+        size = unit.nbytes
+        if unit.shared_object is not None:
+            rooms.append((~unit.shared_object, *(unit.window or ())))
+        elif unit.lease is not None:
+            rooms.append((borrowed.of_unit[id(unit)], unit.offset, size))
+        elif size >= OWN_SEGMENT:
+            rooms.append((first + len(sizes), 0, size))
+            sizes.append(size)
+        else:
+            padded = -(-size // ALIGNMENT) * ALIGNMENT
+            if shared < 0 or sizes[shared] + padded > SHARED_SEGMENT:
+                shared = len(sizes)
+                sizes.append(0)
+            rooms.append((first + shared, sizes[shared], size))
+            sizes[shared] += padded
+    return borrowed.leases, sizes, rooms
+
+
+class _Leases:
+    """The leases that units lie in; one several times where units overlap, since what is written to one must not show in the
+    other."""
+
+    def __init__(self, units: list[Unit]):
+        self.leases: list[Lease] = []
+        #: By the unit's id: which of them.
+        self.of_unit: dict[int, int] = {}
+        reach: list[int] = []
+        for unit in sorted((unit for unit in units if unit.lease is not None), key=_by_offset):
+            assert unit.lease is not None
+            offset = unit.offset
+            for index, lease in enumerate(self.leases):
+                if lease is unit.lease and reach[index] <= offset:
+                    break
+            else:
+                index = len(self.leases)
+                self.leases.append(unit.lease)
+                reach.append(0)
+            reach[index] = offset + unit.nbytes
+            self.of_unit[id(unit)] = index
+
+
+def _by_offset(unit: Unit) -> int:
+    return unit.offset

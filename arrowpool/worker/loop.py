@@ -1,0 +1,360 @@
+"""What runs in a worker: read a frame, rebuild, run, encode, reply, in one thread, until the parent has no more.
+
+Guarantees: every task is announced on the control page before anything of it is touched, so that a crash is always
+attributed; arguments are let go before the reply is sent; a task never sees what another task did to its arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import util
+from multiprocessing.pool import (  # type: ignore[attr-defined]
+    ExceptionWithTraceback,
+    MaybeEncodingError,
+    _helper_reraises_exception,
+    mapstar,
+    starmapstar,
+)
+from typing import Any
+
+from arrowpool.codecs import settle
+from arrowpool.errors import ArenaFullError, contained, said
+from arrowpool.memory import platform
+from arrowpool.memory.arena import Arena
+from arrowpool.memory.control_page import ControlPage
+from arrowpool.memory.grant import Grant, live_grants, settle_forks
+from arrowpool.transport.channel import Channel, Message
+from arrowpool.transport.protocol import (
+    BROKEN,
+    DONE,
+    FAILED,
+    HELLO,
+    SHORT,
+    SKIPPED,
+    TRIM,
+    UNREADABLE,
+    Body,
+    GrantWire,
+    Star,
+    is_plain,
+)
+from arrowpool.transport.receiver import NotReadableError, Receiver
+from arrowpool.transport.reducer import dumps
+from arrowpool.transport.resolution import main_names, tell_names
+from arrowpool.transport.sender import Sender
+from arrowpool.tuning import IDLE_SECONDS, WARM_SECONDS
+from arrowpool.worker.signals import Interrupts, die_with_parent
+
+_PARENT = "parent"
+
+
+@dataclass(slots=True)
+class Endpoints:
+    """The descriptors a worker lives by, its own from the start; -1 for an arena where there is none."""
+
+    reader: int
+    writer: int
+    control: int
+    lifeline: int
+    arguments: int
+    results: int
+
+    def all(self) -> tuple[int, ...]:
+        """All of them, in order."""
+        return self.reader, self.writer, self.control, self.lifeline, self.arguments, self.results
+
+
+@dataclass(slots=True)
+class _Blob:
+    """A function or shared object as it came: rebuilt for every task, unless it is a function without data.
+
+    What goes to a function with data was reduced after it: the two are rebuilt by one unpickler.
+    """
+
+    stateless: bool
+    body: Body
+    function: Any = None
+
+
+def main(
+    endpoints: Endpoints,
+    start: Callable[[], None],
+    maxtasks: int | None,
+    tells_names: bool,
+) -> None:
+    """Run a worker until its parent closes the channel, or `maxtasks` tasks are done.
+
+    Parameters
+    ----------
+    endpoints : Endpoints
+        This worker's descriptors.
+    start : callable
+        Runs the user's initializer.
+    maxtasks : int or None
+        How many tasks to run before exiting.
+    tells_names : bool
+        Whether the parent cannot know what is in this process's ``__main__``.
+    """
+    die_with_parent(endpoints.lifeline)
+    control = ControlPage(endpoints.control)
+    # Its descriptor stays open: it is how `top` finds the page.
+    interrupts = Interrupts(control)
+    channel = Channel(endpoints.reader, endpoints.writer)
+    before = dict(main_names()) if tells_names else {}
+    try:
+        start()
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            channel.send((BROKEN, *_encode_broken(error)))
+        if not isinstance(error, Exception):
+            raise
+        return
+    names = tell_names(before) if tells_names else {}
+    before.clear()
+    parent = multiprocessing.parent_process()
+    lender = parent.pid if parent is not None and parent.pid is not None else -1
+    worker = _Worker(channel, control, interrupts, endpoints, lender)
+    with contextlib.suppress(OSError):  # the parent is gone, or terminates: nobody waits for this worker's words
+        channel.send((HELLO, names, platform.may_open_of(lender)))
+        worker.run(maxtasks)
+    util.debug("worker exiting after %d tasks", worker.completed)
+
+
+class _Worker:
+    """The loop and its state: the blobs it was sent, and how many tasks it has begun and completed."""
+
+    def __init__(
+        self, channel: Channel, control: ControlPage, interrupts: Interrupts, endpoints: Endpoints, lender: int
+    ):
+        self._channel = channel
+        self._control = control
+        self._interrupts = interrupts
+        self._receiver = Receiver(endpoints.arguments, self._control.worker_leases, lender=lender)
+        arena = Arena(endpoints.results, control.owners, endpoints.arguments) if endpoints.results >= 0 else None
+        self._sender = Sender(arena)
+        self._sender.lifecycle.consumer_joined(_PARENT)
+        self._sender.relieve = self._relieve
+        self._blobs: dict[int, _Blob] = {}
+        self.completed = 0
+
+    def run(self, maxtasks: int | None) -> None:
+        while maxtasks is None or self.completed < maxtasks:
+            try:
+                frames = self._receive()
+            except EOFError:
+                return
+            for frame in frames:
+                self._run_frame(frame)
+            settle_forks()
+
+    def _receive(self) -> list[Message]:
+        idle = 0.0
+        while not self._channel.readable(
+            IDLE_SECONDS if self._holds_memory() or (live_grants() and not idle) else None
+        ):
+            # Garbage may hold leases that the parent waits for; and after a while free pages serve nobody.
+            if not idle:
+                gc.collect()
+            idle += IDLE_SECONDS
+            if idle < WARM_SECONDS:
+                self._settle()
+            else:
+                self._trim()
+        return self._channel.receive()
+
+    def _holds_memory(self) -> bool:
+        """Whether there is memory to be given back after a while: of its own, or of processes that may be gone by now."""
+        arena = self._sender.arena
+        return (arena is not None and arena.resident > 0) or self._receiver.borrows()
+
+    def _settle(self) -> None:
+        """Take note of what others no longer need."""
+        settle_forks()
+        self._reap()
+        self._receiver.trim()
+
+    def _trim(self) -> None:
+        self._settle()
+        if self._sender.arena is not None:
+            self._sender.arena.trim()
+            self._control.results = self._sender.use(_PARENT)
+
+    def _relieve(self) -> Callable[[int], bool]:
+        answers, _ = self._control.relief
+        self._trim()
+        self._channel.send((SHORT,))
+
+        def may_come(nbytes: int) -> bool:
+            now, elsewhere = self._control.relief
+            return now == answers or elsewhere >= nbytes
+
+        return may_come
+
+    def _reap(self) -> None:
+        if self._sender.reap(_PARENT, self._control.parent_leases):
+            self._control.results = self._sender.use(_PARENT)
+
+    def _run_frame(self, frame: Message) -> None:
+        new_blobs, forgotten, function, star, blob_grants, first, tasks = frame
+        if first == TRIM:
+            self._trim()
+            return
+        blobs = self._blobs
+        for number in forgotten:
+            blobs.pop(number, None)
+        for number, stateless, body in new_blobs:
+            blobs[number] = _Blob(stateless, body)
+        grants = {number: self._receiver.accept(wire) for number, wire in blob_grants}
+        number = first
+        control = self._control
+        for body, task_grants in tasks:
+            control.began = time.monotonic()
+            control.started = number + 1
+            if control.is_recalled(number):
+                self._receiver.accept(task_grants)  # and let go of at once
+                reply: Message = (SKIPPED, number)
+            else:
+                reply = self._run_task(number, function, star, body, task_grants, grants)
+            settle()
+            # Also what was skipped: the parent counts what it has sent.
+            self.completed += 1
+            # Before the reply: its time is over whether or not the parent reads that soon.
+            control.began = 0.0
+            self._channel.send(reply)
+            number += 1
+
+    def _run_task(
+        self,
+        number: int,
+        function: int,
+        star: int,
+        body: Body,
+        task_grants: tuple[GrantWire, ...],
+        blob_grants: dict[int, list[Grant]],
+    ) -> Message:
+        # All that refers to arguments is local to this function: it is gone when the reply is sent.
+        began = ready = time.perf_counter()
+        called: Any = None
+        # Before an interrupt can come: a right that nobody took would never end.
+        accepted = self._receiver.accept(task_grants)
+        try:
+            self._interrupts.begin(number)
+            try:
+                if len(body) == 1:
+                    payload = body[0]
+                elif not self._blobs[function].stateless:
+                    called, payload = self._rebuild_both(function, body, accepted, blob_grants)
+                elif body[1]:
+                    payload = self._receiver.rebuild(body, accepted, lambda blob: self._rebuild_blob(blob, blob_grants))
+                else:
+                    payload = self._receiver.rebuild(body, [])
+                del accepted  # a right ends with the last object over it, also while the task runs
+                if called is None:
+                    called = self._rebuild_blob(function, blob_grants)
+                self._interrupts.renew()
+                ready = time.perf_counter()
+                if star == Star.MAP:
+                    value = mapstar((called, payload))
+                elif star == Star.STARMAP:
+                    value = starmapstar((called, payload))
+                else:
+                    value = called(*payload[0], **payload[1])
+            finally:
+                # An interrupt that comes later than this is none; one that comes earlier is caught below, like any error.
+                self._interrupts.running = -1
+        except NotReadableError:
+            return (UNREADABLE, number)
+        except BaseException as error:
+            return self._failure(number, (began, ready), called, error)
+        try:
+            ended = time.perf_counter()
+            decode, run = ready - began, ended - ready
+            if is_plain(value if type(value) is list else (value,)):
+                return (DONE, number, (decode, run, 0.0), (value,), ())
+            encoded = self._encode(value)
+            return (DONE, number, (decode, run, time.perf_counter() - ended), *encoded)
+        except ArenaFullError as error:
+            return self._failed(number, (began, ready), error, str(error))
+        except BaseException as error:
+            return self._failed(number, (began, ready), _not_encoded(error, value), said(error, str))
+
+    def _rebuild_both(
+        self, function: int, body: Body, accepted: list[Grant], grants: dict[int, list[Grant]]
+    ) -> list[Any]:
+        """A function with data and what goes to it, which may have objects in common."""
+        parts = [(self._blobs[function].body, grants.get(function, [])), (body, accepted)]
+        return self._receiver.rebuild_in_turn(parts, lambda inner: self._rebuild_blob(inner, grants))
+
+    def _rebuild_blob(self, number: int, grants: dict[int, list[Grant]]) -> Any:
+        blob = self._blobs[number]
+        if blob.function is not None:
+            return blob.function
+        rebuilt = self._receiver.rebuild(
+            blob.body, grants.get(number, []), lambda inner: self._rebuild_blob(inner, grants)
+        )
+        if blob.stateless:
+            blob.function = rebuilt
+        return rebuilt
+
+    def _encode(self, value: Any) -> tuple[Body, tuple[GrantWire, ...]]:
+        sender = self._sender
+        sender.reducer.refresh()
+        reduced = sender.reduce(value)
+        if not reduced.units:
+            return (reduced.stream, ()), ()
+        self._reap()
+        parcel = sender.place(reduced)
+        grants = sender.grant(parcel, _PARENT)
+        sender.unpin(parcel.segments)
+        self._control.results = sender.use(_PARENT)
+        return parcel.body, grants
+
+    def _failure(self, number: int, since: tuple[float, float], called: Any, error: BaseException) -> Message:
+        # A function of its own, so that no frame in the traceback holds the error: that cycle would keep the arguments.
+        failure = contained(error)
+        if called is _helper_reraises_exception:
+            # An error of the user's iterable, which was not raised here: no traceback of ours.
+            return self._failed(number, since, failure, "")
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        return self._failed(number, since, ExceptionWithTraceback(failure, error.__traceback__), text)
+
+    def _failed(self, number: int, since: tuple[float, float], failure: Any, text: str) -> Message:
+        began, ready = since
+        ended = time.perf_counter()
+        try:
+            encoded = self._encode(failure)
+        except BaseException as error:
+            encoded = self._encode(_not_encoded(error, getattr(failure, "exc", failure)))
+        return (FAILED, number, (ready - began, ended - ready, time.perf_counter() - ended), *encoded, text)
+
+
+class _Said:
+    """Says this of itself."""
+
+    def __init__(self, text: str):
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _not_encoded(error: BaseException, value: Any) -> MaybeEncodingError:
+    """The standard library's error for what cannot be sent, in whose words these two can say something of themselves."""
+    return MaybeEncodingError(_Said(said(error)), _Said(said(value)))
+
+
+def _encode_broken(error: BaseException) -> tuple[bytes, str]:
+    """The initializer's exception for the parent, all in the stream, and its traceback as text."""
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    wrapped = ExceptionWithTraceback(contained(error), error.__traceback__)
+    try:
+        return dumps(wrapped, inline_limit=sys.maxsize)[0], text
+    except Exception as failure:
+        return dumps(_not_encoded(failure, error), inline_limit=sys.maxsize)[0], text

@@ -1,0 +1,136 @@
+"""The budget and what gives room in it, as a table. No process, no memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from arrowpool.engine.budget import Room
+from arrowpool.memory.lifecycle import Segment
+from arrowpool.transport.protocol import TRIM
+from arrowpool.transport.sender import Sender
+from tests.lanes import a_lane
+
+BUDGET = 1000
+
+
+class House:
+    """A room over the books of a sender without an arena, and workers that are none."""
+
+    def __init__(self, lanes=2):
+        self.sender = Sender(None)
+        self.lanes = [a_lane(pid=number) for number in range(lanes)]
+        for lane in self.lanes:
+            self.sender.lifecycle.consumer_joined(lane)
+        self.in_flight = True
+        self.answered = []
+        self.room = Room(self.sender, self.lanes, BUDGET, self._settle, lambda: self.in_flight)
+
+    def _settle(self):
+        while self.answered:
+            self.sender.unpin([self.answered.pop()])
+
+    def place(self, nbytes):
+        segment = Segment(0, nbytes)
+        self.sender.lifecycle.placed(segment)
+        return segment
+
+    def grant(self, segment, lane):
+        return self.sender.lifecycle.grant(segment, self.lanes[lane])
+
+
+@pytest.mark.parametrize(
+    ("live", "pinned", "in_flight", "asked", "fits"),
+    [
+        (0, 0, True, BUDGET, True),
+        (0, 0, True, BUDGET + 1, False),
+        (0, 0, False, BUDGET + 1, True),  # alone
+        (400, 0, True, 600, True),
+        (400, 0, True, 601, False),
+        (400, 0, False, 601, True),  # nothing will end that would make room
+        (5000, 0, True, 0, False),
+        # What users have said shall stay is not in flight.
+        (5000, 5000, True, BUDGET, True),
+        (5000, 4600, True, 601, False),
+    ],
+)
+def test_what_fits_the_budget(live, pinned, in_flight, asked, fits):
+    house = House()
+    if live:
+        house.place(live)
+    house.room.pinned = pinned
+    house.in_flight = in_flight
+    assert house.room.make(asked) is fits
+
+
+@pytest.mark.parametrize(
+    ("live", "asked", "fits"),
+    [(0, BUDGET // 2, True), (0, BUDGET // 2 + 1, False), (500, 500, True), (501, 500, False)],
+)
+def test_what_is_lasting_leaves_room_for_what_flies(live, asked, fits):
+    house = House()
+    if live:
+        house.place(live)
+    assert house.room.make(asked, lasting=True) is fits
+
+
+def test_what_was_answered_makes_room():
+    house = House()
+    house.answered.append(house.place(BUDGET))
+    assert house.room.make(BUDGET)
+    assert not house.answered
+    assert house.sender.lifecycle.bytes_live == 0
+
+
+def test_what_workers_have_released_makes_room():
+    house = House()
+    segment = house.place(BUDGET)
+    slots = [house.grant(segment, lane) for lane in (0, 1)]
+    house.sender.unpin([segment])
+    for lane, slot in zip(house.lanes, slots, strict=True):
+        assert not house.room.make(1), "one has it still"
+        lane.control.worker_leases[slot] = 1
+    assert house.room.make(BUDGET)
+    assert not any(lane.control.worker_leases.any() for lane in house.lanes)
+    for lane in house.lanes:
+        assert lane.control.arguments.leases == 0, "others read that"
+
+
+def test_the_idle_trim_at_once_and_all_but_who_asks():
+    house = House(lanes=4)
+    asking, idle, busy, gone = house.lanes
+    busy.outstanding[0] = None
+    gone.channel.gone = True
+    house.room.have_trimmed(asking)
+    assert [message[5] for message in idle.channel.sent] == [TRIM]
+    assert asking.channel.sent == busy.channel.sent == []
+    house.room.have_trimmed()
+    assert len(asking.channel.sent) == 1
+
+
+def test_a_worker_that_is_short_is_told_what_others_could_give_back():
+    house = House(lanes=3)
+    short, other, clean = house.lanes
+    for lane, resident, leased in ((short, 700, 0), (other, 500, 100), (clean, 50, 80)):
+        lane.control.results.resident = resident
+        lane.receiver.leased = lambda leased=leased: leased
+    house.room.help(short)
+    assert short.control.answers == [400]
+    assert len(other.channel.sent) == len(clean.channel.sent) == 1
+    assert short.channel.sent == []
+
+
+@pytest.mark.parametrize(
+    ("may_wait", "in_flight", "workers", "waits"),
+    [(True, True, 2, False), (True, False, 2, True), (False, True, 2, True), (False, False, 0, False)],
+)
+def test_who_waits_for_other_processes_memory(may_wait, in_flight, workers, waits):
+    """Not what may as well wait for what is in flight, and not where there is nobody."""
+    house = House(workers)
+    house.room.may_wait = may_wait
+    house.in_flight = in_flight
+    enough = house.sender.relieve()
+    assert (enough is not None) is waits
+    if enough is not None:
+        house.lanes[0].control.results.resident = 300
+        assert enough(300)
+        assert not enough(301)

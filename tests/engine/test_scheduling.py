@@ -1,0 +1,225 @@
+"""What is sent where, how much of it, and what is taken back: as tables. No process."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+
+from arrowpool.engine import scheduling
+from arrowpool.engine.scheduling import Recall, ahead_size, draw_size, frame_size, free_lane
+from arrowpool.tuning import FRAME_SECONDS, FRAME_TASKS, PREFETCH_SECONDS, RECALL_SECONDS, SHORT_TASK_SECONDS
+from tests.lanes import a_call, a_lane, a_task
+
+IDLE = {"outstanding": 0}
+
+
+@pytest.mark.parametrize(
+    ("lanes", "queue_behind", "chosen"),
+    [
+        ([], True, None),
+        ([IDLE], False, 0),
+        ([{"outstanding": 1, "last_frame": 1}, IDLE, IDLE], True, 1),
+        ([{"outstanding": 1, "last_frame": 1}], False, None),
+        ([{"outstanding": 1, "last_frame": 1}], True, 0),
+        # No more than a frame is left in it, and of these the one with the least.
+        ([{"outstanding": 2, "last_frame": 1}], True, None),
+        ([{"outstanding": 9, "last_frame": 9}, {"outstanding": 5, "last_frame": 9}], True, 1),
+        # Not behind what is being taken back, nor where the last frame was taken back.
+        ([{"outstanding": 1, "last_frame": 1, "recalled": (0, 1)}], True, None),
+        ([{"outstanding": 1, "last_frame": 0}], True, None),
+        # Nor to one about to be killed, or that has had its share.
+        ([{"outstanding": 0, "doomed": True}], True, None),
+        ([{"outstanding": 0, "quota": 3, "sent": 3}], True, None),
+        ([{"outstanding": 0, "quota": 3, "sent": 2}], True, 0),
+        ([{"outstanding": 0, "doomed": True}, IDLE], False, 1),
+    ],
+)
+def test_the_worker_that_is_next(lanes, queue_behind, chosen):
+    lanes = [a_lane(**state) for state in lanes]
+    assert free_lane(lanes, queue_behind) is (None if chosen is None else lanes[chosen])
+
+
+@pytest.mark.parametrize(
+    ("mean", "length", "index", "workers", "left", "size"),
+    [
+        (None, 1000, 0, 2, None, 1),  # nobody knows yet
+        (SHORT_TASK_SECONDS, 1000, 0, 2, None, 1),
+        (1.0, 1000, 0, 2, None, 1),
+        (9e-5, 100_000, 0, 2, None, int(FRAME_SECONDS / 1e-4)),
+        (0.0, 100_000, 0, 2, None, min(FRAME_TASKS, int(FRAME_SECONDS / 1e-5))),
+        # Towards the end, so that all workers end together.
+        (9e-5, 1000, 900, 2, None, 25),
+        (9e-5, 1000, 999, 2, None, 0),
+        # Where the length is not known, by what there has been.
+        (9e-5, None, 0, 2, None, 0),
+        (9e-5, None, 100, 2, None, 25),
+        (9e-5, None, 10**6, 2, None, 100),
+        # Never beyond a worker's share.
+        (9e-5, 100_000, 0, 2, 7, 7),
+    ],
+)
+def test_how_many_go_in_a_frame(mean, length, index, workers, left, size):
+    task = a_task(a_call(mean=mean, length=length), index)
+    lane = a_lane(quota=None if left is None else 50 + left, sent=50)
+    assert frame_size(task, lane, workers) == pytest.approx(size, abs=1 if size > 30 else 0)
+
+
+@pytest.mark.parametrize(
+    ("mean", "replies", "result_bytes", "size"),
+    [
+        (None, 0, 0, 4),
+        (SHORT_TASK_SECONDS, 5, 0, 4),
+        (SHORT_TASK_SECONDS / 2, 5, 0, FRAME_TASKS // 2),
+        # Their results must find room: 1000 bytes are the budget.
+        (1e-5, 10, 1000, 10),
+        (1e-5, 10, 10_000, 4),
+        (1e-5, 10, 10, FRAME_TASKS // 2),
+    ],
+)
+def test_how_many_are_encoded_ahead(mean, replies, result_bytes, size):
+    call = a_call(mean=mean, replies=replies, result_bytes=result_bytes)
+    assert ahead_size(call, 4, 1000) == size
+
+
+@pytest.mark.parametrize(
+    ("mean", "stateless", "workers", "size"),
+    [
+        (None, True, 2, 1),
+        (SHORT_TASK_SECONDS, True, 2, 1),
+        (9e-5, True, 2, 400),
+        (9e-5, True, 0, 200),  # none is up yet, or any more
+        (1e-6, True, 2, FRAME_TASKS),
+        (9e-5, False, 2, 1),  # the iterator may change the function's data
+    ],
+)
+def test_how_many_are_drawn_ahead(mean, stateless, workers, size):
+    assert draw_size(a_call(mean=mean, stateless=stateless), workers) == pytest.approx(size, abs=5 if size > 1 else 0)
+
+
+def test_nothing_is_drawn_ahead_of_a_function_that_is_not_known():
+    call = a_call(mean=1e-5)
+    call.blobs = ()
+    assert draw_size(call, 2) == 1
+
+
+def test_short_tasks_may_queue():
+    assert SHORT_TASK_SECONDS <= PREFETCH_SECONDS
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = types.SimpleNamespace(now=100.0)
+    monkeypatch.setattr(scheduling, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+@pytest.fixture
+def signalled(monkeypatch):
+    """The processes that were sent a signal."""
+    pids = []
+    monkeypatch.setattr(scheduling.os, "kill", lambda pid, _: pids.append(pid))
+    return pids
+
+
+class Watch:
+    """A recall over these workers, and what it gave back."""
+
+    def __init__(self, *lanes):
+        self.given_back = []
+        self.recall = Recall(list(lanes), lambda tasks: self.given_back.extend(tasks))
+
+
+def test_there_is_nothing_to_watch_while_nothing_waits():
+    assert not Watch().recall.is_pending()
+    assert not Watch(a_lane(1), a_lane(0)).recall.is_pending()
+    assert Watch(a_lane(2), a_lane(0)).recall.is_pending()
+    assert Watch(a_lane(0, recalled=(0, 1))).recall.is_pending()
+
+
+def test_what_waits_behind_a_long_task_is_given_to_others(clock):
+    busy = a_lane(4)
+    watch = Watch(busy, a_lane(0))
+    tasks = list(busy.outstanding.values())
+    busy.control.started = 1
+    watch.recall.look()  # it has just begun one
+    clock.now += RECALL_SECONDS / 2
+    watch.recall.look()
+    assert busy.recalled is None
+    clock.now += 1.5 * RECALL_SECONDS
+    watch.recall.look()
+    assert busy.control.recalled == [(0, 4)]
+    assert watch.given_back == []
+    clock.now += RECALL_SECONDS / 2
+    watch.recall.look()
+    assert watch.given_back == [], "it may have begun more of them before it could see that"
+    busy.control.started = 2
+    del busy.outstanding[2]  # said to be skipped, and so back already
+    clock.now += 1.5 * RECALL_SECONDS
+    watch.recall.look()
+    assert watch.given_back == [tasks[3]]
+    assert list(busy.outstanding.values()) == tasks[:2]
+    assert busy.recalled is None
+    assert busy.last_frame == 0
+
+
+def test_nothing_is_taken_back_while_everybody_works_or_it_goes_on(clock):
+    busy, other = a_lane(3), a_lane(1)
+    watch = Watch(busy, other)
+    for _ in range(5):
+        watch.recall.look()
+        clock.now += 1.5 * RECALL_SECONDS
+    assert busy.control.recalled == [], "nobody else could take it"
+    other.outstanding.clear()
+    for started in range(1, 6):
+        busy.control.started = started
+        watch.recall.look()
+        clock.now += 1.5 * RECALL_SECONDS
+    assert busy.control.recalled == [], "it makes progress"
+
+
+def test_a_cancelled_call_is_taken_back_and_interrupted(clock, signalled):
+    cancelled, other = a_call(1), a_call(2)
+    mine, theirs, idle = a_lane(3, pid=11, call=cancelled), a_lane(2, pid=12, call=other), a_lane(0, pid=13)
+    mine.control.started = theirs.control.started = 1
+    watch = Watch(mine, theirs, idle)
+    watch.recall.cancel(cancelled)
+    assert cancelled.cancelled
+    assert mine.control.recalled == [(0, 3)]
+    assert theirs.control.recalled == idle.control.recalled == []
+    assert mine.control.interrupted == [0]
+    assert signalled == [11]
+    clock.now += 1.5 * RECALL_SECONDS
+    watch.recall.look()
+    # Once more: it may have begun another one, or gone on after the first signal.
+    assert signalled == [11, 11]
+    assert [task.index for task in watch.given_back] == [1, 2]
+    assert list(mine.outstanding) == [0]
+
+
+def test_a_running_task_of_another_call_is_not_interrupted(clock, signalled):
+    cancelled = a_call(1)
+    lane = a_lane(1, call=a_call(2))
+    lane.outstanding[1] = a_task(cancelled)
+    lane.sent = 2
+    lane.control.started = 1
+    Watch(lane).recall.cancel(cancelled)
+    assert lane.control.recalled == [(0, 2)]
+    assert signalled == []
+
+
+def test_what_is_taken_back_again_is_taken_back_from_where_it_was_first(clock, signalled):
+    lane = a_lane(3, call=a_call(1))
+    lane.control.started = 1
+    watch = Watch(lane)
+    watch.recall.cancel(next(iter(lane.outstanding.values())).call)
+    lane.outstanding[3] = a_task(late := a_call(2))
+    lane.sent = 4
+    lane.control.started = 2
+    clock.now += RECALL_SECONDS / 2
+    watch.recall.cancel(late)
+    assert lane.recalled == (1, 4)
+    clock.now += 1.5 * RECALL_SECONDS
+    watch.recall.look()
+    assert list(lane.outstanding) == [0, 1]
+    assert len(watch.given_back) == 2
