@@ -31,7 +31,7 @@ from arrowpool.engine.ending import Ending
 from arrowpool.engine.events import Broken, Cancelled, Dropped, Releases, Unshare
 from arrowpool.engine.feeder import Feeder
 from arrowpool.engine.launcher import Initializer, Launcher
-from arrowpool.engine.metrics import Ledger
+from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.results import AsyncResult, ImapResults, MapResult, UnorderedImapResults
 from arrowpool.engine.source import tasks_of
 from arrowpool.engine.supervisor import Notifier, Supervisor
@@ -179,9 +179,9 @@ class ArrowPool(stdlib.Pool):
             arguments = _make_arena(limit.capacity, spilled, self._processes + 1)
             sender = Sender(arguments, reach, copy_threads=min(COPY_THREADS, default_size()))
             undo.callback(sender.close)
-            self._ledger = Ledger()
+            self._metrics = Metrics()
             self._result_handler = Collector(
-                self._taskqueue, self._cache, reach.worker_has, broke, retries, task_timeout, self._ledger
+                self._taskqueue, self._cache, reach.worker_has, broke, retries, task_timeout, self._metrics
             )
             undo.callback(self._result_handler.close)
             self._task_handler = Feeder(
@@ -192,7 +192,7 @@ class ArrowPool(stdlib.Pool):
                 limit.budget,
                 task_timeout is not None,
                 self._change_notifier.put,
-                self._ledger,
+                self._metrics,
             )
             self._result_handler.answered = self._task_handler.answered
             self._releases = Releases(self._taskqueue)
@@ -484,25 +484,25 @@ class ArrowPool(stdlib.Pool):
         >>> stats.tasks, stats.shared_bytes, stats.copies_saved
         (4, 800000, 3)
         """
-        feeder, ledger = self._task_handler, self._ledger
+        feeder, metrics = self._task_handler, self._metrics
         sender, lifecycle = feeder.sender, feeder.sender.lifecycle
         live_results, live_result_bytes = live_grants_of(self._releases)
         return Stats(
-            tasks=ledger.tasks,
-            piped_bytes=feeder.piped_bytes + ledger.piped_bytes,
-            shared_bytes=sender.shared_bytes + ledger.shared_bytes,
-            copies=sender.copies + ledger.copies,
-            copies_saved=ledger.copies_saved + sender.lent,
-            saved_bytes=ledger.saved_bytes + sender.lent_bytes,
+            tasks=metrics.tasks,
+            piped_bytes=feeder.piped_bytes + metrics.piped_bytes,
+            shared_bytes=sender.shared_bytes + metrics.shared_bytes,
+            copies=sender.copies + metrics.copies,
+            copies_saved=metrics.copies_saved + sender.lent,
+            saved_bytes=metrics.saved_bytes + sender.lent_bytes,
             live_segments=len(lifecycle.live),
             live_bytes=lifecycle.bytes_live,
             peak_segments=lifecycle.peak_segments,
             peak_bytes=lifecycle.peak_bytes,
             live_results=live_results,
             live_result_bytes=live_result_bytes,
-            workers=ledger.workers(feeder.lanes),
-            slowest=ledger.slowest(),
-            pickled=ledger.reasons(),
+            workers=metrics.workers(feeder.workers),
+            slowest=metrics.slowest(),
+            pickled=metrics.reasons(),
         )
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from arrowpool.engine.worker_handle import Lane
+from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.transport.protocol import TRIM
 from arrowpool.transport.sender import Sender
 
@@ -20,7 +20,7 @@ class Room:
     ----------
     sender : Sender
         Whose arena it is.
-    lanes : list of Lane
+    workers : list of WorkerHandle
         The feeder's workers.
     budget : int
         Bytes of segments in flight at a time.
@@ -33,13 +33,13 @@ class Room:
     def __init__(
         self,
         sender: Sender,
-        lanes: list[Lane],
+        workers: list[WorkerHandle],
         budget: int,
         settle: Callable[[], None],
         in_flight: Callable[[], bool],
     ):
         self._sender = sender
-        self._lanes = lanes
+        self._workers = workers
         self.budget = budget
         self._settle = settle
         self._in_flight = in_flight
@@ -62,33 +62,35 @@ class Room:
 
     def reap(self) -> None:
         """Free what workers have released."""
-        for lane in self._lanes:
-            if self._sender.reap(lane, lane.control.worker_leases):
-                lane.control.arguments = self._sender.use(lane)
+        for worker in self._workers:
+            if self._sender.reap(worker, worker.control.worker_leases):
+                worker.control.arguments = self._sender.use(worker)
 
     def trim(self) -> None:
         """Give the pages of what is free back to the kernel."""
         if self._sender.arena is not None:
             self._sender.arena.trim()
 
-    def have_trimmed(self, but: Lane | None = None) -> None:
+    def have_trimmed(self, but: WorkerHandle | None = None) -> None:
         """Give back what is kept warm here, and have idle workers do so; busy ones come to it by themselves."""
         self.trim()
-        for lane in self._lanes:
-            if lane is not but and not lane.outstanding:
+        for worker in self._workers:
+            if worker is not but and not worker.outstanding:
                 with contextlib.suppress(OSError):
-                    lane.channel.send(((), (), 0, 0, (), TRIM, ()))
+                    worker.channel.send(((), (), 0, 0, (), TRIM, ()))
 
-    def help(self, lane: Lane) -> None:
+    def help(self, worker: WorkerHandle) -> None:
         """A worker is short of memory: have all others give back what they can, and tell it how much that may be."""
-        elsewhere = self._spare(lane)
-        self.have_trimmed(lane)
-        lane.control.answer(elsewhere)
+        elsewhere = self._spare(worker)
+        self.have_trimmed(worker)
+        worker.control.answer(elsewhere)
 
-    def _spare(self, but: Lane | None = None) -> int:
+    def _spare(self, but: WorkerHandle | None = None) -> int:
         """Bytes that workers keep warm, or have not noticed to be released."""
         return sum(
-            max(0, lane.control.results.resident - lane.receiver.leased()) for lane in self._lanes if lane is not but
+            max(0, worker.control.results.resident - worker.receiver.leased())
+            for worker in self._workers
+            if worker is not but
         )
 
     def _relieve(self) -> Callable[[int], bool] | None:
@@ -96,4 +98,4 @@ class Room:
             return None
         self.reap()
         self.have_trimmed()
-        return (lambda lacking: self._spare() >= lacking) if self._lanes else None
+        return (lambda lacking: self._spare() >= lacking) if self._workers else None

@@ -19,10 +19,20 @@ from typing import Any
 
 from arrowpool.codecs import settle
 from arrowpool.engine.calls import Task, describe
-from arrowpool.engine.events import Broken, Cancelled, Dropped, Failed, LaneExited, LaneJoined, Returned, Short, Stop
-from arrowpool.engine.metrics import Ledger
+from arrowpool.engine.events import (
+    Broken,
+    Cancelled,
+    Dropped,
+    Failed,
+    Returned,
+    Short,
+    Stop,
+    WorkerExited,
+    WorkerJoined,
+)
+from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.results import fail
-from arrowpool.engine.worker_handle import Lane
+from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import (
     PoolTerminatedError,
     TaskTimeoutError,
@@ -60,7 +70,7 @@ class Collector(Service):
         How many times a task is run again after its worker was lost.
     task_timeout : float or None
         Seconds that the supervisor grants a task.
-    ledger : Ledger
+    metrics : Metrics
         Where it is noted down.
     """
 
@@ -72,10 +82,10 @@ class Collector(Service):
         broke: Callable[[BaseException], None],
         retries: int,
         task_timeout: float | None,
-        ledger: Ledger,
+        metrics: Metrics,
     ):
         super().__init__("arrowpool-collector")
-        self._ledger = ledger
+        self._metrics = metrics
         self._feeder_inbox = feeder_inbox
         self._cache = cache
         self._told_names = told_names
@@ -88,7 +98,7 @@ class Collector(Service):
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
-        self._lanes: dict[int, Lane] = {}
+        self._workers: dict[int, WorkerHandle] = {}
         self._poll = select.poll()
         self._poll.register(self._wake_reader, select.POLLIN)
         self._woken = select.poll()
@@ -116,23 +126,23 @@ class Collector(Service):
 
     def run(self) -> None:
         try:
-            while self._stop is None or (self._stop.drain and self._lanes):
-                if any(len(lane.outstanding) > _MANY for lane in self._lanes.values()):
+            while self._stop is None or (self._stop.drain and self._workers):
+                if any(len(worker.outstanding) > _MANY for worker in self._workers.values()):
                     # Short tasks, many to a frame: let some more replies come together than the first one that wakes us.
                     self._woken.poll(_GATHER_MILLISECONDS)
                 for fd, _ in self._poll.poll():
                     if fd == self._wake_reader:
                         os.read(fd, 1 << 16)
-                    elif fd in self._lanes:
-                        self._read(self._lanes[fd])
+                    elif fd in self._workers:
+                        self._read(self._workers[fd])
                 while self._inbox:
                     self._handle(self._inbox.popleft())
                 settle_forks()
                 settle()
         except BaseException as error:
             self._break(PoolTerminatedError(f"the pool cannot go on: {said(error)}"))
-            for lane in list(self._lanes.values()):
-                lane.process.kill()  # it could wait for ever to have its answers read
+            for worker in list(self._workers.values()):
+                worker.process.kill()  # it could wait for ever to have its answers read
             raise
         finally:
             self.over = True
@@ -141,20 +151,20 @@ class Collector(Service):
 
     def close(self) -> None:
         """Release the descriptors; after the thread has ended."""
-        for lane in list(self._lanes.values()):
-            self._forget(lane)
+        for worker in list(self._workers.values()):
+            self._forget(worker)
         self._inbox.clear()  # what was not read any more refers to workers, and their memory
         os.close(self._wake_reader)
         os.close(self._wake_writer)
         self._wake_reader = self._wake_writer = -1
 
     def _handle(self, event: Any) -> None:
-        if isinstance(event, LaneJoined):
-            fd = event.lane.channel.fileno()
-            self._lanes[fd] = event.lane
+        if isinstance(event, WorkerJoined):
+            fd = event.worker.channel.fileno()
+            self._workers[fd] = event.worker
             self._poll.register(fd, select.POLLIN)
-        elif isinstance(event, LaneExited):
-            self._bury(event.lane, event.exitcode)
+        elif isinstance(event, WorkerExited):
+            self._bury(event.worker, event.exitcode)
         elif isinstance(event, Failed):
             self._set(event.job, event.index, False, event.error)
         elif isinstance(event, Cancelled):
@@ -183,67 +193,67 @@ class Collector(Service):
 
     # Replies
 
-    def _read(self, lane: Lane) -> bool:
+    def _read(self, worker: WorkerHandle) -> bool:
         """Read what a worker has sent; False when it will never send more."""
         try:
-            messages = lane.channel.receive()
+            messages = worker.channel.receive()
         except (EOFError, OSError):
             # It is about to end; what it leaves behind is settled once its exit code is known.
             with contextlib.suppress(KeyError):
-                self._poll.unregister(lane.channel.fileno())
-            if lane.outstanding:
-                lane.process.kill()
+                self._poll.unregister(worker.channel.fileno())
+            if worker.outstanding:
+                worker.process.kill()
             return False
         answered: list[Task] = []
         returned: list[Task] = []
         for message in messages:
             kind = message[0]
             if kind in (DONE, FAILED):
-                task = lane.outstanding.pop(message[1], None)
+                task = worker.outstanding.pop(message[1], None)
                 if task is not None:
-                    self._deliver(lane, task, message)
+                    self._deliver(worker, task, message)
                     answered.append(task)
             elif kind == SKIPPED:
-                task = lane.outstanding.pop(message[1], None)
+                task = worker.outstanding.pop(message[1], None)
                 if task is not None:
                     returned.append(task)
             elif kind == UNREADABLE:
-                lane.may_borrow = False
-                task = lane.outstanding.pop(message[1], None)
+                worker.may_borrow = False
+                task = worker.outstanding.pop(message[1], None)
                 if task is not None:
                     returned.append(task)
             elif kind == SHORT:
-                self._feeder_inbox.put(Short(lane))
+                self._feeder_inbox.put(Short(worker))
             elif kind == HELLO:
                 self._told_names(message[1])
-                lane.may_borrow = message[2]
-                self._feeder_inbox.put(LaneJoined(lane))
+                worker.may_borrow = message[2]
+                self._feeder_inbox.put(WorkerJoined(worker))
             elif kind == BROKEN:
-                self._initializer_failed(lane, *message[1:])
+                self._initializer_failed(worker, *message[1:])
         if returned:
             self._feeder_inbox.put(Returned(returned))
         if answered:
             self.answered(answered)
         return True
 
-    def _deliver(self, lane: Lane, task: Task, message: Message) -> None:
+    def _deliver(self, worker: WorkerHandle, task: Task, message: Message) -> None:
         kind, _, (decode, run, encode), body, grants = message[:5]
-        ledger = self._ledger
-        ledger.answered(lane, task, decode, run, encode)
-        ledger.piped_bytes += body_bytes(body)
+        metrics = self._metrics
+        metrics.answered(worker, task, decode, run, encode)
+        metrics.piped_bytes += body_bytes(body)
         nbytes = 0
         if len(body) == 2 and body[1]:
             nbytes = sum(room[2] for room in body[1])
-            ledger.shared_bytes += nbytes
-            ledger.copies += len(body[1])
+            metrics.shared_bytes += nbytes
+            metrics.copies += len(body[1])
         task.call.took(decode + run, nbytes)
         try:
             if len(body) == 1:
                 value = body[0]
             else:
-                value = lane.receiver.rebuild(body, lane.receiver.accept(grants) if grants else [])
+                value = worker.receiver.rebuild(body, worker.receiver.accept(grants) if grants else [])
                 if nbytes and body[0] is None:
-                    ledger.pickled(value, body[1][0][2])
+                    metrics.pickled(value, body[1][0][2])
         except BaseException as error:
             failure = TransferError(
                 f"the {'result' if kind == DONE else 'exception'} of {describe(task)} could not be rebuilt here: "
@@ -261,47 +271,47 @@ class Collector(Service):
 
     # Deaths
 
-    def _bury(self, lane: Lane, exitcode: int | None) -> None:
+    def _bury(self, worker: WorkerHandle, exitcode: int | None) -> None:
         """A worker is gone: read its last words, then fail the task it had begun and return those it had not."""
-        while lane.channel.readable() and self._read(lane):
+        while worker.channel.readable() and self._read(worker):
             pass
-        self._ledger.ended(lane)
-        begun = lane.control.started
+        self._metrics.ended(worker)
+        begun = worker.control.started
         lost: list[Task] = []
         returned: list[Task] = []
-        for number in sorted(lane.outstanding):
-            task = lane.outstanding.pop(number, None)
+        for number in sorted(worker.outstanding):
+            task = worker.outstanding.pop(number, None)
             if task is None:  # the feeder has just taken it back
                 continue
             if number < begun:
                 task.losses += 1
-                (returned if task.losses <= self._retries and not lane.overdue else lost).append(task)
+                (returned if task.losses <= self._retries and not worker.overdue else lost).append(task)
             else:
                 returned.append(task)
-        pid = lane.process.pid or 0
+        pid = worker.process.pid or 0
         for task in lost:
             error: WorkerLostError | TaskTimeoutError = WorkerLostError(pid, exitcode, describe(task))
-            if lane.overdue and self._task_timeout is not None:
+            if worker.overdue and self._task_timeout is not None:
                 error = TaskTimeoutError(pid, self._task_timeout, describe(task))
             self._set(task.call.job, task.index, False, error)
-        self._forget(lane)
-        self._feeder_inbox.put(LaneExited(lane, exitcode))
+        self._forget(worker)
+        self._feeder_inbox.put(WorkerExited(worker, exitcode))
         if returned:
             self._feeder_inbox.put(Returned(returned))
         if lost:
             self.answered(lost)
 
-    def _forget(self, lane: Lane) -> None:
-        fd = lane.channel.fileno()
-        if self._lanes.pop(fd, None) is not None:
+    def _forget(self, worker: WorkerHandle) -> None:
+        fd = worker.channel.fileno()
+        if self._workers.pop(fd, None) is not None:
             with contextlib.suppress(KeyError):  # it was at its end already
                 self._poll.unregister(fd)
-            lane.channel.close()
-            lane.receiver.owner_lost()
+            worker.channel.close()
+            worker.receiver.owner_lost()
 
-    def _initializer_failed(self, lane: Lane, stream: bytes, text: str) -> None:
+    def _initializer_failed(self, worker: WorkerHandle, stream: bytes, text: str) -> None:
         error = WorkerInitError(
-            f"the initializer failed in worker {lane.process.pid}, so this pool cannot run tasks:\n{text}"
+            f"the initializer failed in worker {worker.process.pid}, so this pool cannot run tasks:\n{text}"
         )
         try:
             error.__cause__ = loads(stream)

@@ -16,7 +16,7 @@ from arrowpool.codecs import Extent, extents
 from arrowpool.engine.budget import Room
 from arrowpool.engine.calls import Blob, Call, EncodedFunction, Task
 from arrowpool.engine.events import Failed
-from arrowpool.engine.metrics import Ledger
+from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.snapshot import Snapshots, parts_of
 from arrowpool.errors import ArenaFullError, contained
 from arrowpool.memory import platform
@@ -57,17 +57,17 @@ class Encoder:
         Encodes into the parent's arena.
     room : Room
         Asked whether so many bytes more may be placed now.
-    ledger : Ledger
+    metrics : Metrics
         Where it is noted down.
     snapshots : Snapshots
         Told when one is used up.
     """
 
-    def __init__(self, sender: Sender, room: Room, ledger: Ledger, snapshots: Snapshots):
+    def __init__(self, sender: Sender, room: Room, metrics: Metrics, snapshots: Snapshots):
         self._sender = sender
         self._snapshots = snapshots
-        self._ledger = ledger
-        sender.pickled = ledger.pickled
+        self._metrics = metrics
+        sender.pickled = metrics.pickled
         self._room = room
         self._numbers = itertools.count()
         self._known_functions: dict[bytes, Blob] = {}
@@ -107,7 +107,7 @@ class Encoder:
         known = call.encoded
         if plain and known is not None and not known.may_change and call.function is function:
             if known.nbytes:
-                self._ledger.saved(known.nbytes)
+                self._metrics.saved(known.nbytes)
             return Task(call, index, star, Parcel((payload,), (), 0), call.blobs)
         snapshot, call.snapshot = call.snapshot, None
         reducer = self._sender.reducer
@@ -123,7 +123,7 @@ class Encoder:
             encoded = changed or call.encoded
             assert encoded is not None
             if encoded.nbytes:
-                self._ledger.saved(encoded.nbytes)
+                self._metrics.saved(encoded.nbytes)
             blobs = [*encoded.blobs]  # and with the function, once that is placed
             taken: Parcel | Reduced
             if plain:
@@ -262,7 +262,7 @@ class Encoder:
 
     def _new_blob(self, parcel: Parcel, stateless: bool = False) -> Blob:
         if parcel.nbytes:
-            self._ledger.placed_for_many(parcel.nbytes)
+            self._metrics.placed_for_many(parcel.nbytes)
         return Blob(next(self._numbers), stateless, parcel)
 
     def _pin(self, blob: Blob) -> None:
@@ -280,7 +280,7 @@ class Encoder:
         if blob is None:
             return None
         self._refer(call, blobs, blob)
-        self._ledger.saved(blob.parcel.nbytes)
+        self._metrics.saved(blob.parcel.nbytes)
         return blob.number
 
     def _refer_to_pins(self, call: Call, blobs: list[Blob], reduced: Reduced) -> None:
@@ -291,7 +291,7 @@ class Encoder:
                 if blob is not None:
                     self._refer(call, blobs, blob)
                     if blob.parcel.nbytes:
-                        self._ledger.saved(blob.parcel.nbytes)
+                        self._metrics.saved(blob.parcel.nbytes)
 
     def _refer(self, call: Call, blobs: list[Blob], blob: Blob) -> None:
         self._hold(call, blob)
@@ -352,7 +352,7 @@ class Encoder:
             if stretch.blob is None:
                 return None
         self._refer(call, blobs, stretch.blob)
-        self._ledger.saved(nbytes)
+        self._metrics.saved(nbytes)
         return stretch.blob.number, address - stretch.start
 
     def pin(self, obj: Any) -> Blob:

@@ -4,7 +4,7 @@ Who does what
 -------------
 The *supervisor* starts and buries workers. The *feeder* alone encodes, sends, and keeps the books of the arguments' arena.
 The *collector* alone reads replies, rebuilds results and hands them to the caller's result objects. Each has an inbox;
-nothing else is shared between them but `Lane.outstanding`, a dict of which every operation used is atomic, and counters.
+nothing else is shared between them but `WorkerHandle.outstanding`, a dict of which every operation used is atomic, and counters.
 
     caller -> feeder -> worker -> collector -> caller
 """
@@ -16,22 +16,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from arrowpool.engine.calls import Share, Task
-from arrowpool.engine.worker_handle import Lane
+from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.tuning import HEADROOM_STEP
 
 
 @dataclass(frozen=True, slots=True)
-class LaneJoined:
+class WorkerJoined:
     """To the collector: read from it from now on. To the feeder: it is ready for tasks."""
 
-    lane: Lane
+    worker: WorkerHandle
 
 
 @dataclass(frozen=True, slots=True)
-class LaneExited:
+class WorkerExited:
     """To the collector: the process is gone, with this exit code. To the feeder: its leases are over."""
 
-    lane: Lane
+    worker: WorkerHandle
     exitcode: int | None
 
 
@@ -104,7 +104,7 @@ class Failed:
 class Short:
     """To the feeder: this worker finds no memory for a result; have the others give back what they keep warm."""
 
-    lane: Lane
+    worker: WorkerHandle
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,6 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """To a thread: end. With `drain`, once every lane is gone; else at once."""
+    """To a thread: end. With `drain`, once every worker is gone; else at once."""
 
     drain: bool

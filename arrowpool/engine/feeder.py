@@ -30,8 +30,6 @@ from arrowpool.engine.events import (
     Drawn,
     Failed,
     Hurry,
-    LaneExited,
-    LaneJoined,
     Late,
     LookAgain,
     Read,
@@ -40,14 +38,16 @@ from arrowpool.engine.events import (
     Short,
     Stop,
     Unshare,
+    WorkerExited,
+    WorkerJoined,
 )
-from arrowpool.engine.metrics import Ledger
+from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.results import Imap
 from arrowpool.engine.round_robin import Turns
-from arrowpool.engine.scheduling import Recall, ahead_size, draw_size, frame_size, free_lane
+from arrowpool.engine.scheduling import Recall, ahead_size, draw_size, frame_size, free_worker
 from arrowpool.engine.snapshot import Snapshots
 from arrowpool.engine.source import Source
-from arrowpool.engine.worker_handle import Lane
+from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import ArenaFullError, PoolTerminatedError, contained, said
 from arrowpool.memory.limits import is_tight
 from arrowpool.threads import Service
@@ -77,7 +77,7 @@ class Feeder(Service):
         Whether no task is to wait in a worker behind another one.
     has_ended : callable
         Called with None at the end of this thread.
-    ledger : Ledger
+    metrics : Metrics
         Where it is noted down.
     """
 
@@ -90,7 +90,7 @@ class Feeder(Service):
         budget: int,
         one_by_one: bool,
         has_ended: Callable[[None], None],
-        ledger: Ledger,
+        metrics: Metrics,
     ):
         super().__init__("arrowpool-feeder")
         self._inbox = inbox
@@ -103,12 +103,12 @@ class Feeder(Service):
         self.over = False
         self._ended = False
         self._closing = False
-        self._lanes: list[Lane] = []
-        self._room = Room(sender, self._lanes, budget, self._settle_answered, self._in_flight)
+        self._workers: list[WorkerHandle] = []
+        self._room = Room(sender, self._workers, budget, self._settle_answered, self._in_flight)
         #: Takes single calls, in their callers' threads.
         self.snapshots = Snapshots(sender)
-        self._encoder = Encoder(sender, self._room, ledger, self.snapshots)
-        self._recall = Recall(self._lanes, self._give_back)
+        self._encoder = Encoder(sender, self._room, metrics, self.snapshots)
+        self._recall = Recall(self._workers, self._give_back)
         self._turns = Turns(self._is_throttled)
         #: Tasks that are encoded and not bound to a worker yet.
         self._ahead: deque[Task] = deque()
@@ -129,7 +129,7 @@ class Feeder(Service):
 
     def __repr__(self) -> str:
         return (
-            f"<Feeder lanes: {len(self._lanes)} | calls: {len(self._turns)} | ahead: {len(self._ahead)} | "
+            f"<Feeder workers: {len(self._workers)} | calls: {len(self._turns)} | ahead: {len(self._ahead)} | "
             f"{self._sender.lifecycle!r}>"
         )
 
@@ -138,9 +138,9 @@ class Feeder(Service):
         return self._sender
 
     @property
-    def lanes(self) -> list[Lane]:
+    def workers(self) -> list[WorkerHandle]:
         """The workers that are up."""
-        return list(self._lanes)
+        return list(self._workers)
 
     def answered(self, tasks: list[Task]) -> None:
         """These tasks have their results; from the collector's thread. Wakes this one only if it has use for that."""
@@ -188,7 +188,7 @@ class Feeder(Service):
                 for call in self._turns.calls():
                     self._turns.exhausted(call)
                     self._turns.over(call)
-                for held in (self._lanes, self._ahead, self._answered):
+                for held in (self._workers, self._ahead, self._answered):
                     held.clear()
             self.refuse()
             self._has_ended(None)
@@ -260,7 +260,7 @@ class Feeder(Service):
     def _look_again(self) -> None:
         self._room.reap()
         now = time.monotonic()
-        if self._turns or any(lane.outstanding for lane in self._lanes):
+        if self._turns or any(worker.outstanding for worker in self._workers):
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now
@@ -291,7 +291,7 @@ class Feeder(Service):
             if is_tight():
                 self._room.have_trimmed()
         elif isinstance(event, Short):
-            self._room.help(event.lane)
+            self._room.help(event.worker)
         elif isinstance(event, Share):
             self._share(event)
         elif isinstance(event, Unshare):
@@ -303,18 +303,18 @@ class Feeder(Service):
             self._look_again()
         elif isinstance(event, Cancelled):
             self._cancel(event.job)
-        elif isinstance(event, LaneJoined):
-            event.lane.ready = True
-            self._sender.reducer.lends = event.lane.may_borrow and (self._sender.reducer.lends or not self._lanes)
-            self._sender.lifecycle.consumer_joined(event.lane)
-            self._lanes.append(event.lane)
-        elif isinstance(event, LaneExited):
-            if event.lane in self._lanes:
-                self._lanes.remove(event.lane)
-                self._sender.consumer_lost(event.lane)
+        elif isinstance(event, WorkerJoined):
+            event.worker.ready = True
+            self._sender.reducer.lends = event.worker.may_borrow and (self._sender.reducer.lends or not self._workers)
+            self._sender.lifecycle.consumer_joined(event.worker)
+            self._workers.append(event.worker)
+        elif isinstance(event, WorkerExited):
+            if event.worker in self._workers:
+                self._workers.remove(event.worker)
+                self._sender.consumer_lost(event.worker)
             # Sent after the collector had buried it: nobody read these.
-            self._give_back(list(event.lane.outstanding.values()))
-            event.lane.outstanding.clear()
+            self._give_back(list(event.worker.outstanding.values()))
+            event.worker.outstanding.clear()
         elif isinstance(event, Stop):
             self._ended = True
 
@@ -336,22 +336,22 @@ class Feeder(Service):
         """Send while a worker is free, then encode ahead. What has come in meanwhile may change all that: look at it first."""
         while True:
             call = self._ahead[0].call if self._ahead else self._turns.next()
-            lane = free_lane(self._lanes, queue_behind=self._is_short(call, PREFETCH_SECONDS))
-            if lane is None:
+            worker = free_worker(self._workers, queue_behind=self._is_short(call, PREFETCH_SECONDS))
+            if worker is None:
                 break
             task = self._ahead.popleft() if self._ahead else self._encode_next()
             if task is None:
                 return
             alone = self._one_by_one or task.parcel.segments
-            size = 1 if alone else min(frame_size(task, lane, len(self._lanes)), self._ahead_size(task.call) * 2)
-            self._send(lane, [task, *self._companions(task, size)])
+            size = 1 if alone else min(frame_size(task, worker, len(self._workers)), self._ahead_size(task.call) * 2)
+            self._send(worker, [task, *self._companions(task, size)])
             self._turns.took(task.call)
             if not self._inbox.empty():
                 return
         while self._inbox.empty():
             # While there is nothing else to do.
             call = self._turns.next()
-            many = len(self._lanes) if call is None else self._ahead_size(call)
+            many = len(self._workers) if call is None else self._ahead_size(call)
             if len(self._ahead) >= many:
                 return
             task = self._encode_next()
@@ -360,7 +360,7 @@ class Feeder(Service):
             self._ahead.append(task)
 
     def _ahead_size(self, call: Call) -> int:
-        return len(self._lanes) if self._one_by_one else ahead_size(call, len(self._lanes), self._room.budget)
+        return len(self._workers) if self._one_by_one else ahead_size(call, len(self._workers), self._room.budget)
 
     def _is_short(self, call: Call | None, seconds: float) -> bool:
         """Whether this call has had tasks that took less than this."""
@@ -389,42 +389,42 @@ class Feeder(Service):
                 return
             yield task
 
-    def _send(self, lane: Lane, tasks: list[Task]) -> None:
+    def _send(self, worker: WorkerHandle, tasks: list[Task]) -> None:
         sender = self._sender
         blobs = tasks[0].blobs if len(tasks) == 1 else tuple(dict.fromkeys(b for task in tasks for b in task.blobs))
         new = []
         for blob in blobs:
-            if blob.number not in lane.known_blobs:
-                lane.known_blobs.add(blob.number)
+            if blob.number not in worker.known_blobs:
+                worker.known_blobs.add(blob.number)
                 new.append((blob.number, blob.stateless, blob.parcel.body))
-        first = lane.sent
+        first = worker.sent
         try:
-            if not lane.may_borrow:
+            if not worker.may_borrow:
                 self._sender.reducer.lends = False
                 for blob in blobs:
                     blob.parcel = sender.bring_in(blob.parcel)
                 for task in tasks:
                     task.parcel = sender.bring_in(task.parcel)
-            blob_grants = tuple((b.number, sender.grant(b.parcel, lane)) for b in blobs if b.parcel.segments)
-            items = tuple((task.parcel.body, sender.grant(task.parcel, lane)) for task in tasks)
+            blob_grants = tuple((b.number, sender.grant(b.parcel, worker)) for b in blobs if b.parcel.segments)
+            items = tuple((task.parcel.body, sender.grant(task.parcel, worker)) for task in tasks)
         except ArenaFullError as error:
-            lane.known_blobs.difference_update(number for number, _, _ in new)
+            worker.known_blobs.difference_update(number for number, _, _ in new)
             for task in tasks:
                 self._tell_collector(Failed(task.call.job, task.index, error))
                 self._settle(task)
             return
         if blob_grants or tasks[0].parcel.segments:
-            lane.control.arguments = sender.use(lane)
+            worker.control.arguments = sender.use(worker)
         for task in tasks:
-            lane.outstanding[lane.sent] = task
-            lane.sent += 1
-        lane.last_frame = len(tasks)
-        lane.progress = (time.monotonic(), lane.control.started)
-        message = (tuple(new), tuple(lane.to_forget), blobs[0].number, int(tasks[0].star), blob_grants, first, items)
-        lane.to_forget.clear()
+            worker.outstanding[worker.sent] = task
+            worker.sent += 1
+        worker.last_frame = len(tasks)
+        worker.progress = (time.monotonic(), worker.control.started)
+        message = (tuple(new), tuple(worker.to_forget), blobs[0].number, int(tasks[0].star), blob_grants, first, items)
+        worker.to_forget.clear()
         # When the worker is gone its tasks come back as `Returned`, or fail if it had begun them.
         with contextlib.suppress(OSError):
-            self.piped_bytes += lane.channel.send(message)
+            self.piped_bytes += worker.channel.send(message)
 
     # Encoding
 
@@ -497,7 +497,7 @@ class Feeder(Service):
         if call is None or call.source is None or (self._waiting is not None and self._waiting.call is call):
             return
         if call.source.may_go_on() and not self._is_throttled(call):
-            call.source.ask(draw_size(call, len(self._lanes)))
+            call.source.ask(draw_size(call, len(self._workers)))
 
     def _is_throttled(self, call: Call) -> bool:
         """Whether results of an imap pile up unread beyond the budget. Then this thread is told when some are read."""
@@ -513,7 +513,7 @@ class Feeder(Service):
         return call.result_bytes / call.replies * result.unread() > self._room.budget
 
     def _in_flight(self) -> bool:
-        return bool(self._ahead) or any(lane.outstanding for lane in self._lanes)
+        return bool(self._ahead) or any(worker.outstanding for worker in self._workers)
 
     # Endings
 
@@ -535,10 +535,10 @@ class Feeder(Service):
     def _forget(self, blobs: list[Blob]) -> None:
         """No task will refer to these: the workers that have them may drop them."""
         for blob in blobs:
-            for lane in self._lanes:
-                if blob.number in lane.known_blobs:
-                    lane.known_blobs.discard(blob.number)
-                    lane.to_forget.append(blob.number)
+            for worker in self._workers:
+                if blob.number in worker.known_blobs:
+                    worker.known_blobs.discard(blob.number)
+                    worker.to_forget.append(blob.number)
 
     def _give_back(self, tasks: list[Task]) -> None:
         """These were sent and never begun: they go first, unless nobody waits for them any more."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from arrowpool.engine.worker_handle import Lane
+from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.forking import Handover, keep_from_children, no_forks, worker_fork
 from arrowpool.memory import arena, control_page, facilities, platform
 from arrowpool.memory.arena import Arena
@@ -150,7 +150,7 @@ class Launcher:
     owners: int
     lifeline: Lifeline = field(default_factory=Lifeline)
 
-    def launch(self, keep: Callable[[Lane], None]) -> None:
+    def launch(self, keep: Callable[[WorkerHandle], None]) -> None:
         """Start a worker and give the way to it to `keep`, before an interrupt can come between the two.
 
         Raises
@@ -198,10 +198,10 @@ class Launcher:
                     with contextlib.suppress(OSError):  # it has ended already; or it waits for that itself
                         tie(pid, lifeline)
                 shared.pids = (os.getpid(), pid)
-                lane = Lane(process, channel, shared, receiver, *_watch(process), quota=self.maxtasks)
+                worker = WorkerHandle(process, channel, shared, receiver, *_watch(process), quota=self.maxtasks)
                 ours.pop_all()
-                keep_from_children(lane)
-                keep(lane)
+                keep_from_children(worker)
+                keep(worker)
 
     def close(self) -> None:
         """No worker is left, and none will be started."""
@@ -239,15 +239,15 @@ def _watch(process: BaseProcess) -> tuple[int, bool]:
     return watched, True  # the fork server writes the exit code to its sentinel
 
 
-def let_go(lane: Lane) -> None:
+def let_go(worker: WorkerHandle) -> None:
     """A worker that has ended, and was joined: keep no descriptor of it."""
-    if lane.sentinel >= 0 and lane.sentinel != getattr(lane.process, "sentinel", -1):
-        os.close(lane.sentinel)
+    if worker.sentinel >= 0 and worker.sentinel != getattr(worker.process, "sentinel", -1):
+        os.close(worker.sentinel)
     # Not the process itself: its exit code is asked for by others. What loky starts closes its descriptors by itself.
-    close = getattr(_popen(lane.process), "close", None)
+    close = getattr(_popen(worker.process), "close", None)
     if close is not None:
         close()
-    lane.sentinel = -1
+    worker.sentinel = -1
 
 
 def _popen(process: BaseProcess) -> Any:

@@ -1,4 +1,4 @@
-"""The ledger: what a pool's threads note down as they go, and the `Stats` made of it when somebody asks.
+"""The metrics: what a pool's threads note down as they go, and the `Stats` made of it when somebody asks.
 
 Cheap where nobody asks: sums, and one comparison a task. The feeder's thread writes what is said of arguments, the
 collector's what is said of results; a reader may find them a moment apart.
@@ -13,7 +13,7 @@ from collections import deque
 
 from arrowpool.codecs.explain import reasons
 from arrowpool.engine.calls import Task, name_of
-from arrowpool.engine.worker_handle import Lane
+from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.stats import Pickled, SlowTask, WorkerStats, show_bytes
 from arrowpool.threads import tell
 
@@ -28,7 +28,7 @@ _WORTH_A_HINT = 10_000_000
 _hinted = False
 
 
-class Ledger:
+class Metrics:
     """One pool's notes."""
 
     def __init__(self) -> None:
@@ -44,10 +44,10 @@ class Ledger:
         self._pickled: dict[str, tuple[int, int]] = {}
         self._looks = 0
 
-    def answered(self, lane: Lane, task: Task, decode: float, run: float, encode: float) -> None:
+    def answered(self, worker: WorkerHandle, task: Task, decode: float, run: float, encode: float) -> None:
         """A worker has answered a task, which took it so many seconds."""
         self.tasks += 1
-        spent = lane.spent
+        spent = worker.spent
         spent.tasks += 1
         spent.decode += decode
         spent.run += run
@@ -81,14 +81,14 @@ class Ledger:
             _hinted = True
             tell(_log.warning, "%s were pickled instead of shared: %s. See pool.stats()", show_bytes(nbytes), why)
 
-    def ended(self, lane: Lane) -> None:
+    def ended(self, worker: WorkerHandle) -> None:
         """This worker is gone."""
-        lane.spent.until = time.monotonic()
-        self._ended.appendleft(_stats_of(lane))
+        worker.spent.until = time.monotonic()
+        self._ended.appendleft(_stats_of(worker))
 
-    def workers(self, lanes: list[Lane]) -> tuple[WorkerStats, ...]:
+    def workers(self, workers: list[WorkerHandle]) -> tuple[WorkerStats, ...]:
         """The workers that there are, and those that were."""
-        return (*(_stats_of(lane) for lane in lanes if lane.spent.until is None), *list(self._ended))
+        return (*(_stats_of(worker) for worker in workers if worker.spent.until is None), *list(self._ended))
 
     def slowest(self) -> tuple[SlowTask, ...]:
         return tuple(SlowTask(name, index, run) for run, name, index in sorted(self._slowest, reverse=True))
@@ -98,10 +98,10 @@ class Ledger:
         return tuple(sorted(found, key=lambda one: -one.nbytes))
 
 
-def _stats_of(lane: Lane) -> WorkerStats:
-    spent = lane.spent
+def _stats_of(worker: WorkerHandle) -> WorkerStats:
+    spent = worker.spent
     return WorkerStats(
-        pid=lane.process.pid or 0,
+        pid=worker.process.pid or 0,
         tasks=spent.tasks,
         seconds=(spent.until or time.monotonic()) - spent.since,
         decode=spent.decode,

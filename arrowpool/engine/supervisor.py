@@ -13,10 +13,10 @@ from multiprocessing.pool import CLOSE, RUN, TERMINATE
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from arrowpool.engine.events import Broken, LaneExited, LaneJoined, Stop
+from arrowpool.engine.events import Broken, Stop, WorkerExited, WorkerJoined
 from arrowpool.engine.feeder import Feeder
 from arrowpool.engine.launcher import Launcher, let_go
-from arrowpool.engine.worker_handle import Lane
+from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import PoolTerminatedError, WorkerInitError, describe_exit, said
 from arrowpool.threads import Service, tell
 
@@ -64,7 +64,7 @@ class Supervisor(Service):
     ----------
     launcher : Launcher
         Starts workers.
-    workers : list of Process
+    processes : list of Process
         The pool's own list of its workers, kept up to date here.
     size : int
         How many there shall be.
@@ -83,7 +83,7 @@ class Supervisor(Service):
     def __init__(
         self,
         launcher: Launcher,
-        workers: list[BaseProcess],
+        processes: list[BaseProcess],
         size: int,
         notifier: Notifier,
         cache: dict[int, Any],
@@ -94,14 +94,14 @@ class Supervisor(Service):
         super().__init__("arrowpool-supervisor")
         self._state = RUN
         self._launcher = launcher
-        self._workers = workers
+        self._processes = processes
         self._size = size
         self._notifier = notifier
         self._cache = cache
         self._feeder = feeder
         self._tell_collector = tell_collector
         self._task_timeout = task_timeout
-        self._lanes: list[Lane] = []
+        self._workers: list[WorkerHandle] = []
         self._changing = threading.Lock()
         self._stillborn = 0
         self._broken = False
@@ -113,15 +113,15 @@ class Supervisor(Service):
     def repopulate(self) -> None:
         """Start workers until there are as many as there shall be; from any thread."""
         with self._changing:
-            while len(self._workers) < self._size and not self._broken:
+            while len(self._processes) < self._size and not self._broken:
                 self._launcher.launch(self._keep)
                 util.debug("added worker")
         self._notifier.put(None)
 
-    def _keep(self, lane: Lane) -> None:
-        self._lanes.append(lane)
-        self._workers.append(lane.process)
-        self._tell_collector(LaneJoined(lane))
+    def _keep(self, worker: WorkerHandle) -> None:
+        self._workers.append(worker)
+        self._processes.append(worker.process)
+        self._tell_collector(WorkerJoined(worker))
 
     def give_up(self) -> None:
         """Start no more workers."""
@@ -141,8 +141,8 @@ class Supervisor(Service):
                 self._await_word()
             self._feeder.end()
             self._tell_collector(Stop(drain=False))
-            for lane in self._lanes:
-                lane.process.kill()
+            for worker in self._workers:
+                worker.process.kill()
             raise
         finally:
             util.debug("supervisor exiting")
@@ -170,10 +170,10 @@ class Supervisor(Service):
             self._wait()
         if self._state != TERMINATE:
             # Also those that were not ready yet, and so unknown to the feeder.
-            for lane in self._lanes:
-                lane.channel.finish()
+            for worker in self._workers:
+                worker.channel.finish()
                 if self._broken:
-                    lane.process.kill()  # nobody waits for what it does
+                    worker.process.kill()  # nobody waits for what it does
             self._tell_collector(Stop(drain=True))
             while self._watched() and self._state != TERMINATE:
                 self._wait()
@@ -182,7 +182,7 @@ class Supervisor(Service):
     def _cannot_start(self, error: Exception) -> None:
         """A worker could not be started: try again, unless there is none at all, and will not be."""
         now = time.monotonic()
-        if self._lanes:
+        if self._workers:
             self._deserted_at = None
         elif self._deserted_at is None:
             self._deserted_at = now
@@ -199,15 +199,15 @@ class Supervisor(Service):
         self._short_handed = True
 
     def repopulate_if_needed(self) -> None:
-        if len(self._workers) < self._size and not self._broken:
+        if len(self._processes) < self._size and not self._broken:
             self.repopulate()
 
     def _wait(self) -> None:
         """Until a worker has ended or the pool's state has changed."""
         poll = select.poll()
         poll.register(self._notifier.reader, select.POLLIN)
-        for lane in self._watched():
-            poll.register(lane.sentinel, select.POLLIN)
+        for worker in self._watched():
+            poll.register(worker.sentinel, select.POLLIN)
         if any(fd == self._notifier.reader for fd, _ in poll.poll(self._patience())):
             self._notifier.drain()
 
@@ -216,7 +216,7 @@ class Supervisor(Service):
         limits = [self._expire()]
         if self._short_handed:
             limits.append(_TRY_AGAIN_MILLISECONDS)
-        if not all(lane.is_watched for lane in self._watched()):
+        if not all(worker.is_watched for worker in self._watched()):
             limits.append(_LOOK_MILLISECONDS)
         return min((limit for limit in limits if limit is not None), default=None)
 
@@ -227,39 +227,39 @@ class Supervisor(Service):
             return None
         now = time.monotonic()
         soonest = now + granted
-        for lane in list(self._lanes):
-            began = lane.control.began
+        for worker in list(self._workers):
+            began = worker.control.began
             if not began:
                 continue
             if began + granted > now:
                 soonest = min(soonest, began + granted)
-            elif not lane.overdue:
+            elif not worker.overdue:
                 # In this order: once doomed it gets no new task, so what still runs after that is the one that is due.
-                lane.doomed = True
-                if lane.control.began == began:
-                    lane.overdue = True
-                    lane.process.kill()
+                worker.doomed = True
+                if worker.control.began == began:
+                    worker.overdue = True
+                    worker.process.kill()
                 else:
-                    lane.doomed = False
+                    worker.doomed = False
                     self._feeder.wake()
         return min((soonest - now) * 1000 + 1, _LONGEST_MILLISECONDS)
 
     def _bury(self) -> None:
         """Take ended workers off the list and say how they ended."""
-        for lane in _ended(self._watched(), 0):
-            lane.process.join()
+        for worker in _ended(self._watched(), 0):
+            worker.process.join()
             with self._changing:
-                self._lanes.remove(lane)
-                if lane.process in self._workers:
-                    self._workers.remove(lane.process)
-            exitcode = lane.process.exitcode
-            let_go(lane)
-            self._tell_collector(LaneExited(lane, exitcode))
-            self._count_stillborn(lane, exitcode)
+                self._workers.remove(worker)
+                if worker.process in self._processes:
+                    self._processes.remove(worker.process)
+            exitcode = worker.process.exitcode
+            let_go(worker)
+            self._tell_collector(WorkerExited(worker, exitcode))
+            self._count_stillborn(worker, exitcode)
 
-    def _count_stillborn(self, lane: Lane, exitcode: int | None) -> None:
+    def _count_stillborn(self, worker: WorkerHandle, exitcode: int | None) -> None:
         """Workers that end one after another before they are ready will go on doing so."""
-        if lane.ready:
+        if worker.ready:
             self._stillborn = 0
             return
         self._stillborn += 1
@@ -278,8 +278,8 @@ class Supervisor(Service):
         # It has first been told of the workers that ended, one of which may have said more about the reason.
         self._tell_collector(Broken(error))
 
-    def _watched(self) -> list[Lane]:
-        return [lane for lane in list(self._lanes) if lane.sentinel >= 0]
+    def _watched(self) -> list[WorkerHandle]:
+        return [worker for worker in list(self._workers) if worker.sentinel >= 0]
 
     def end_workers(self, patience: float) -> None:
         """End all workers; once this thread has ended, and by whoever ends the pool.
@@ -287,41 +287,43 @@ class Supervisor(Service):
         One that is idle ends by itself as its channel closes, whatever it does about signals. One that is busy gets SIGTERM,
         and SIGKILL if it is there still when `patience` seconds are over, for all of them together.
         """
-        for lane in self._lanes:
-            lane.control.ending = True
-            lane.channel.finish()
-        for lane in self._lanes:
-            if lane.process.exitcode is None:
-                lane.process.terminate()
+        for worker in self._workers:
+            worker.control.ending = True
+            worker.channel.finish()
+        for worker in self._workers:
+            if worker.process.exitcode is None:
+                worker.process.terminate()
         left = self._watched()
         until = time.monotonic() + patience
         while left and time.monotonic() < until:
             ended = _ended(left, until - time.monotonic())
-            left = [lane for lane in left if lane not in ended]
-        for lane in left:
-            lane.process.kill()
-        for lane in self._lanes:
-            lane.process.join()
+            left = [worker for worker in left if worker not in ended]
+        for worker in left:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
 
     def close(self) -> None:
         """Release the descriptors; after the thread and all workers have ended."""
-        for lane in self._lanes:
-            let_go(lane)
+        for worker in self._workers:
+            let_go(worker)
             # The collector may never have heard of it.
-            lane.channel.close()
-            lane.receiver.owner_lost()
-        self._lanes.clear()
+            worker.channel.close()
+            worker.receiver.owner_lost()
+        self._workers.clear()
         self._launcher.close()
 
 
-def _ended(lanes: list[Lane], seconds: float) -> list[Lane]:
+def _ended(workers: list[WorkerHandle], seconds: float) -> list[WorkerHandle]:
     """Those whose process has ended; waits up to so many seconds for the first one."""
     poll = select.poll()
-    for lane in lanes:
-        poll.register(lane.sentinel, select.POLLIN)
-    if not all(lane.is_watched for lane in lanes):
+    for worker in workers:
+        poll.register(worker.sentinel, select.POLLIN)
+    if not all(worker.is_watched for worker in workers):
         seconds = min(seconds, _LOOK_MILLISECONDS / 1000)
     ended = {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
     return [
-        lane for lane in lanes if lane.sentinel in ended or (not lane.is_watched and lane.process.exitcode is not None)
+        worker
+        for worker in workers
+        if worker.sentinel in ended or (not worker.is_watched and worker.process.exitcode is not None)
     ]

@@ -26,7 +26,7 @@ class Spent:
 
 
 @dataclass(eq=False, repr=False)
-class Lane:
+class WorkerHandle:
     """One worker process and the way to it.
 
     Attributes
@@ -66,4 +66,4 @@ class Lane:
         process._children.discard(self.process)  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
-        return f"<Lane pid={self.process.pid} outstanding={len(self.outstanding)} sent={self.sent}>"
+        return f"<WorkerHandle pid={self.process.pid} outstanding={len(self.outstanding)} sent={self.sent}>"

@@ -8,7 +8,7 @@ from arrowpool.engine.budget import Room
 from arrowpool.memory.lifecycle import Segment
 from arrowpool.transport.protocol import TRIM
 from arrowpool.transport.sender import Sender
-from tests.lanes import a_lane
+from tests.workers import a_worker
 
 BUDGET = 1000
 
@@ -16,14 +16,14 @@ BUDGET = 1000
 class House:
     """A room over the books of a sender without an arena, and workers that are none."""
 
-    def __init__(self, lanes=2):
+    def __init__(self, workers=2):
         self.sender = Sender(None)
-        self.lanes = [a_lane(pid=number) for number in range(lanes)]
-        for lane in self.lanes:
-            self.sender.lifecycle.consumer_joined(lane)
+        self.workers = [a_worker(pid=number) for number in range(workers)]
+        for worker in self.workers:
+            self.sender.lifecycle.consumer_joined(worker)
         self.in_flight = True
         self.answered = []
-        self.room = Room(self.sender, self.lanes, BUDGET, self._settle, lambda: self.in_flight)
+        self.room = Room(self.sender, self.workers, BUDGET, self._settle, lambda: self.in_flight)
 
     def _settle(self):
         while self.answered:
@@ -34,8 +34,8 @@ class House:
         self.sender.lifecycle.placed(segment)
         return segment
 
-    def grant(self, segment, lane):
-        return self.sender.lifecycle.grant(segment, self.lanes[lane])
+    def grant(self, segment, worker):
+        return self.sender.lifecycle.grant(segment, self.workers[worker])
 
 
 @pytest.mark.parametrize(
@@ -84,20 +84,20 @@ def test_what_was_answered_makes_room():
 def test_what_workers_have_released_makes_room():
     house = House()
     segment = house.place(BUDGET)
-    slots = [house.grant(segment, lane) for lane in (0, 1)]
+    slots = [house.grant(segment, worker) for worker in (0, 1)]
     house.sender.unpin([segment])
-    for lane, slot in zip(house.lanes, slots, strict=True):
+    for worker, slot in zip(house.workers, slots, strict=True):
         assert not house.room.make(1), "one has it still"
-        lane.control.worker_leases[slot] = 1
+        worker.control.worker_leases[slot] = 1
     assert house.room.make(BUDGET)
-    assert not any(lane.control.worker_leases.any() for lane in house.lanes)
-    for lane in house.lanes:
-        assert lane.control.arguments.leases == 0, "others read that"
+    assert not any(worker.control.worker_leases.any() for worker in house.workers)
+    for worker in house.workers:
+        assert worker.control.arguments.leases == 0, "others read that"
 
 
 def test_the_idle_trim_at_once_and_all_but_who_asks():
-    house = House(lanes=4)
-    asking, idle, busy, gone = house.lanes
+    house = House(workers=4)
+    asking, idle, busy, gone = house.workers
     busy.outstanding[0] = None
     gone.channel.gone = True
     house.room.have_trimmed(asking)
@@ -108,11 +108,11 @@ def test_the_idle_trim_at_once_and_all_but_who_asks():
 
 
 def test_a_worker_that_is_short_is_told_what_others_could_give_back():
-    house = House(lanes=3)
-    short, other, clean = house.lanes
-    for lane, resident, leased in ((short, 700, 0), (other, 500, 100), (clean, 50, 80)):
-        lane.control.results.resident = resident
-        lane.receiver.leased = lambda leased=leased: leased
+    house = House(workers=3)
+    short, other, clean = house.workers
+    for worker, resident, leased in ((short, 700, 0), (other, 500, 100), (clean, 50, 80)):
+        worker.control.results.resident = resident
+        worker.receiver.leased = lambda leased=leased: leased
     house.room.help(short)
     assert short.control.answers == [400]
     assert len(other.channel.sent) == len(clean.channel.sent) == 1
@@ -131,6 +131,6 @@ def test_who_waits_for_other_processes_memory(may_wait, in_flight, workers, wait
     enough = house.sender.relieve()
     assert (enough is not None) is waits
     if enough is not None:
-        house.lanes[0].control.results.resident = 300
+        house.workers[0].control.results.resident = 300
         assert enough(300)
         assert not enough(301)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from arrowpool.engine.round_robin import Turns
-from tests.lanes import a_call
+from tests.workers import a_call
 
 
 class FakeSource:

@@ -7,15 +7,15 @@ import types
 import pytest
 
 from arrowpool.engine import scheduling
-from arrowpool.engine.scheduling import Recall, ahead_size, draw_size, frame_size, free_lane
+from arrowpool.engine.scheduling import Recall, ahead_size, draw_size, frame_size, free_worker
 from arrowpool.tuning import FRAME_SECONDS, FRAME_TASKS, PREFETCH_SECONDS, RECALL_SECONDS, SHORT_TASK_SECONDS
-from tests.lanes import a_call, a_lane, a_task
+from tests.workers import a_call, a_task, a_worker
 
 IDLE = {"outstanding": 0}
 
 
 @pytest.mark.parametrize(
-    ("lanes", "queue_behind", "chosen"),
+    ("workers", "queue_behind", "chosen"),
     [
         ([], True, None),
         ([IDLE], False, 0),
@@ -35,9 +35,9 @@ IDLE = {"outstanding": 0}
         ([{"outstanding": 0, "doomed": True}, IDLE], False, 1),
     ],
 )
-def test_the_worker_that_is_next(lanes, queue_behind, chosen):
-    lanes = [a_lane(**state) for state in lanes]
-    assert free_lane(lanes, queue_behind) is (None if chosen is None else lanes[chosen])
+def test_the_worker_that_is_next(workers, queue_behind, chosen):
+    workers = [a_worker(**state) for state in workers]
+    assert free_worker(workers, queue_behind) is (None if chosen is None else workers[chosen])
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_the_worker_that_is_next(lanes, queue_behind, chosen):
 )
 def test_how_many_go_in_a_frame(mean, length, index, workers, left, size):
     task = a_task(a_call(mean=mean, length=length), index)
-    lane = a_lane(quota=None if left is None else 50 + left, sent=50)
-    assert frame_size(task, lane, workers) == pytest.approx(size, abs=1 if size > 30 else 0)
+    worker = a_worker(quota=None if left is None else 50 + left, sent=50)
+    assert frame_size(task, worker, workers) == pytest.approx(size, abs=1 if size > 30 else 0)
 
 
 @pytest.mark.parametrize(
@@ -125,21 +125,21 @@ def signalled(monkeypatch):
 class Watch:
     """A recall over these workers, and what it gave back."""
 
-    def __init__(self, *lanes):
+    def __init__(self, *workers):
         self.given_back = []
-        self.recall = Recall(list(lanes), lambda tasks: self.given_back.extend(tasks))
+        self.recall = Recall(list(workers), lambda tasks: self.given_back.extend(tasks))
 
 
 def test_there_is_nothing_to_watch_while_nothing_waits():
     assert not Watch().recall.is_pending()
-    assert not Watch(a_lane(1), a_lane(0)).recall.is_pending()
-    assert Watch(a_lane(2), a_lane(0)).recall.is_pending()
-    assert Watch(a_lane(0, recalled=(0, 1))).recall.is_pending()
+    assert not Watch(a_worker(1), a_worker(0)).recall.is_pending()
+    assert Watch(a_worker(2), a_worker(0)).recall.is_pending()
+    assert Watch(a_worker(0, recalled=(0, 1))).recall.is_pending()
 
 
 def test_what_waits_behind_a_long_task_is_given_to_others(clock):
-    busy = a_lane(4)
-    watch = Watch(busy, a_lane(0))
+    busy = a_worker(4)
+    watch = Watch(busy, a_worker(0))
     tasks = list(busy.outstanding.values())
     busy.control.started = 1
     watch.recall.look()  # it has just begun one
@@ -164,7 +164,7 @@ def test_what_waits_behind_a_long_task_is_given_to_others(clock):
 
 
 def test_nothing_is_taken_back_while_everybody_works_or_it_goes_on(clock):
-    busy, other = a_lane(3), a_lane(1)
+    busy, other = a_worker(3), a_worker(1)
     watch = Watch(busy, other)
     for _ in range(5):
         watch.recall.look()
@@ -180,7 +180,7 @@ def test_nothing_is_taken_back_while_everybody_works_or_it_goes_on(clock):
 
 def test_a_cancelled_call_is_taken_back_and_interrupted(clock, signalled):
     cancelled, other = a_call(1), a_call(2)
-    mine, theirs, idle = a_lane(3, pid=11, call=cancelled), a_lane(2, pid=12, call=other), a_lane(0, pid=13)
+    mine, theirs, idle = a_worker(3, pid=11, call=cancelled), a_worker(2, pid=12, call=other), a_worker(0, pid=13)
     mine.control.started = theirs.control.started = 1
     watch = Watch(mine, theirs, idle)
     watch.recall.cancel(cancelled)
@@ -199,27 +199,27 @@ def test_a_cancelled_call_is_taken_back_and_interrupted(clock, signalled):
 
 def test_a_running_task_of_another_call_is_not_interrupted(clock, signalled):
     cancelled = a_call(1)
-    lane = a_lane(1, call=a_call(2))
-    lane.outstanding[1] = a_task(cancelled)
-    lane.sent = 2
-    lane.control.started = 1
-    Watch(lane).recall.cancel(cancelled)
-    assert lane.control.recalled == [(0, 2)]
+    worker = a_worker(1, call=a_call(2))
+    worker.outstanding[1] = a_task(cancelled)
+    worker.sent = 2
+    worker.control.started = 1
+    Watch(worker).recall.cancel(cancelled)
+    assert worker.control.recalled == [(0, 2)]
     assert signalled == []
 
 
 def test_what_is_taken_back_again_is_taken_back_from_where_it_was_first(clock, signalled):
-    lane = a_lane(3, call=a_call(1))
-    lane.control.started = 1
-    watch = Watch(lane)
-    watch.recall.cancel(next(iter(lane.outstanding.values())).call)
-    lane.outstanding[3] = a_task(late := a_call(2))
-    lane.sent = 4
-    lane.control.started = 2
+    worker = a_worker(3, call=a_call(1))
+    worker.control.started = 1
+    watch = Watch(worker)
+    watch.recall.cancel(next(iter(worker.outstanding.values())).call)
+    worker.outstanding[3] = a_task(late := a_call(2))
+    worker.sent = 4
+    worker.control.started = 2
     clock.now += RECALL_SECONDS / 2
     watch.recall.cancel(late)
-    assert lane.recalled == (1, 4)
+    assert worker.recalled == (1, 4)
     clock.now += 1.5 * RECALL_SECONDS
     watch.recall.look()
-    assert list(lane.outstanding) == [0, 1]
+    assert list(worker.outstanding) == [0, 1]
     assert len(watch.given_back) == 2

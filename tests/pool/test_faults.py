@@ -351,7 +351,7 @@ if __name__ == "__main__":
     pool = arrowpool.get_context(sys.argv[1]).Pool(3)
     if sys.argv[2] == "stopped":
         if sys.argv[1] == "fork":  # else: before they have run any line of ours
-            while len(pool._task_handler._lanes) < 3:
+            while len(pool._task_handler._workers) < 3:
                 time.sleep(0.01)
         for process in pool._pool:
             os.kill(process.pid, signal.SIGSTOP)

@@ -397,7 +397,7 @@ def test_reading_is_noticed_without_looking_again_and_again(ours, monkeypatch, k
         feeder = pool._task_handler
         results = pool.imap(functools.partial(tasks.frame_of, rows=MIB // 32), kind(range(40)))
         # Unread ones pile up: all that were begun are here, and no more are.
-        eventually(lambda: results.results.unread() >= 8 and not any(lane.outstanding for lane in feeder.lanes))
+        eventually(lambda: results.results.unread() >= 8 and not any(worker.outstanding for worker in feeder.workers))
         assert results.results.unread() < 30
         assert [float(results.next(LIMIT).iloc[0, 0]) for _ in range(40)] == [float(i) for i in range(40)]
     pool.join()

@@ -276,7 +276,7 @@ def test_states_that_are_over_give_their_memory_back():
             assert time.monotonic() < deadline
             pool._task_handler.wake()
             time.sleep(0.005)
-        assert all(len(lane.known_blobs) < 10 for lane in pool._task_handler.lanes)
+        assert all(len(worker.known_blobs) < 10 for worker in pool._task_handler.workers)
     pool.join()
 
 

@@ -159,7 +159,7 @@ def test_random_calls_from_four_threads_while_workers_are_killed(ours):
             time.sleep(rng.uniform(0.05, 0.6))
             with contextlib.suppress(IndexError, ProcessLookupError):
                 # One that is up: to end one after another before they are is to say that none will ever be.
-                victim = rng.choice(list(pool._task_handler._lanes))
+                victim = rng.choice(list(pool._task_handler._workers))
                 os.kill(victim.process.pid, rng.choice([signal.SIGKILL, signal.SIGTERM]))
                 kills += 1
         for thread in threads:
@@ -173,7 +173,7 @@ def test_random_calls_from_four_threads_while_workers_are_killed(ours):
                 assert (frame == value).all(axis=None)
         del callers, caller, threads
         # Back to where it was; descriptors are counted when the pool is gone, since a worker forked meanwhile keeps what it saw.
-        assert settled(lambda: len(pool._pool) == 3 and len(pool._task_handler._lanes) == 3)
+        assert settled(lambda: len(pool._pool) == 3 and len(pool._task_handler._workers) == 3)
         assert pool.map_async(tasks.first, [np.ones(100_000)] * 6, 1).get(LIMIT) == [1.0] * 6
         lifecycle = pool._task_handler.sender.lifecycle
 
@@ -210,7 +210,7 @@ def _work_for_ever(seed):
     if by_kernel and rng.random() < 0.3:
         # One that is up: what is stopped in the middle of its fork still has the parent's end of its lifeline.
         pool.map(tasks.square, range(2))
-        os.kill(pool._task_handler._lanes[0].process.pid, signal.SIGSTOP)
+        os.kill(pool._task_handler._workers[0].process.pid, signal.SIGSTOP)
     Caller(pool, rng.randrange(1 << 32)).run(time.monotonic() + 60)
 
 

@@ -56,7 +56,7 @@ TOLERANCES = {
 }
 TABLE_TOLERANCE = 8
 #: Tables that have a bound, and may grow up to it.
-BOUNDED = {"Ledger._ended": 100, "_Consumer.free_slots": 100}
+BOUNDED = {"Metrics._ended": 100, "_Consumer.free_slots": 100}
 
 _CONTAINERS = (
     dict,

@@ -263,8 +263,8 @@ def killed():
     with pool() as made:
         held = collections.deque(maxlen=3)
         for i in itertools.count():
-            if i % 3 == 0 and len(made._task_handler.lanes) == 2:
-                os.kill(made._task_handler.lanes[0].process.pid, signal.SIGKILL)
+            if i % 3 == 0 and len(made._task_handler.workers) == 2:
+                os.kill(made._task_handler.workers[0].process.pid, signal.SIGKILL)
             with contextlib.suppress(WorkerLostError):
                 held.append(made.map_async(tasks.double, [array(i)] * 2, 1).get(30))
             yield [made]
@@ -319,7 +319,9 @@ def plain(x):
 
 
 @scenario(
-    "cells of a notebook run again", steps=150, allowed={"Encoder._known_functions": 1000, "Lane.known_blobs": 1000}
+    "cells of a notebook run again",
+    steps=150,
+    allowed={"Encoder._known_functions": 1000, "WorkerHandle.known_blobs": 1000},
 )
 def cells():
     main = sys.modules["__main__"] = types.ModuleType("__main__")

@@ -356,9 +356,9 @@ class Both:
     def kill(self):
         """A worker is replaced."""
         pool = self.worlds[1].pool
-        if self.pending or not pool._task_handler.lanes:
+        if self.pending or not pool._task_handler.workers:
             return
-        os.kill(pool._task_handler.lanes[0].process.pid, signal.SIGKILL)
+        os.kill(pool._task_handler.workers[0].process.pid, signal.SIGKILL)
         for _ in range(3):
             try:
                 assert pool.map_async(JOBS["check"], range(2), 1).get(LIMIT) == [0, 0]

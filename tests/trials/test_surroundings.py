@@ -227,7 +227,7 @@ def lose_workers_without_descriptors():
             with contextlib.suppress(OSError, WorkerLostError):
                 assert pool.map_async(tasks.first, [np.ones(LARGE)] * 4, 1).get(LIMIT) == [1.0] * 4
         deadline = time.monotonic() + 10
-        while len(pool._task_handler.lanes) < 2:
+        while len(pool._task_handler.workers) < 2:
             assert time.monotonic() < deadline, "no worker was started again"
             time.sleep(0.01)
         contract(pool)

@@ -7,7 +7,7 @@ import types
 import numpy as np
 
 from arrowpool.engine.calls import Blob, Call, Task
-from arrowpool.engine.worker_handle import Lane
+from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.transport.parcel import Parcel
 
 NOTHING = Parcel((b"", ()), (), 0)
@@ -57,14 +57,14 @@ def a_task(call=None, index=0):
     return Task(call or a_call(), index, 0, NOTHING, ())
 
 
-def a_lane(outstanding=0, *, pid=1, call=None, **state):
+def a_worker(outstanding=0, *, pid=1, call=None, **state):
     """A worker that was sent so many tasks and has not answered them."""
-    lane = Lane(
+    worker = WorkerHandle(
         types.SimpleNamespace(pid=pid), Channel(), Control(), types.SimpleNamespace(leased=lambda: 0), sentinel=-1
     )
     for index in range(outstanding):
-        lane.outstanding[lane.sent] = a_task(call, index)
-        lane.sent += 1
+        worker.outstanding[worker.sent] = a_task(call, index)
+        worker.sent += 1
     for name, value in state.items():
-        setattr(lane, name, value)
-    return lane
+        setattr(worker, name, value)
+    return worker
