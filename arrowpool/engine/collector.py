@@ -7,7 +7,6 @@ of every death, and says which task was lost with the worker and which had not b
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import select
 from collections import deque
@@ -47,10 +46,11 @@ from arrowpool.threads import Service
 from arrowpool.transport.channel import Message
 from arrowpool.transport.protocol import BROKEN, DONE, FAILED, HELLO, SHORT, SKIPPED, UNREADABLE, body_bytes
 from arrowpool.transport.reducer import loads
+from arrowpool.waiting import SelfPipe, wait_readable
 
 #: With more tasks than this in one worker's hands, replies are gathered for so long before they are read.
 _MANY = 16
-_GATHER_MILLISECONDS = 2
+_GATHER_SECONDS = 0.002
 
 
 class Collector(Service):
@@ -95,14 +95,10 @@ class Collector(Service):
         #: Where the feeder is told of tasks that have their results.
         self.answered: Callable[[list[Task]], None] = list.clear
         self._inbox: deque[Any] = deque()
-        self._wake_reader, self._wake_writer = os.pipe()
-        os.set_blocking(self._wake_reader, False)
-        os.set_blocking(self._wake_writer, False)
+        self._waker = SelfPipe()
         self._workers: dict[int, WorkerHandle] = {}
         self._poll = select.poll()
-        self._poll.register(self._wake_reader, select.POLLIN)
-        self._woken = select.poll()
-        self._woken.register(self._wake_reader, select.POLLIN)
+        self._poll.register(self._waker.reader, select.POLLIN)
         self._stop: Stop | None = None
         #: Whether no more results are set.
         self._halted = False
@@ -114,10 +110,7 @@ class Collector(Service):
     def tell(self, event: Any) -> None:
         """Give this thread an event; from any thread."""
         self._inbox.append(event)
-        try:
-            os.write(self._wake_writer, b"\0")
-        except OSError:  # the pipe is full: it will wake; or closed: it has ended
-            util.debug("collector not woken")
+        self._waker.wake()
 
     def halt(self) -> None:
         """Set no more results, and end; from any thread, this one too, also from a finalizer."""
@@ -129,10 +122,10 @@ class Collector(Service):
             while self._stop is None or (self._stop.drain and self._workers):
                 if any(len(worker.outstanding) > _MANY for worker in self._workers.values()):
                     # Short tasks, many to a frame: let some more replies come together than the first one that wakes us.
-                    self._woken.poll(_GATHER_MILLISECONDS)
+                    wait_readable([self._waker.reader], _GATHER_SECONDS)
                 for fd, _ in self._poll.poll():
-                    if fd == self._wake_reader:
-                        os.read(fd, 1 << 16)
+                    if fd == self._waker.reader:
+                        self._waker.drain()
                     elif fd in self._workers:
                         self._read(self._workers[fd])
                 while self._inbox:
@@ -154,9 +147,7 @@ class Collector(Service):
         for worker in list(self._workers.values()):
             self._forget(worker)
         self._inbox.clear()  # what was not read any more refers to workers, and their memory
-        os.close(self._wake_reader)
-        os.close(self._wake_writer)
-        self._wake_reader = self._wake_writer = -1
+        self._waker.close()
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, WorkerJoined):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import select
 import threading
 import time
 from collections.abc import Callable
@@ -19,42 +17,26 @@ from arrowpool.engine.launcher import Launcher, let_go
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import PoolTerminatedError, WorkerInitError, describe_exit, said
 from arrowpool.threads import Service, tell
+from arrowpool.waiting import SelfPipe, wait_readable
 
 _log = logging.getLogger(__name__)
 
 #: After this long another attempt is made to start a worker in place of one that ended.
-_TRY_AGAIN_MILLISECONDS = 500.0
+_TRY_AGAIN_SECONDS = 0.5
 #: A pool without any worker waits so long for the system to have a process, or descriptors, for it again.
 _PATIENCE_SECONDS = 5.0
 #: How often a process is looked at of which no descriptor says that it has ended.
-_LOOK_MILLISECONDS = 100.0
+_LOOK_SECONDS = 0.1
 #: The kernel takes no wait of more than 2**31 milliseconds; a look in between costs nothing.
-_LONGEST_MILLISECONDS = 3_600_000.0
+_LONGEST_SECONDS = 3600.0
 
 
-class Notifier:
+class Notifier(SelfPipe):
     """Wakes the supervisor; stands where the standard library's pool has its ``_change_notifier``."""
-
-    def __init__(self) -> None:
-        self.reader, self._writer = os.pipe()
-        os.set_blocking(self.reader, False)
-        os.set_blocking(self._writer, False)
 
     def put(self, _: Any) -> None:
         """Wake it; from any thread, also from a finalizer."""
-        try:
-            os.write(self._writer, b"\0")
-        except OSError:  # the pipe is full: it will wake; or closed: it has ended
-            util.debug("supervisor not woken")
-
-    def drain(self) -> None:
-        os.read(self.reader, 1 << 16)
-
-    def close(self) -> None:
-        for fd in (self.reader, self._writer):
-            if fd >= 0:
-                os.close(fd)
-        self.reader = self._writer = -1
+        self.wake()
 
 
 class Supervisor(Service):
@@ -148,9 +130,7 @@ class Supervisor(Service):
             util.debug("supervisor exiting")
 
     def _await_word(self) -> None:
-        poll = select.poll()
-        poll.register(self._notifier.reader, select.POLLIN)
-        if poll.poll():
+        if wait_readable([self._notifier.reader], None):
             self._notifier.drain()
 
     def _keep_up(self) -> None:
@@ -204,24 +184,21 @@ class Supervisor(Service):
 
     def _wait(self) -> None:
         """Until a worker has ended or the pool's state has changed."""
-        poll = select.poll()
-        poll.register(self._notifier.reader, select.POLLIN)
-        for worker in self._watched():
-            poll.register(worker.sentinel, select.POLLIN)
-        if any(fd == self._notifier.reader for fd, _ in poll.poll(self._patience())):
+        reader = self._notifier.reader
+        if reader in wait_readable([reader, *(worker.sentinel for worker in self._watched())], self._patience()):
             self._notifier.drain()
 
     def _patience(self) -> float | None:
-        """Milliseconds to wait for something to happen; None for ever."""
+        """Seconds to wait for something to happen; None without a limit."""
         limits = [self._expire()]
         if self._short_handed:
-            limits.append(_TRY_AGAIN_MILLISECONDS)
+            limits.append(_TRY_AGAIN_SECONDS)
         if not all(worker.is_watched for worker in self._watched()):
-            limits.append(_LOOK_MILLISECONDS)
+            limits.append(_LOOK_SECONDS)
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _expire(self) -> float | None:
-        """Kill workers whose task has had its time; return the milliseconds until the next could be due, None for never."""
+        """Kill workers whose task has had its time; return the seconds until the next could be due, None for never."""
         granted = self._task_timeout
         if granted is None:
             return None
@@ -242,7 +219,7 @@ class Supervisor(Service):
                 else:
                     worker.doomed = False
                     self._feeder.wake()
-        return min((soonest - now) * 1000 + 1, _LONGEST_MILLISECONDS)
+        return min(soonest - now + 0.001, _LONGEST_SECONDS)
 
     def _bury(self) -> None:
         """Take ended workers off the list and say how they ended."""
@@ -316,12 +293,9 @@ class Supervisor(Service):
 
 def _ended(workers: list[WorkerHandle], seconds: float) -> list[WorkerHandle]:
     """Those whose process has ended; waits up to so many seconds for the first one."""
-    poll = select.poll()
-    for worker in workers:
-        poll.register(worker.sentinel, select.POLLIN)
     if not all(worker.is_watched for worker in workers):
-        seconds = min(seconds, _LOOK_MILLISECONDS / 1000)
-    ended = {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
+        seconds = min(seconds, _LOOK_SECONDS)
+    ended = set(wait_readable((worker.sentinel for worker in workers), max(0.0, seconds)))
     return [
         worker
         for worker in workers

@@ -15,7 +15,6 @@ import contextlib
 import errno
 import json
 import os
-import select
 import socket
 import struct
 import sys
@@ -32,6 +31,7 @@ from arrowpool.shelf.files import CATALOGUE, leads_to, open_to_read
 from arrowpool.shelf.keys import Living
 from arrowpool.shelf.owner import REFUSED, address_of, parse_address, peer
 from arrowpool.threads import slices
+from arrowpool.waiting import wait_readable
 
 _MESSAGE_BYTES = 1 << 16
 _MAX_FDS = 8
@@ -267,10 +267,8 @@ def _connect(connection: socket.socket, address: str, living: Living, *, is_know
 def _converse(connection: socket.socket, living: Living, what: str, pid: int) -> tuple[Any, list[int]]:
     connection.send(json.dumps([what, living.number]).encode())
     began = _started(pid)
-    poll = select.poll()
-    poll.register(connection, select.POLLIN)
     for seconds in slices(PATIENCE_SECONDS):
-        if poll.poll(1000 * seconds):
+        if wait_readable([connection.fileno()], seconds):
             break
         if began is not None and _started(pid) != began:
             raise _ended(living)  # somebody else has its socket, a child that was not told to close it

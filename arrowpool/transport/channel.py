@@ -10,10 +10,11 @@ import contextlib
 import fcntl
 import marshal
 import os
-import select
 import struct
 import threading
 from typing import Any
+
+from arrowpool.waiting import wait_readable
 
 _HEADER = struct.Struct("<Q")
 _READ_BYTES = 1 << 18
@@ -109,9 +110,7 @@ class Channel:
 
     def readable(self, timeout: float | None = 0) -> bool:
         """Whether `receive` would not wait; waits up to `timeout` seconds for that (None: for ever)."""
-        poll = select.poll()
-        poll.register(self._reader, select.POLLIN)
-        return bool(poll.poll(None if timeout is None else timeout * 1000))
+        return bool(wait_readable((self._reader,), timeout))
 
     def finish(self) -> None:
         """Say that no more messages will be sent; the other end gets EOFError after the last one."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import select
 import signal
 import struct
 import sys
@@ -31,6 +30,7 @@ from typing import Any
 from arrowpool.forking import keep_from_children, no_forks
 from arrowpool.memory import facilities
 from arrowpool.memory.control_page import ControlPage
+from arrowpool.waiting import wait_readable
 
 # fcntl.h
 _F_SETSIG = 10
@@ -242,9 +242,7 @@ def die_with_parent(lifeline: int) -> None:
     if not told:
         threading.Thread(target=_wait_for_end, args=(lifeline,), name="arrowpool-lifeline", daemon=True).start()
         return
-    poll = select.poll()
-    poll.register(lifeline, select.POLLIN)
-    if poll.poll(0):  # it was too late to be told
+    if wait_readable([lifeline]):  # the parent had ended before `tie`
         os.kill(os.getpid(), signal.SIGKILL)
 
 
