@@ -11,18 +11,14 @@ import multiprocessing
 import operator
 import os
 import queue
-import traceback
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing import pool as stdlib
 from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE, mapstar, starmapstar  # type: ignore[attr-defined]
 from multiprocessing.process import BaseProcess
 from types import BuiltinFunctionType, FunctionType, NoneType
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from arrowpool.engine.calls import Call, Share
 from arrowpool.engine.collector import Collector
@@ -30,10 +26,11 @@ from arrowpool.engine.descriptors import make_room
 from arrowpool.engine.ending import Ending
 from arrowpool.engine.events import Broken, Cancelled, Dropped, Releases, Unshare
 from arrowpool.engine.feeder import Feeder
+from arrowpool.engine.imap import IMapIterator, IMapUnorderedIterator
 from arrowpool.engine.launcher import Initializer, Launcher
 from arrowpool.engine.metrics import Metrics
-from arrowpool.engine.results import AsyncResult, ImapResults, MapResult, UnorderedImapResults
-from arrowpool.engine.source import tasks_of
+from arrowpool.engine.results import ApplyResult, AsyncResult, MapResult
+from arrowpool.engine.source import runs_code, tasks_of
 from arrowpool.engine.supervisor import Notifier, Supervisor
 from arrowpool.errors import again
 from arrowpool.memory import arena
@@ -41,29 +38,30 @@ from arrowpool.memory.arena import Arena
 from arrowpool.memory.grant import live_grants_of
 from arrowpool.memory.limits import limits
 from arrowpool.stats import Stats, show_bytes
-from arrowpool.threads import check_process, tell
+from arrowpool.threads import check_process
 from arrowpool.transport.resolution import Reach
 from arrowpool.transport.sender import Sender
 from arrowpool.tuning import COPY_THREADS
 from arrowpool.worker.signals import handlers_put_off
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = [
+    "ApplyResult",
+    "ArrowPool",
+    "AsyncResult",
+    "IMapIterator",
+    "IMapUnorderedIterator",
+    "MapResult",
+    "Pool",
+]
+
 _log = logging.getLogger(__name__)
 
 _said_fallback = False
-_Shared = TypeVar("_Shared")
-#: Iterating over these runs no code but Python's and NumPy's; nor does it over those containers of pandas and polars.
-_INERT = frozenset(
-    (
-        *(list, tuple, range, str, bytes, bytearray, dict, set, frozenset, deque, np.ndarray),
-        *map(type, ({}.keys(), {}.values(), {}.items(), iter([]), iter(()), iter(range(0)), iter({}), iter(set()))),
-    )
-)
-_INERT_NAMES = frozenset(
-    (
-        *(("pandas", name) for name in ("Series", "DataFrame", "Index", "RangeIndex", "DatetimeIndex")),
-        ("polars", "Series"),
-    )
-)
+_S = TypeVar("_S")
+_T = TypeVar("_T")
 #: Pickle writes these without asking us.
 _NOT_SHARED = frozenset(
     (
@@ -240,7 +238,7 @@ class ArrowPool(stdlib.Pool):
         if self._pid == os.getpid():
             super().__del__(*args, **kwargs)
 
-    def __enter__(self) -> ArrowPool:
+    def __enter__(self) -> Self:
         # A pool that is broken already is entered: nobody ends what a block was not entered with. Its calls say why.
         check_process(self._pid)
         super()._check_running()  # type: ignore[misc]
@@ -254,45 +252,168 @@ class ArrowPool(stdlib.Pool):
 
     # Calls: as in the standard library, but that the feeder is told what it can rely on, and that an interrupt ends a call.
 
-    def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Any = {}) -> Any:  # noqa: B006
-        """
-        Equivalent of `func(*args, **kwds)`.
+    def apply(self, func: Callable[..., _T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> _T:
+        """Return ``func(*args, **kwds)``, computed in a worker. Blocks until the result is there.
+
+        Parameters
+        ----------
+        func, args, kwds
+            The function and its arguments.
+
+        Raises
+        ------
+        Exception
+            The exception of `func`; errors of the pool, such as `WorkerLostError`.
+        KeyboardInterrupt
+            On Ctrl-C. It ends the call: the task is interrupted.
+
+        Examples
+        --------
+        >>> from arrowpool import Pool
+        >>> with Pool(2) as pool:
+        ...     pool.apply(pow, (2, 10))
+        1024
         """
         return self._wait_for(self.apply_async(func, args, kwds))
 
-    def map(self, func: Callable[[Any], Any], iterable: Any, chunksize: int | None = None) -> Any:
-        """
-        Apply `func` to each element in `iterable`, collecting the results
-        in a list that is returned.
+    def map(self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = None) -> list[_T]:
+        """Return ``[func(item) for item in iterable]``, computed in the workers. Blocks until all results are there.
+
+        Parameters
+        ----------
+        func : callable
+            Called with one item. It is sent once, with everything that it has captured.
+        iterable : iterable
+            Read to its end before the first task is sent, unless it has a length.
+        chunksize : int, optional
+            Number of items that a worker gets in one task. By default each worker gets about four tasks. Large chunks suit
+            many small items; 1 suits few large ones.
+
+        Returns
+        -------
+        list
+            The results, in the order of the items.
+
+        Raises
+        ------
+        Exception
+            The first exception that a task raises, once all tasks are answered; errors of the pool, such as
+            `WorkerLostError`.
+        KeyboardInterrupt
+            On Ctrl-C. It ends the call: running tasks are interrupted, waiting tasks are dropped.
+
+        Examples
+        --------
+        >>> from arrowpool import Pool
+        >>> with Pool(2) as pool:
+        ...     pool.map(abs, [-1, -2, -3])
+        [1, 2, 3]
         """
         return self._wait_for(self._map_async(func, iterable, mapstar, chunksize))
 
-    def starmap(self, func: Callable[..., Any], iterable: Any, chunksize: int | None = None) -> Any:
-        """
-        Like `map()` method but the elements of the `iterable` are expected to
-        be iterables as well and will be unpacked as arguments. Hence
-        `func` and (a, b) becomes func(a, b).
+    def starmap(
+        self, func: Callable[..., _T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+    ) -> list[_T]:
+        """Return ``[func(*item) for item in iterable]``: as `map`, but each item holds the arguments of one call.
+
+        Examples
+        --------
+        >>> from arrowpool import Pool
+        >>> with Pool(2) as pool:
+        ...     pool.starmap(pow, [(2, 3), (2, 4)])
+        [8, 16]
         """
         return self._wait_for(self._map_async(func, iterable, starmapstar, chunksize))
 
     def apply_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., _T],
         args: Iterable[Any] = (),
-        kwds: Any = {},  # noqa: B006 (the standard library's signature, and never changed)
-        callback: Callable[[Any], Any] | None = None,
-        error_callback: Callable[[BaseException], Any] | None = None,
-    ) -> Any:
-        """
-        Asynchronous version of `apply()` method.
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[_T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> ApplyResult[_T]:
+        """Start ``func(*args, **kwds)`` in a worker. Does not block.
+
+        Parameters
+        ----------
+        func, args, kwds
+            The function and its arguments. Small objects are taken as they are now; large arrays are read when the task is
+            sent, so leave them unchanged until then.
+        callback, error_callback : callable, optional
+            Called with the result, or with the exception, in a thread of the pool. A callback should return at once, since
+            other results wait for it; its exceptions are logged.
+
+        Returns
+        -------
+        ApplyResult
+            Of the value: call ``get(timeout=None)``, or ``await`` it.
+
+        Examples
+        --------
+        >>> from arrowpool import Pool
+        >>> with Pool(2) as pool:
+        ...     result = pool.apply_async(pow, (2, 10))
+        ...     result.get()
+        1024
         """
         self._check_running()
         shares = self._shared_now()
         snapshot = self._task_handler.snapshots.take(func, args, kwds, shares)
-        result: Any = AsyncResult(self, _guarded(callback), _guarded(error_callback))
+        result: Any = ApplyResult(self, callback, error_callback)
         tasks = iter([(result._job, 0, func, args, kwds)])
         self._submit(Call(tasks, None, job=result._job, length=1, snapshot=snapshot, shares=shares))
-        return result
+        return result  # type: ignore[no-any-return]
+
+    def map_async(
+        self,
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[_T]:
+        """Start a `map`. Does not block, except to read an iterable without a length.
+
+        Parameters
+        ----------
+        func, iterable, chunksize
+            As for `map`.
+        callback, error_callback : callable, optional
+            As for `apply_async`; called once, with the list of results or with the first exception.
+
+        Returns
+        -------
+        MapResult
+            Of the list of results, in the order of the items: call ``get(timeout=None)``, or ``await`` it.
+
+        Examples
+        --------
+        >>> from arrowpool import Pool
+        >>> with Pool(2) as pool:
+        ...     pool.map_async(abs, [-1, -2, -3]).get()
+        [1, 2, 3]
+        """
+        return self._map_async(func, iterable, mapstar, chunksize, callback, error_callback)
+
+    def starmap_async(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[_T]:
+        """Start a `starmap`: as `map_async`, but each item holds the arguments of one call.
+
+        Examples
+        --------
+        >>> from arrowpool import Pool
+        >>> with Pool(2) as pool:
+        ...     pool.starmap_async(pow, [(2, 3), (2, 4)]).get()
+        [8, 16]
+        """
+        return self._map_async(func, iterable, starmapstar, chunksize, callback, error_callback)
 
     def _map_async(
         self,
@@ -302,9 +423,9 @@ class ArrowPool(stdlib.Pool):
         chunksize: int | None = None,
         callback: Callable[[Any], Any] | None = None,
         error_callback: Callable[[BaseException], Any] | None = None,
-    ) -> Any:
+    ) -> MapResult[Any]:
         self._check_running()
-        # A list of ours also where it is one already: the caller may change that while tasks wait.
+        # Copied also when it is a list: the caller may change that while tasks wait.
         if type(iterable) is list or not hasattr(iterable, "__len__"):
             iterable = list(iterable)
         if chunksize is None:
@@ -314,29 +435,69 @@ class ArrowPool(stdlib.Pool):
         if len(iterable) == 0:
             chunksize = 0
         batches = stdlib.Pool._get_tasks(func, iterable, chunksize)  # type: ignore[attr-defined]
-        result: Any = MapResult(
-            self, chunksize, len(iterable), _guarded(callback), error_callback=_guarded(error_callback)
-        )
+        result: Any = MapResult(self, chunksize, len(iterable), callback, error_callback=error_callback)
         length = result._number_left
         tasks = tasks_of(result._job, mapper, batches, length)
         items = iterable if type(iterable) in (list, tuple) else None
-        lazy, shares = _runs_code(iterable), self._shared_now()
+        lazy, shares = runs_code(iterable), self._shared_now()
         self._submit(Call(tasks, None, items, job=result._job, length=length, lazy=lazy, shares=shares))
-        return result
+        return result  # type: ignore[no-any-return]
 
-    def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Any:
-        """
-        Equivalent of `map()`, item by item: results come as soon as they are there, in order.
-        """
-        return self._imap(ImapResults, func, iterable, chunksize)
+    def imap(self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = 1) -> IMapIterator[_T]:
+        """Return an iterator over the results of ``func(item)``, in the order of the items. Does not block.
 
-    def imap_unordered(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Any:
-        """
-        Like `imap()` method but ordering of results is arbitrary.
-        """
-        return self._imap(UnorderedImapResults, func, iterable, chunksize)
+        Parameters
+        ----------
+        func : callable
+            Called with one item.
+        iterable : iterable
+            Read as workers make room, at most `max_bytes` ahead; read in a thread of its own if it runs Python code, so it
+            may wait for results of its own items.
+        chunksize : int
+            Number of items that a worker gets in one task.
 
-    def _imap(self, kind: type[ImapResults], func: Any, iterable: Iterable[Any], chunksize: Any) -> Any:
+        Returns
+        -------
+        IMapIterator
+            For ``for`` and ``async for``; ``next(timeout)`` waits for one result at most so long. An exception of a task is
+            raised in place of its result, and the iterator goes on; with a chunksize above 1 it ends there. Closing or
+            dropping the iterator ends the call: running tasks are interrupted, waiting tasks are dropped. Ctrl-C while
+            waiting for a result does the same.
+
+        Raises
+        ------
+        ValueError
+            For a chunksize below 1.
+
+        Examples
+        --------
+        >>> from arrowpool import Pool
+        >>> with Pool(2) as pool:
+        ...     for value in pool.imap(abs, [-1, -2, -3]):
+        ...         print(value)
+        1
+        2
+        3
+        """
+        return self._imap(IMapIterator, func, iterable, chunksize)
+
+    def imap_unordered(
+        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = 1
+    ) -> IMapIterator[_T]:
+        """As `imap`, with the results in the order in which they arrive.
+
+        Examples
+        --------
+        >>> from arrowpool import Pool
+        >>> with Pool(2) as pool:
+        ...     sorted(pool.imap_unordered(abs, [-1, -2, -3]))
+        [1, 2, 3]
+        """
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize)
+
+    def _imap(
+        self, kind: type[IMapIterator[_T]], func: Any, iterable: Iterable[Any], chunksize: Any
+    ) -> IMapIterator[_T]:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
@@ -344,7 +505,7 @@ class ArrowPool(stdlib.Pool):
         batches = stdlib.Pool._get_tasks(func, iterable, chunksize) if chunked else iterable  # type: ignore[attr-defined]
         result = kind(self, chunked)
         tasks = tasks_of(result._job, mapstar if chunked else func, batches)
-        lazy, shares = _runs_code(iterable), self._shared_now()
+        lazy, shares = runs_code(iterable), self._shared_now()
         self._submit(Call(tasks, result.results._set_length, job=result._job, lazy=lazy, shares=shares))
         return result
 
@@ -355,29 +516,29 @@ class ArrowPool(stdlib.Pool):
         if self._result_handler.over:
             self._result_handler.end_calls()
 
-    def _wait_for(self, result: Any) -> Any:
-        """The value of a call that is waited for; an interrupt (or any other signal handler's exception) cancels it."""
+    def _wait_for(self, result: ApplyResult[_T]) -> _T:
+        """Wait for a call and return its value. An interrupt, or another exception of a signal handler, ends the call."""
         try:
             return result.get()
         except BaseException:
             if not result.ready():
-                self._cancel(result._job)
+                self._cancel(result._job)  # type: ignore[attr-defined]
             raise
 
     def _cancel(self, job: int, error: BaseException | None = None) -> None:
-        """End a call: what runs of it is interrupted, what waits is dropped; its result is this, or `CancelledError`."""
+        """End a call: interrupt its running tasks, drop its waiting ones. Its result is `error`, or `CancelledError`."""
         if self._pid == os.getpid():
             self._result_handler.tell(Cancelled(job, error))
 
     def _drop(self, job: int, ends: bool) -> None:
-        """Nobody will read the results of an imap. Called in finalizers, so it takes no lock."""
+        """Note that the results of an imap will not be read. Called in finalizers, so it takes no lock."""
         if self._pid == os.getpid():
             self._result_handler.tell(Dropped(job, ends))
 
+    # Ends
+
     def close(self) -> None:
-        """
-        Take no more calls; the workers end once all that were made are answered.
-        """
+        """Take no more calls. The workers end when all calls are answered. Can be called again."""
         if self._pid != os.getpid():
             self._state = CLOSE
             return
@@ -385,8 +546,10 @@ class ArrowPool(stdlib.Pool):
         self._task_handler.hurry()
 
     def terminate(self) -> None:
-        """
-        End the workers at once. In a forked child, which has none, nothing but this copy of the pool.
+        """End the pool at once, and its workers with it. Can be called again; the end of a ``with`` block calls it.
+
+        Calls that are not answered raise `PoolTerminatedError`. Results that were received stay valid. In a forked child,
+        where the pool has no workers, only the child's copy of the pool ends.
         """
         if self._pid != os.getpid():
             self._state = TERMINATE
@@ -394,8 +557,26 @@ class ArrowPool(stdlib.Pool):
         super().terminate()
 
     def join(self) -> None:
-        """
-        Wait for the worker processes to exit, after `close()` or `terminate()`.
+        """Wait until all workers have ended. Call `close` or `terminate` first.
+
+        Raises
+        ------
+        ValueError
+            When the pool still takes calls.
+        RuntimeError
+            In a callback, and elsewhere in the pool's own threads, which could not end then.
+        ForkedPoolError
+            In a forked child.
+
+        Examples
+        --------
+        >>> from arrowpool import Pool
+        >>> pool = Pool(2)
+        >>> result = pool.map_async(abs, [-1, -2, -3])
+        >>> pool.close()
+        >>> pool.join()
+        >>> result.get()
+        [1, 2, 3]
         """
         check_process(self._pid)
         if self._ending.own_service() is not None:
@@ -407,7 +588,7 @@ class ArrowPool(stdlib.Pool):
         self._ending.wait()  # another thread may have begun it
 
     @contextlib.contextmanager
-    def share(self, obj: _Shared) -> Iterator[_Shared]:
+    def share(self, obj: _T) -> Iterator[_T]:
         """Copy an object once, for all calls in the ``with`` block.
 
         Wherever it occurs in these calls, in arguments or captured by functions, the workers read that one copy; each task
@@ -542,15 +723,6 @@ def _check(
         raise ValueError("task_timeout must be a positive number (seconds) or None")
 
 
-def _runs_code(iterable: Any) -> bool:
-    """Whether iterating may run the user's code, which may take its time, or change what is called for the items."""
-    kind = type(iterable)
-    if kind in _INERT:
-        return False
-    module = kind.__module__  # of a proxy, it may be anything
-    return type(module) is not str or (module.partition(".")[0], kind.__name__) not in _INERT_NAMES
-
-
 def default_size() -> int:
     """How many workers a pool has that is not told."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
@@ -578,21 +750,6 @@ def _break(pool: weakref.ref[ArrowPool], error: BaseException) -> None:
     if broken is not None:
         broken._broken.append(error)
         broken._worker_handler.give_up()
-
-
-def _guarded(callback: Callable[[Any], Any] | None) -> Callable[[Any], None] | None:
-    """A callback whose errors are logged: one that escaped would end the thread that sets all results."""
-    if callback is None:
-        return None
-
-    def call(value: Any) -> None:
-        try:
-            callback(value)
-        except BaseException:
-            # As text: a log record with the traceback would keep the frames alive, and the results in them.
-            tell(_log.error, "a callback of the pool raised\n%s", traceback.format_exc())
-
-    return call
 
 
 Pool = ArrowPool

@@ -30,7 +30,6 @@ from arrowpool.engine.events import (
     WorkerJoined,
 )
 from arrowpool.engine.metrics import Metrics
-from arrowpool.engine.results import fail
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import (
     PoolTerminatedError,
@@ -164,7 +163,7 @@ class Collector(Service):
             self._feeder_inbox.put(event)
             result = self._cache.get(event.job)
             if result is not None:
-                fail(result, event.error or CancelledError("the call was interrupted"))
+                result.fail(event.error or CancelledError("the call was interrupted"))
         elif isinstance(event, Dropped):
             self._drop(event)
         elif isinstance(event, Broken):
@@ -327,4 +326,4 @@ class Collector(Service):
         """End every call that still waits, with `error`: nobody shall wait for ever."""
         for result in list(self._cache.values()):
             with contextlib.suppress(KeyError):  # another thread was faster
-                fail(result, again(error))
+                result.fail(again(error))

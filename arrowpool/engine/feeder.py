@@ -41,8 +41,8 @@ from arrowpool.engine.events import (
     WorkerExited,
     WorkerJoined,
 )
+from arrowpool.engine.imap import Imap
 from arrowpool.engine.metrics import Metrics
-from arrowpool.engine.results import Imap
 from arrowpool.engine.round_robin import Turns
 from arrowpool.engine.scheduling import Recall, ahead_size, draw_size, frame_size, free_worker
 from arrowpool.engine.snapshot import Snapshots

@@ -19,9 +19,25 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.pool import _helper_reraises_exception, mapstar, starmapstar  # type: ignore[attr-defined]
 from typing import Any
 
+import numpy as np
+
 from arrowpool.threads import Service
 from arrowpool.transport.protocol import is_plain
 from arrowpool.transport.resolution import is_fixed
+
+#: Iterating over these runs no code but Python's and NumPy's; nor does iterating over the containers of pandas and polars below.
+_INERT = frozenset(
+    (
+        *(list, tuple, range, str, bytes, bytearray, dict, set, frozenset, deque, np.ndarray),
+        *map(type, ({}.keys(), {}.values(), {}.items(), iter([]), iter(()), iter(range(0)), iter({}), iter(set()))),
+    )
+)
+_INERT_NAMES = frozenset(
+    (
+        *(("pandas", name) for name in ("Series", "DataFrame", "Index", "RangeIndex", "DatetimeIndex")),
+        ("polars", "Series"),
+    )
+)
 
 
 class Source(Service):
@@ -152,6 +168,15 @@ def tasks_of(job: int, function: Any, iterable: Iterable[Any], length: int | Non
     except Exception as error:
         for missing in range(index, index + 1 if length is None else length):
             yield job, missing, _helper_reraises_exception, (error,), {}
+
+
+def runs_code(iterable: Any) -> bool:
+    """Whether iterating may run the user's code, which may block, or change what it gave before."""
+    kind = type(iterable)
+    if kind in _INERT:
+        return False
+    module = kind.__module__  # of a proxy, it may be anything
+    return type(module) is not str or (module.partition(".")[0], kind.__name__) not in _INERT_NAMES
 
 
 def _is_frozen(task: Any) -> bool:

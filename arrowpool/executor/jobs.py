@@ -40,9 +40,6 @@ class Job:
     The feeder draws the tasks, which makes their futures running; the collector sets them. Both know it by `_job`.
     """
 
-    #: Taken away by `results.fail`, which then sets task 0: nothing that is still open will be answered.
-    _error_callback: Any = True
-
     def __init__(self, pool: ArrowPool, works: Sequence[tuple[Any, ...]]):
         self._pool: ArrowPool | None = pool
         self._cache = pool._cache
@@ -73,9 +70,6 @@ class Job:
 
     def _set(self, index: int, outcome: tuple[bool, Any]) -> None:
         success, value = outcome
-        if self._error_callback is None:
-            self.fail(value)
-            return
         with self._taking:
             future = self._open.pop(index, None)
         if future is not None:

@@ -1,0 +1,101 @@
+"""Waiting for a result from threads and from event loops.
+
+Each result object of a call is `Watched`. Threads and coroutines that wait for it register themselves; whoever changes the
+result, which is the collector or the feeder, wakes them. No thread waits on behalf of an event loop.
+
+Cancelling the last coroutine that waits ends the call, as an interrupt does: running tasks are interrupted, waiting tasks are
+dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from arrowpool.threads import check_process
+
+
+class Watched:
+    """Mixin for the result objects of a call: waits of threads and coroutines."""
+
+    #: The process that made the call. Set once, before the pool knows the result.
+    _pid: int
+    #: Who waits, by a token of each: how to wake it. Each waiter adds and removes its own token; whoever changes the result
+    #: reads a copy (`list`). All three are single operations on a dict, which Python makes atomic, with and without the GIL.
+    #: A waiter adds itself before it looks at the result, and is woken after the result has changed: it misses nothing.
+    _watchers: dict[object, Callable[[], None]]
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._pid = os.getpid()
+        self._watchers = {}
+        super().__init__(*args, **kwargs)
+
+    def _cancel(self: Any) -> None:
+        pool = self._pool  # None once the call has all its answers
+        if pool is not None:
+            pool._cancel(self._job)
+
+    def _wake(self) -> None:
+        if self._watchers:
+            for wake in list(self._watchers.values()):
+                wake()
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[object]:
+        """Count as a waiter in the ``with`` block; gives the waiter's token. A lock's own notification wakes it."""
+        token = object()
+        self._watchers[token] = _do_nothing
+        try:
+            yield token
+        finally:
+            self._watchers.pop(token, None)
+
+    @contextlib.contextmanager
+    def _awaited(self) -> Iterator[object]:
+        """The same for a coroutine: its cancellation ends the call unless others wait."""
+        with self._watching() as token:
+            try:
+                yield token
+            except asyncio.CancelledError:
+                self._watchers.pop(token, None)
+                if not self._watchers:
+                    self._cancel()
+                raise
+
+    async def _changed(self, is_there: Callable[[], bool]) -> None:
+        """Return when `is_there` is true; it must stay true from then on."""
+        if is_there():
+            return
+        loop = asyncio.get_running_loop()
+        with self._awaited() as token:
+            while not is_there():
+                future: asyncio.Future[None] = loop.create_future()
+                self._watchers[token] = _waker(loop, future)
+                if is_there():
+                    return
+                check_process(self._pid)
+                await future
+
+    async def pause(self) -> None:
+        """Let the event loop run once. A cancellation here counts as one of waiting."""
+        with self._awaited():
+            await asyncio.sleep(0)
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _waker(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Callable[[], None]:
+    def done() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def wake() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: its coroutines are gone
+            loop.call_soon_threadsafe(done)
+
+    return wake
