@@ -33,12 +33,12 @@ from arrowpool.engine.results import ApplyResult, AsyncResult, MapResult
 from arrowpool.engine.source import runs_code, tasks_of
 from arrowpool.engine.supervisor import Notifier, Supervisor
 from arrowpool.errors import again
+from arrowpool.interrupts import check_process
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.grant import live_grants_of
 from arrowpool.memory.limits import limits
 from arrowpool.stats import Stats, show_bytes
-from arrowpool.threads import check_process
 from arrowpool.transport.resolution import Reach
 from arrowpool.transport.sender import Sender
 from arrowpool.tuning import COPY_THREADS

@@ -1,97 +1,27 @@
-"""Threads of the package: how they start, end and wait.
-
-A signal does not end a wait for a lock when it comes in the instant in which Python begins to wait, nor when a library has
-installed a handler of its own for it, after which the kernel resumes what was interrupted (polars does:
-https://github.com/pola-rs/polars/issues/21739). Python's own handler runs when the main thread does something else; so
-whoever waits on behalf of the user waits in slices.
-"""
+"""The package's own threads: services that run in one each."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures._base import PENDING, RUNNING
-from typing import Any
+from collections.abc import Callable
 
-from arrowpool.errors import ForkedPoolError
-
-#: An interrupt is noticed after this time at the latest.
-_SLICE_SECONDS = 0.25
-
-
-def slices(timeout: float | None) -> Iterator[float]:
-    """For how long to wait at once, again and again, until `timeout` seconds are over; for ever when it is None.
-
-    Parameters
-    ----------
-    timeout : float or None
-        Seconds. The first slice always comes, 0 long where there is no time.
-
-    Yields
-    ------
-    float
-        Seconds.
-    """
-    until = float("inf") if timeout is None else time.monotonic() + timeout
-    left = until - time.monotonic()
-    while True:
-        yield max(0.0, min(left, _SLICE_SECONDS))
-        left = until - time.monotonic()
-        if not left > 0:
-            return
-
-
-def check_process(pid: int) -> None:
-    """Raise `ForkedPoolError` in every process but `pid`: nobody there brings what is waited for, or ever releases a lock."""
-    if os.getpid() != pid:
-        raise ForkedPoolError(pid)
-
-
-class InterruptibleFuture(Future[Any]):
-    """A future whose waiters can be interrupted, whoever handles the signal, and that a forked child does not wait for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._pid = os.getpid()
-
-    def result(self, timeout: float | None = None) -> Any:
-        try:
-            self._await(timeout)
-            return super().result(0)
-        finally:
-            del self  # its exception refers to this frame
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        self._await(timeout)
-        return super().exception(0)
-
-    def _await(self, timeout: float | None) -> None:
-        if self._state in (PENDING, RUNNING):
-            check_process(self._pid)
-        with self._condition:
-            for seconds in slices(timeout):
-                if self.done():
-                    return
-                self._condition.wait(seconds)
+from arrowpool.interrupts import slices
 
 
 def tell(log: Callable[..., None], text: str, *args: object) -> None:
-    """Log it from a thread that all calls depend on, whatever the user's handlers and filters make of it."""
+    """Log from a thread that all calls depend on: an error in the user's handlers or filters does not end it."""
     with contextlib.suppress(Exception):
         log(text, *args)
 
 
-#: Of each thread of ours: the service that runs in it.
+#: For each thread of the package, the service that runs in it. Thread-local: no other thread reads or writes it.
 _here = threading.local()
 
 
 def current() -> Service | None:
-    """The service in whose thread this is."""
+    """The service that runs in the current thread; None in any other thread."""
     return getattr(_here, "service", None)
 
 
@@ -103,15 +33,17 @@ class Service:
     name : str
         Name of the thread.
     part_of : Service, optional
-        What this one works for: it may have to wait for this thread.
+        The service that this one works for, and that may wait for this thread.
     """
 
     def __init__(self, name: str, part_of: Service | None = None):
         self._part_of = part_of
-        #: Done once the loop has ended, each by the thread that takes it out.
+        #: Run after `run` has returned. Any thread appends; a thread that takes one out runs it. Both are atomic operations,
+        #: so each act runs once.
         self._last_acts: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        # Before Python 3.13, a thread whose `join` was interrupted once counts as ended.
+        #: Set by the thread at the end of `run`; any thread waits for it. Not `Thread.join` alone: before Python 3.13, a thread
+        #: whose `join` was interrupted once counts as ended.
         self._over = threading.Event()
 
     def run(self) -> None:
@@ -126,7 +58,15 @@ class Service:
             self._act_for_the_last_time()
 
     def do_last(self, act: Callable[[], None]) -> None:
-        """Do this once the loop has ended: in its thread, or here if that is too late for it."""
+        """Run `act` after `run` has returned: in the service's thread, or in this one if that has passed its end.
+
+        1. This thread appends the act.
+        2. The service's thread sets `_over`, then runs all acts that it finds.
+        3. This thread reads `_over`.
+
+        If 1 comes before 2, the service's thread finds the act. If 2 comes before 1, this thread sees `_over` at 3 and
+        runs the act. If both look, the one that takes the act out runs it: once in each case.
+        """
         self._last_acts.append(act)
         if self._over.is_set():
             self._act_for_the_last_time()
@@ -139,8 +79,19 @@ class Service:
     def start(self) -> None:
         self._thread.start()
 
+    def try_start(self) -> bool:
+        """Start; False where Python starts no thread any more: late in its exit, or at the system's limit of threads.
+
+        Then the caller does the work itself.
+        """
+        try:
+            self.start()
+        except RuntimeError:
+            return False
+        return True
+
     def is_here(self) -> bool:
-        """Whether this is its thread, or the thread of a part of it."""
+        """Whether the current thread is the service's own, or that of a part of it."""
         service = current()
         while service is not None:
             if service is self:
@@ -149,11 +100,14 @@ class Service:
         return False
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait for the end of the loop; whether it has ended. Nothing to wait for when it never started, or from within."""
+        """Wait until `run` has returned; return whether it has.
+
+        Does not wait for a service that was never started, nor in the service's own thread.
+        """
         if self._thread.ident is None or self._thread is threading.current_thread():
             return self._over.is_set() or not self._thread.is_alive()
         for seconds in slices(timeout):
-            if self._over.wait(seconds) or not self._thread.is_alive():  # in a forked child it never was
+            if self._over.wait(seconds) or not self._thread.is_alive():  # in a forked child no thread is alive
                 self._thread.join()
                 return True
         return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from arrowpool.engine.source import Source
-from arrowpool.threads import InterruptibleFuture
+from arrowpool.interrupts import InterruptibleFuture
 from arrowpool.transport.overlaps import Stretch
 from arrowpool.transport.parcel import Parcel, Reduced
 from arrowpool.transport.reducer import Seen

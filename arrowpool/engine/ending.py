@@ -24,8 +24,9 @@ from arrowpool.engine.collector import Collector
 from arrowpool.engine.events import Stop
 from arrowpool.engine.feeder import Feeder
 from arrowpool.engine.supervisor import Notifier, Supervisor
+from arrowpool.interrupts import slices
 from arrowpool.memory.grant import settle_forks
-from arrowpool.threads import Service, slices, tell
+from arrowpool.threads import Service, tell
 
 _log = logging.getLogger(__name__)
 
@@ -63,10 +64,7 @@ class Ending:
         if mine is None:
             self._end()
             return
-        try:
-            _Elsewhere(self._end).start()
-        except RuntimeError:
-            # Python exits, or the system is at its limit of threads: this one does it as its last act.
+        if not _Elsewhere(self._end).try_start():
             mine.do_last(self._end)
 
     def own_service(self) -> Service | None:

@@ -323,9 +323,7 @@ class Feeder(Service):
         self._idle_since = None
         if call.lazy:
             source = Source(call.tasks, functools.partial(self._was_drawn, call.job), self)
-            # Python starts no thread while it exits: then they are drawn here.
-            with contextlib.suppress(RuntimeError):
-                source.start()
+            if source.try_start():  # otherwise they are drawn here
                 call.tasks = call.source = source
         self._turns.add(call)
         self._draw_on(call)

@@ -23,7 +23,7 @@ from multiprocessing import pool as stdlib
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from arrowpool.engine.watching import Watched
-from arrowpool.threads import check_process, slices
+from arrowpool.interrupts import check_process, slices
 
 if TYPE_CHECKING:
     from typing_extensions import Self

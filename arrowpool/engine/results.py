@@ -14,7 +14,8 @@ from multiprocessing import pool as stdlib
 from typing import Any, TypeVar
 
 from arrowpool.engine.watching import Watched
-from arrowpool.threads import check_process, slices, tell
+from arrowpool.interrupts import check_process, slices
+from arrowpool.threads import tell
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

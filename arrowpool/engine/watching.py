@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from arrowpool.threads import check_process
+from arrowpool.interrupts import check_process
 
 
 class Watched:

@@ -29,8 +29,8 @@ from typing import Any, TypeVar
 from arrowpool.engine.calls import Call
 from arrowpool.errors import again
 from arrowpool.executor.jobs import Engine, Job, is_exiting
+from arrowpool.interrupts import check_process
 from arrowpool.pool import ArrowPool, default_size
-from arrowpool.threads import check_process
 
 _log = logging.getLogger(__name__)
 _Shared = TypeVar("_Shared")

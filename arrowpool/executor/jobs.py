@@ -23,8 +23,9 @@ from contextlib import suppress
 from multiprocessing.pool import job_counter  # type: ignore[attr-defined]
 from typing import Any
 
+from arrowpool.interrupts import InterruptibleFuture
 from arrowpool.pool import ArrowPool
-from arrowpool.threads import InterruptibleFuture, Service, tell
+from arrowpool.threads import Service, tell
 
 _log = logging.getLogger(__name__)
 

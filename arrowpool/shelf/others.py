@@ -24,13 +24,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from arrowpool.errors import ShelfKeyError
+from arrowpool.interrupts import slices
 from arrowpool.memory import facilities
 from arrowpool.shelf import catalogue, owner
 from arrowpool.shelf.catalogue import Record
 from arrowpool.shelf.files import CATALOGUE, leads_to, open_to_read
 from arrowpool.shelf.keys import Living
 from arrowpool.shelf.owner import REFUSED, address_of, parse_address, peer
-from arrowpool.threads import slices
 from arrowpool.waiting import wait_readable
 
 _MESSAGE_BYTES = 1 << 16

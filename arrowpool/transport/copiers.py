@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -80,12 +79,9 @@ class Copiers:
         Exception
             What the first of them raised.
         """
-        # No new thread late in the interpreter's exit, or at the system's limit: then the caller copies alone.
-        with contextlib.suppress(RuntimeError):
-            while len(self._helpers) < self._wanted:
-                helper = _Helper(self._batches)
-                helper.start()
-                self._helpers.append(helper)
+        # With no helper that can start, the caller copies alone.
+        while len(self._helpers) < self._wanted and (helper := _Helper(self._batches)).try_start():
+            self._helpers.append(helper)
         batch = _Batch(copies)
         for _ in self._helpers:
             self._batches.put(batch)
