@@ -9,8 +9,9 @@ import numpy as np
 from arrowpool.engine.calls import Blob, Call, Task
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.transport.parcel import Parcel
+from arrowpool.transport.protocol import encoded
 
-NOTHING = Parcel((b"", ()), (), 0)
+NOTHING = Parcel(encoded(b""), (), 0)
 
 
 class Control:

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable
 
 from arrowpool.engine.worker_handle import WorkerHandle
-from arrowpool.transport.protocol import TRIM
+from arrowpool.transport import protocol
 from arrowpool.transport.sender import Sender
 
 
@@ -77,7 +77,7 @@ class Room:
         for worker in self._workers:
             if worker is not but and not worker.outstanding:
                 with contextlib.suppress(OSError):
-                    worker.channel.send(((), (), 0, 0, (), TRIM, ()))
+                    worker.channel.send(protocol.trim())
 
     def help(self, worker: WorkerHandle) -> None:
         """A worker is short of memory: have all others give back what they can, and tell it how much that may be."""

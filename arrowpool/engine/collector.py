@@ -42,8 +42,19 @@ from arrowpool.errors import (
 )
 from arrowpool.memory.grant import settle_forks
 from arrowpool.threads import Service
-from arrowpool.transport.channel import Message
-from arrowpool.transport.protocol import BROKEN, DONE, FAILED, HELLO, SHORT, SKIPPED, UNREADABLE, body_bytes
+from arrowpool.transport import protocol
+from arrowpool.transport.protocol import (
+    EncodedBody,
+    Grants,
+    Hello,
+    InitializerFailed,
+    MemoryShort,
+    TaskDone,
+    TaskFailed,
+    TaskSkipped,
+    TaskUnreadable,
+    is_plain_body,
+)
 from arrowpool.transport.reducer import loads
 from arrowpool.waiting import SelfPipe, wait_readable
 
@@ -196,63 +207,65 @@ class Collector(Service):
             return False
         answered: list[Task] = []
         returned: list[Task] = []
-        for message in messages:
-            kind = message[0]
-            if kind in (DONE, FAILED):
-                task = worker.outstanding.pop(message[1], None)
+        for reply in protocol.read_replies(messages):
+            if isinstance(reply, (TaskDone, TaskFailed)):
+                task = worker.outstanding.pop(reply.number, None)
                 if task is not None:
-                    self._deliver(worker, task, message)
+                    self._deliver(worker, task, reply)
                     answered.append(task)
-            elif kind == SKIPPED:
-                task = worker.outstanding.pop(message[1], None)
+            elif isinstance(reply, (TaskSkipped, TaskUnreadable)):
+                if isinstance(reply, TaskUnreadable):
+                    worker.may_borrow = False
+                task = worker.outstanding.pop(reply.number, None)
                 if task is not None:
                     returned.append(task)
-            elif kind == UNREADABLE:
-                worker.may_borrow = False
-                task = worker.outstanding.pop(message[1], None)
-                if task is not None:
-                    returned.append(task)
-            elif kind == SHORT:
+            elif isinstance(reply, MemoryShort):
                 self._feeder_inbox.put(Short(worker))
-            elif kind == HELLO:
-                self._told_names(message[1])
-                worker.may_borrow = message[2]
+            elif isinstance(reply, Hello):
+                self._told_names(reply.names)
+                worker.may_borrow = reply.may_borrow
                 self._feeder_inbox.put(WorkerJoined(worker))
-            elif kind == BROKEN:
-                self._initializer_failed(worker, *message[1:])
+            else:
+                self._initializer_failed(worker, reply)
         if returned:
             self._feeder_inbox.put(Returned(returned))
         if answered:
             self.answered(answered)
         return True
 
-    def _deliver(self, worker: WorkerHandle, task: Task, message: Message) -> None:
-        kind, _, (decode, run, encode), body, grants = message[:5]
-        metrics = self._metrics
-        metrics.answered(worker, task, decode, run, encode)
-        metrics.piped_bytes += body_bytes(body)
-        nbytes = 0
-        if len(body) == 2 and body[1]:
-            nbytes = sum(room[2] for room in body[1])
-            metrics.shared_bytes += nbytes
-            metrics.copies += len(body[1])
-        task.call.took(decode + run, nbytes)
-        try:
-            if len(body) == 1:
-                value = body[0]
-            else:
-                value = worker.receiver.rebuild(body, worker.receiver.accept(grants) if grants else [])
-                if nbytes and body[0] is None:
-                    metrics.pickled(value, body[1][0][2])
-        except BaseException as error:
-            failure = TransferError(
-                f"the {'result' if kind == DONE else 'exception'} of {describe(task)} could not be rebuilt here: "
-                f"{said(error)}"
-            )
-            failure.__cause__ = RemoteTraceback(message[5]) if kind == FAILED else error
-            self._set(task.call.job, task.index, False, failure)
+    def _deliver(self, worker: WorkerHandle, task: Task, reply: TaskDone | TaskFailed) -> None:
+        decode, run, encode = reply.times
+        body = reply.body
+        self._metrics.answered(worker, task, decode, run, encode)
+        self._metrics.piped_bytes += protocol.piped_bytes(body)
+        if is_plain_body(body):
+            (value,) = body
+            task.call.took(decode + run, 0)
         else:
-            self._set(task.call.job, task.index, kind == DONE, value)
+            task.call.took(decode + run, protocol.segment_bytes(body))
+            try:
+                value = self._rebuilt(worker, body, reply.grants)
+            except BaseException as error:
+                failure = TransferError(
+                    f"the {'result' if type(reply) is TaskDone else 'exception'} of {describe(task)} could not be "
+                    f"rebuilt here: {said(error)}"
+                )
+                failure.__cause__ = RemoteTraceback(reply.text) if isinstance(reply, TaskFailed) else error
+                self._set(task.call.job, task.index, False, failure)
+                return
+        self._set(task.call.job, task.index, type(reply) is TaskDone, value)
+
+    def _rebuilt(self, worker: WorkerHandle, body: EncodedBody, grants: Grants) -> Any:
+        metrics, receiver = self._metrics, worker.receiver
+        placements = protocol.placements_of(body)
+        if placements:
+            metrics.shared_bytes += protocol.segment_bytes(body)
+            metrics.copies += len(placements)
+        value = receiver.rebuild(body, receiver.accept(grants) if grants else [])
+        not_shared = protocol.placed_stream_bytes(body)
+        if not_shared:
+            metrics.pickled(value, not_shared)
+        return value
 
     def _set(self, job: int, index: int, success: bool, value: Any) -> None:
         result = self._cache.get(job)
@@ -299,14 +312,14 @@ class Collector(Service):
             worker.channel.close()
             worker.receiver.owner_lost()
 
-    def _initializer_failed(self, worker: WorkerHandle, stream: bytes, text: str) -> None:
+    def _initializer_failed(self, worker: WorkerHandle, reply: InitializerFailed) -> None:
         error = WorkerInitError(
-            f"the initializer failed in worker {worker.process.pid}, so this pool cannot run tasks:\n{text}"
+            f"the initializer failed in worker {worker.process.pid}, so this pool cannot run tasks:\n{reply.text}"
         )
         try:
-            error.__cause__ = loads(stream)
+            error.__cause__ = loads(reply.stream)
         except BaseException:  # whatever rebuilding it raises
-            error.__cause__ = RemoteTraceback(text)
+            error.__cause__ = RemoteTraceback(reply.text)
         self._break(error)
 
     def _break(self, error: BaseException) -> None:

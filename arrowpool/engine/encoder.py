@@ -20,6 +20,7 @@ from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.snapshot import Snapshots, parts_of
 from arrowpool.errors import ArenaFullError, contained
 from arrowpool.memory import platform
+from arrowpool.transport import protocol
 from arrowpool.transport.overlaps import find, stretches
 from arrowpool.transport.parcel import Parcel, Reduced
 from arrowpool.transport.resolution import constants_of, is_stateless
@@ -108,7 +109,7 @@ class Encoder:
         if plain and known is not None and not known.may_change and call.function is function:
             if known.nbytes:
                 self._metrics.saved(known.nbytes)
-            return Task(call, index, star, Parcel((payload,), (), 0), call.blobs)
+            return Task(call, index, star, Parcel(protocol.plain(payload), (), 0), call.blobs)
         snapshot, call.snapshot = call.snapshot, None
         reducer = self._sender.reducer
         try:
@@ -127,7 +128,7 @@ class Encoder:
             blobs = [*encoded.blobs]  # and with the function, once that is placed
             taken: Parcel | Reduced
             if plain:
-                taken = Parcel((payload,), (), 0)
+                taken = Parcel(protocol.plain(payload), (), 0)
             else:
                 if snapshot is not None and snapshot.payload is not None:
                     taken = snapshot.payload
@@ -136,7 +137,7 @@ class Encoder:
                     taken = self._sender.reduce(payload, encoded.seen)
                 self._refer_to_pins(call, blobs, taken)
                 if not taken.units:
-                    taken = Parcel((taken.stream, ()), (), 0)
+                    taken = Parcel(protocol.encoded(taken.stream), (), 0)
         except BaseException as error:
             return Failed(job, index, contained(error, "pickling it"))
         finally:

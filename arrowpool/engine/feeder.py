@@ -51,6 +51,7 @@ from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import ArenaFullError, PoolTerminatedError, contained, said
 from arrowpool.memory.limits import is_tight
 from arrowpool.threads import Service
+from arrowpool.transport import protocol
 from arrowpool.transport.sender import Sender
 from arrowpool.tuning import FRAME_BYTES, IDLE_SECONDS, PREFETCH_SECONDS, RECALL_SECONDS, WARM_SECONDS
 
@@ -394,7 +395,7 @@ class Feeder(Service):
         for blob in blobs:
             if blob.number not in worker.known_blobs:
                 worker.known_blobs.add(blob.number)
-                new.append((blob.number, blob.stateless, blob.parcel.body))
+                new.append(blob)
         first = worker.sent
         try:
             if not worker.may_borrow:
@@ -403,10 +404,10 @@ class Feeder(Service):
                     blob.parcel = sender.bring_in(blob.parcel)
                 for task in tasks:
                     task.parcel = sender.bring_in(task.parcel)
-            blob_grants = tuple((b.number, sender.grant(b.parcel, worker)) for b in blobs if b.parcel.segments)
-            items = tuple((task.parcel.body, sender.grant(task.parcel, worker)) for task in tasks)
+            blob_grants = [(blob.number, sender.grant(blob.parcel, worker)) for blob in blobs if blob.parcel.segments]
+            items = [(task.parcel.body, sender.grant(task.parcel, worker)) for task in tasks]
         except ArenaFullError as error:
-            worker.known_blobs.difference_update(number for number, _, _ in new)
+            worker.known_blobs.difference_update(blob.number for blob in new)
             for task in tasks:
                 self._tell_collector(Failed(task.call.job, task.index, error))
                 self._settle(task)
@@ -418,7 +419,15 @@ class Feeder(Service):
             worker.sent += 1
         worker.last_frame = len(tasks)
         worker.progress = (time.monotonic(), worker.control.started)
-        message = (tuple(new), tuple(worker.to_forget), blobs[0].number, int(tasks[0].star), blob_grants, first, items)
+        message = protocol.frame(
+            new_blobs=[(blob.number, blob.stateless, blob.parcel.body) for blob in new],
+            forgotten=worker.to_forget,
+            function=blobs[0].number,
+            star=tasks[0].star,
+            blob_grants=blob_grants,
+            first=first,
+            tasks=items,
+        )
         worker.to_forget.clear()
         # When the worker is gone its tasks come back as `Returned`, or fail if it had begun them.
         with contextlib.suppress(OSError):

@@ -20,9 +20,10 @@ from arrowpool.memory import arena, control_page, facilities, platform
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control_page import ControlPage
 from arrowpool.memory.grant import watch_forks
+from arrowpool.transport import protocol
 from arrowpool.transport.channel import Channel
 from arrowpool.transport.parcel import Parcel, Reduced
-from arrowpool.transport.protocol import Body, GrantWire
+from arrowpool.transport.protocol import Body, Grants
 from arrowpool.transport.receiver import Receiver
 from arrowpool.transport.reducer import Reducer, Unit
 from arrowpool.transport.resolution import Reach
@@ -70,11 +71,14 @@ class Initializer:
             else:
                 self._placed = (sizes, Sender(own).place(Reduced(b"", units)), own)
         if not units:
-            return _rebuild_initializer, (stream, (), (), None)
+            return _rebuild_initializer, (protocol.encoded(stream), (), None)
         assert self._placed is not None
         _, parcel, placed = self._placed
-        grants = tuple((slot, segment.offset, segment.size) for slot, segment in enumerate(parcel.segments))
-        return _rebuild_initializer, (stream, parcel.body[1], grants, reduction.DupFd(placed.fd))
+        grants = tuple(
+            protocol.grant(slot, segment.offset, segment.size) for slot, segment in enumerate(parcel.segments)
+        )
+        body = protocol.encoded(stream, protocol.placements_of(parcel.body))
+        return _rebuild_initializer, (body, grants, reduction.DupFd(placed.fd))
 
     def _reduce(self, inline_limit: int) -> tuple[bytes, list[Unit]]:
         reducer = Reducer(inline_limit=inline_limit, reach=self._reach, for_initializer=True)
@@ -85,16 +89,13 @@ class Initializer:
         self._placed = None
 
 
-def _rebuild_initializer(
-    stream: bytes, rooms: tuple[Any, ...], grants: tuple[GrantWire, ...], arena_fd: Any
-) -> Callable[[], None]:
+def _rebuild_initializer(body: Body, grants: Grants, arena_fd: Any) -> Callable[[], None]:
     # Rebuilt when called, after the worker is set up, so that an error is the initializer's.
     def start() -> None:
         # These segments stay for as long as the pool does: nobody reads the flags.
         receiver = Receiver(
             arena_fd.detach() if arena_fd is not None else -1, np.zeros(len(grants) + 1, dtype=np.uint8)
         )
-        body: Body = (stream, rooms)
         function, args = receiver.rebuild(body, receiver.accept(grants))
         receiver.close()
         if function is not None:

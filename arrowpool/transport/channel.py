@@ -12,15 +12,13 @@ import marshal
 import os
 import struct
 import threading
-from typing import Any
 
+from arrowpool.transport.protocol import Message
 from arrowpool.waiting import wait_readable
 
 _HEADER = struct.Struct("<Q")
 _READ_BYTES = 1 << 18
 _PIPE_BYTES = 1 << 18
-
-Message = tuple[Any, ...]
 
 
 class Channel:

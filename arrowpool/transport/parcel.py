@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from arrowpool.memory.lifecycle import Segment
-from arrowpool.transport.protocol import Body, body_bytes
+from arrowpool.transport.protocol import Body, piped_bytes
 from arrowpool.transport.reducer import Unit
 
 
@@ -31,4 +31,4 @@ class Parcel(NamedTuple):
     @property
     def piped_bytes(self) -> int:
         """Bytes of it that go through the pipe."""
-        return body_bytes(self.body)
+        return piped_bytes(self.body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,15 @@ from arrowpool.memory.control_page import Flags
 from arrowpool.memory.grant import Account, Grant, disown, unreleased
 from arrowpool.memory.limits import memory
 from arrowpool.memory.mapping import Mapping, has_maps
-from arrowpool.transport.protocol import Body, GrantWire, Room
+from arrowpool.transport.protocol import (
+    Body,
+    Grants,
+    InSegment,
+    Placement,
+    SharedObject,
+    is_plain_body,
+    read_placement,
+)
 from arrowpool.transport.reducer import loads, loads_in_turn
 from arrowpool.tuning import (
     HEADROOM_STEP,
@@ -75,12 +83,10 @@ class Receiver:
         self._account = Account(flags, released)
         self._mapping: Mapping | None = None
 
-    def accept(self, grants: tuple[GrantWire, ...]) -> list[Grant]:
+    def accept(self, grants: Grants) -> list[Grant]:
         """Take the rights to some segments; they end when the returned objects and all built on them are gone."""
         account = self._account
-        return [
-            Grant(account, slot, offset, size, source[0] if source else None) for slot, offset, size, *source in grants
-        ]
+        return [Grant(account, slot, offset, nbytes, source) for slot, offset, nbytes, source in grants]
 
     def leased(self) -> int:
         """Bytes that may still be read, here or by a forked child."""
@@ -117,9 +123,9 @@ class Receiver:
         Parameters
         ----------
         body : Body
-            Stream and rooms.
+            Where the object is.
         grants : list of Grant
-            The rights to the segments the rooms lie in.
+            The rights to the segments that the body's units lie in.
         shared : callable, optional
             Rebuilds the shared object of a number; needed when the body refers to such.
 
@@ -128,12 +134,13 @@ class Receiver:
         Exception
             Whatever unpickling raises.
         """
-        if len(body) == 1:
-            return body[0]
-        stream, rooms = body
-        if not rooms:
+        if is_plain_body(body):
+            (value,) = body
+            return value
+        stream, placements = body
+        if not placements:
             return loads(stream)
-        arrays = self._rooms(rooms, grants, shared)
+        arrays = self._units(placements, grants, shared)
         return loads(next(arrays) if stream is None else stream, arrays)
 
     def rebuild_in_turn(
@@ -146,40 +153,48 @@ class Receiver:
         Exception
             Whatever unpickling raises.
         """
-        arrays = [self._rooms(body[1], grants, shared) for body, grants in parts]
-        streams = [next(rooms) if body[0] is None else body[0] for rooms, (body, _) in zip(arrays, parts, strict=True)]
+        streams: list[Any] = []
+        arrays: list[Iterator[Any]] = []
+        for body, grants in parts:
+            assert not is_plain_body(body)
+            stream, placements = body
+            units = self._units(placements, grants, shared)
+            streams.append(next(units) if stream is None else stream)
+            arrays.append(units)
         return loads_in_turn(streams, itertools.chain.from_iterable(arrays))
 
-    def _rooms(
-        self, rooms: tuple[Room, ...], grants: list[Grant], shared: Callable[[int], Any] | None
+    def _units(
+        self, placements: Iterable[Placement], grants: list[Grant], shared: Callable[[int], Any] | None
     ) -> Iterator[Any]:
+        """What lies at each of the placements, in order."""
         leases = [self._lease(grant) for grant in grants]
         copies: dict[tuple[int, int], ByteArray | None] = {}
         unmapped = _Copies()
-        for index, *place in rooms:
-            if index >= 0:
-                offset, nbytes = place
-                whole = leases[index]
+        for placement in placements:
+            place = read_placement(placement)
+            if isinstance(place, InSegment):
+                whole = leases[place.segment]
                 if whole is None:
-                    unmapped.check(nbytes)
-                    yield self._mapping_of(grants[index]).read(grants[index], offset, nbytes)
+                    unmapped.check(place.nbytes)
+                    grant = grants[place.segment]
+                    yield self._mapping_of(grant).read(grant, place.offset, place.nbytes)
                 else:
-                    yield whole[offset : offset + nbytes]
+                    yield whole[place.offset : place.offset + place.nbytes]
                 continue
             assert shared is not None
-            if not place:
-                yield shared(~index)
+            if isinstance(place, SharedObject):
+                yield shared(place.number)
                 continue
-            offset, nbytes, copy = place
-            if (index, copy) not in copies:
-                copies[index, copy] = shared(~index) if has_maps() or not copies else None
-            whole = copies[index, copy]
+            _, number, offset, nbytes, copy = place
+            if (number, copy) not in copies:
+                copies[number, copy] = shared(number) if has_maps() or not copies else None
+            whole = copies[number, copy]
             if whole is None:
                 # Of one that nobody is given, so that nobody has written to it.
                 unmapped.check(nbytes)
-                if (index, -1) not in copies:
-                    copies[index, -1] = shared(~index)
-                pristine = copies[index, -1]
+                if (number, -1) not in copies:
+                    copies[number, -1] = shared(number)
+                pristine = copies[number, -1]
                 assert pristine is not None
                 whole = platform.aligned(nbytes)
                 np.copyto(whole, pristine[offset : offset + nbytes])

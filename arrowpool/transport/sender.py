@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from arrowpool.codecs.outbox import ByteArray
 from arrowpool.errors import ArenaFullError
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control_page import Flags, Use
 from arrowpool.memory.lifecycle import Borrowed, LifecycleManager, Segment
 from arrowpool.memory.mapping import Lease
+from arrowpool.transport import protocol
 from arrowpool.transport.copiers import Copiers
 from arrowpool.transport.parcel import Parcel, Reduced
-from arrowpool.transport.protocol import GrantWire, Room
+from arrowpool.transport.protocol import Grants, InSegment, Placement, read_placement
 from arrowpool.transport.reducer import Reducer, Seen, Unit
 from arrowpool.transport.resolution import Reach
 from arrowpool.tuning import (
@@ -123,10 +125,10 @@ class Sender:
             held then.
         """
         if not reduced.units:
-            return Parcel((reduced.stream, ()), (), 0)
+            return Parcel(protocol.encoded(reduced.stream), (), 0)
         arena = self.arena
         assert arena is not None
-        leases, sizes, rooms = _lay_out(reduced.units)
+        leases, sizes, placements = _lay_out(reduced.units)
         segments: list[Segment] = []
         try:
             for lease in leases:
@@ -138,10 +140,10 @@ class Sender:
                 self.lifecycle.placed(segment)
                 segments.append(segment)
             copies: list[Callable[[], Any]] = []
-            for unit, (index, *place) in zip(reduced.units, rooms, strict=True):
-                if index >= len(leases):
-                    offset, nbytes = place
-                    copies += unit.copies_to(arena.room(segments[index].offset + offset, nbytes), PIECE)
+            for unit, placement in zip(reduced.units, placements, strict=True):
+                place = read_placement(placement)
+                if isinstance(place, InSegment) and place.segment >= len(leases):
+                    copies += unit.copies_to(_memory(arena, segments, place), PIECE)
                     self.copies += 1
             self._copy(copies, reduced.nbytes)
         except BaseException:
@@ -152,19 +154,22 @@ class Sender:
             if unit.lease is not None:
                 self.lent += 1
                 self.lent_bytes += unit.nbytes
-        return Parcel((reduced.stream or None, tuple(rooms)), tuple(segments), sum(s.owned for s in segments))
+        return Parcel(
+            protocol.encoded(reduced.stream or None, placements), tuple(segments), sum(s.owned for s in segments)
+        )
 
     def is_placed(self, reduced: Reduced, placed: Reduced, parcel: Parcel) -> bool:
         """Whether `parcel`, in which `placed` was put, has what `reduced` would put there. Reads all the memory."""
         if reduced.stream != placed.stream or len(reduced.units) != len(placed.units):
             return False
-        rooms = parcel.body[1] if reduced.units else ()
-        for unit, before, (index, *place) in zip(reduced.units, placed.units, rooms, strict=True):
+        for unit, before, placement in zip(
+            reduced.units, placed.units, protocol.placements_of(parcel.body), strict=True
+        ):
+            place = read_placement(placement)
             room = None
-            if index >= 0 and unit.lease is None:
+            if isinstance(place, InSegment) and unit.lease is None:
                 assert self.arena is not None
-                offset, nbytes = place
-                room = self.arena.room(parcel.segments[index].offset + offset, nbytes)
+                room = _memory(self.arena, parcel.segments, place)
             if not unit.is_as(before, room):
                 return False
         return True
@@ -228,7 +233,7 @@ class Sender:
         if self.arena is not None:
             self.arena.close()
 
-    def grant(self, parcel: Parcel, consumer: Hashable) -> tuple[GrantWire, ...]:
+    def grant(self, parcel: Parcel, consumer: Hashable) -> Grants:
         """Give `consumer` a lease of each of the parcel's segments.
 
         Raises
@@ -241,8 +246,8 @@ class Sender:
             slot = self.lifecycle.grant(segment, consumer)
             if slot is None:
                 raise ArenaFullError("a process holds too many shared objects at a time; release some of them")
-            source = (segment.lease.mapping.source,) if isinstance(segment, Borrowed) else ()
-            grants.append((slot, segment.offset, segment.size, *source))
+            source = segment.lease.mapping.source if isinstance(segment, Borrowed) else None
+            grants.append(protocol.grant(slot, segment.offset, segment.size, source))
         return tuple(grants)
 
     def unpin(self, segments: Iterable[Segment]) -> None:
@@ -280,33 +285,42 @@ class Sender:
                 self.arena.free(segment.offset, segment.size)
 
 
-def _lay_out(units: list[Unit]) -> tuple[list[Lease], list[int], list[Room]]:
-    """What is borrowed, sizes of the segments to make beside that, and the room of each unit, in the one or the other.
+def _memory(arena: Arena, segments: Sequence[Segment], place: InSegment) -> ByteArray:
+    """The owner's view of a unit's bytes."""
+    return arena.room(segments[place.segment].offset + place.offset, place.nbytes)
+
+
+def _lay_out(units: list[Unit]) -> tuple[list[Lease], list[int], list[Placement]]:
+    """What is borrowed, sizes of the segments to make beside that, and where each unit lies, in the one or the other.
 
     A large unit gets a segment of its own, so that keeping it alive keeps nothing else; small ones share.
     """
     borrowed = _Leases(units)
     first = len(borrowed.leases)
     sizes: list[int] = []
-    rooms: list[Room] = []
+    placements: list[Placement] = []
     shared = -1
     for unit in units:
         size = unit.nbytes
         if unit.shared_object is not None:
-            rooms.append((~unit.shared_object, *(unit.window or ())))
+            placements.append(
+                protocol.shared_object(unit.shared_object)
+                if unit.window is None
+                else protocol.shared_window(unit.shared_object, *unit.window)
+            )
         elif unit.lease is not None:
-            rooms.append((borrowed.of_unit[id(unit)], unit.offset, size))
+            placements.append(protocol.in_segment(borrowed.of_unit[id(unit)], unit.offset, size))
         elif size >= OWN_SEGMENT:
-            rooms.append((first + len(sizes), 0, size))
+            placements.append(protocol.in_segment(first + len(sizes), 0, size))
             sizes.append(size)
         else:
             padded = -(-size // ALIGNMENT) * ALIGNMENT
             if shared < 0 or sizes[shared] + padded > SHARED_SEGMENT:
                 shared = len(sizes)
                 sizes.append(0)
-            rooms.append((first + shared, sizes[shared], size))
+            placements.append(protocol.in_segment(first + shared, sizes[shared], size))
             sizes[shared] += padded
-    return borrowed.leases, sizes, rooms
+    return borrowed.leases, sizes, placements
 
 
 class _Leases:

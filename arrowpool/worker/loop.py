@@ -30,20 +30,18 @@ from arrowpool.memory import platform
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control_page import ControlPage
 from arrowpool.memory.grant import Grant, live_grants, settle_forks
-from arrowpool.transport.channel import Channel, Message
+from arrowpool.transport import protocol
+from arrowpool.transport.channel import Channel
 from arrowpool.transport.protocol import (
-    BROKEN,
-    DONE,
-    FAILED,
-    HELLO,
-    SHORT,
-    SKIPPED,
-    TRIM,
-    UNREADABLE,
     Body,
-    GrantWire,
+    Frame,
+    Grants,
+    Message,
+    Order,
     Star,
+    Trim,
     is_plain,
+    is_plain_body,
 )
 from arrowpool.transport.receiver import NotReadableError, Receiver
 from arrowpool.transport.reducer import dumps
@@ -112,7 +110,7 @@ def main(
         start()
     except BaseException as error:
         with contextlib.suppress(OSError):
-            channel.send((BROKEN, *_encode_broken(error)))
+            channel.send(protocol.initializer_failed(*_encode_broken(error)))
         if not isinstance(error, Exception):
             raise
         return
@@ -122,7 +120,7 @@ def main(
     lender = parent.pid if parent is not None and parent.pid is not None else -1
     worker = _Worker(channel, control, interrupts, endpoints, lender)
     with contextlib.suppress(OSError):  # the parent is gone, or terminates: nobody waits for this worker's words
-        channel.send((HELLO, names, platform.may_open_of(lender)))
+        channel.send(protocol.hello(names, platform.may_open_of(lender)))
         worker.run(maxtasks)
     util.debug("worker exiting after %d tasks", worker.completed)
 
@@ -147,14 +145,17 @@ class _Worker:
     def run(self, maxtasks: int | None) -> None:
         while maxtasks is None or self.completed < maxtasks:
             try:
-                frames = self._receive()
+                orders = self._receive()
             except EOFError:
                 return
-            for frame in frames:
-                self._run_frame(frame)
+            for order in orders:
+                if isinstance(order, Trim):
+                    self._trim()
+                else:
+                    self._run_frame(order)
             settle_forks()
 
-    def _receive(self) -> list[Message]:
+    def _receive(self) -> list[Order]:
         idle = 0.0
         while not self._channel.readable(
             IDLE_SECONDS if self._holds_memory() or (live_grants() and not idle) else None
@@ -167,7 +168,7 @@ class _Worker:
                 self._settle()
             else:
                 self._trim()
-        return self._channel.receive()
+        return protocol.read_orders(self._channel.receive())
 
     def _holds_memory(self) -> bool:
         """Whether there is memory to be given back after a while: of its own, or of processes that may be gone by now."""
@@ -189,7 +190,7 @@ class _Worker:
     def _relieve(self) -> Callable[[int], bool]:
         answers, _ = self._control.relief
         self._trim()
-        self._channel.send((SHORT,))
+        self._channel.send(protocol.memory_short())
 
         def may_come(nbytes: int) -> bool:
             now, elsewhere = self._control.relief
@@ -201,25 +202,22 @@ class _Worker:
         if self._sender.reap(_PARENT, self._control.parent_leases):
             self._control.results = self._sender.use(_PARENT)
 
-    def _run_frame(self, frame: Message) -> None:
-        new_blobs, forgotten, function, star, blob_grants, first, tasks = frame
-        if first == TRIM:
-            self._trim()
-            return
+    def _run_frame(self, frame: Frame) -> None:
         blobs = self._blobs
-        for number in forgotten:
+        for number in frame.forgotten:
             blobs.pop(number, None)
-        for number, stateless, body in new_blobs:
+        for number, stateless, body in frame.new_blobs:
             blobs[number] = _Blob(stateless, body)
-        grants = {number: self._receiver.accept(wire) for number, wire in blob_grants}
-        number = first
+        grants = {number: self._receiver.accept(wire) for number, wire in frame.blob_grants}
+        function, star = frame.function, frame.star
+        number = frame.first
         control = self._control
-        for body, task_grants in tasks:
+        for body, task_grants in frame.tasks:
             control.began = time.monotonic()
             control.started = number + 1
             if control.is_recalled(number):
                 self._receiver.accept(task_grants)  # and let go of at once
-                reply: Message = (SKIPPED, number)
+                reply = protocol.task_skipped(number)
             else:
                 reply = self._run_task(number, function, star, body, task_grants, grants)
             settle()
@@ -236,7 +234,7 @@ class _Worker:
         function: int,
         star: int,
         body: Body,
-        task_grants: tuple[GrantWire, ...],
+        task_grants: Grants,
         blob_grants: dict[int, list[Grant]],
     ) -> Message:
         # All that refers to arguments is local to this function: it is gone when the reply is sent.
@@ -247,14 +245,12 @@ class _Worker:
         try:
             self._interrupts.begin(number)
             try:
-                if len(body) == 1:
-                    payload = body[0]
+                if is_plain_body(body):
+                    (payload,) = body
                 elif not self._blobs[function].stateless:
                     called, payload = self._rebuild_both(function, body, accepted, blob_grants)
-                elif body[1]:
-                    payload = self._receiver.rebuild(body, accepted, lambda blob: self._rebuild_blob(blob, blob_grants))
                 else:
-                    payload = self._receiver.rebuild(body, [])
+                    payload = self._receiver.rebuild(body, accepted, lambda blob: self._rebuild_blob(blob, blob_grants))
                 del accepted  # a right ends with the last object over it, also while the task runs
                 if called is None:
                     called = self._rebuild_blob(function, blob_grants)
@@ -270,16 +266,16 @@ class _Worker:
                 # An interrupt that comes later than this is none; one that comes earlier is caught below, like any error.
                 self._interrupts.running = -1
         except NotReadableError:
-            return (UNREADABLE, number)
+            return protocol.task_unreadable(number)
         except BaseException as error:
             return self._failure(number, (began, ready), called, error)
         try:
             ended = time.perf_counter()
             decode, run = ready - began, ended - ready
             if is_plain(value if type(value) is list else (value,)):
-                return (DONE, number, (decode, run, 0.0), (value,), ())
+                return protocol.task_done(number, (decode, run, 0.0), protocol.plain(value))
             encoded = self._encode(value)
-            return (DONE, number, (decode, run, time.perf_counter() - ended), *encoded)
+            return protocol.task_done(number, (decode, run, time.perf_counter() - ended), *encoded)
         except ArenaFullError as error:
             return self._failed(number, (began, ready), error, str(error))
         except BaseException as error:
@@ -303,12 +299,12 @@ class _Worker:
             blob.function = rebuilt
         return rebuilt
 
-    def _encode(self, value: Any) -> tuple[Body, tuple[GrantWire, ...]]:
+    def _encode(self, value: Any) -> tuple[Body, Grants]:
         sender = self._sender
         sender.reducer.refresh()
         reduced = sender.reduce(value)
         if not reduced.units:
-            return (reduced.stream, ()), ()
+            return protocol.encoded(reduced.stream), ()
         self._reap()
         parcel = sender.place(reduced)
         grants = sender.grant(parcel, _PARENT)
@@ -332,7 +328,8 @@ class _Worker:
             encoded = self._encode(failure)
         except BaseException as error:
             encoded = self._encode(_not_encoded(error, getattr(failure, "exc", failure)))
-        return (FAILED, number, (ready - began, ended - ready, time.perf_counter() - ended), *encoded, text)
+        times = ready - began, ended - ready, time.perf_counter() - ended
+        return protocol.task_failed(number, times, *encoded, text)
 
 
 class _Said:

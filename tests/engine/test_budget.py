@@ -6,7 +6,7 @@ import pytest
 
 from arrowpool.engine.budget import Room
 from arrowpool.memory.lifecycle import Segment
-from arrowpool.transport.protocol import TRIM
+from arrowpool.transport.protocol import trim
 from arrowpool.transport.sender import Sender
 from tests.workers import a_worker
 
@@ -101,7 +101,7 @@ def test_the_idle_trim_at_once_and_all_but_who_asks():
     busy.outstanding[0] = None
     gone.channel.gone = True
     house.room.have_trimmed(asking)
-    assert [message[5] for message in idle.channel.sent] == [TRIM]
+    assert idle.channel.sent == [trim()]
     assert asking.channel.sent == busy.channel.sent == []
     house.room.have_trimmed()
     assert len(asking.channel.sent) == 1
