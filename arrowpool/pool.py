@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import html
 import logging
 import math
 import multiprocessing
 import operator
 import os
-import queue
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing import pool as stdlib
 from multiprocessing import util
@@ -20,27 +17,14 @@ from multiprocessing.process import BaseProcess
 from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from arrowpool.engine.calls import Call, Share
-from arrowpool.engine.collector import Collector
-from arrowpool.engine.descriptors import make_room
-from arrowpool.engine.ending import Ending
-from arrowpool.engine.events import Broken, Cancelled, Dropped, Releases, Unshare
-from arrowpool.engine.feeder import Feeder
+from arrowpool.engine.calls import Call, Share, Snapshot
+from arrowpool.engine.engine import Engine, Options
 from arrowpool.engine.imap import IMapIterator, IMapUnorderedIterator
-from arrowpool.engine.launcher import Initializer, Launcher
-from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.results import ApplyResult, AsyncResult, MapResult
 from arrowpool.engine.source import runs_code, tasks_of
-from arrowpool.engine.supervisor import Notifier, Supervisor
 from arrowpool.errors import again
 from arrowpool.interrupts import check_process
-from arrowpool.memory import arena
-from arrowpool.memory.arena import Arena
-from arrowpool.memory.grant import live_grants_of
-from arrowpool.memory.limits import limits
-from arrowpool.stats import Stats, show_bytes
-from arrowpool.transport.resolution import Reach
-from arrowpool.transport.sender import Sender
+from arrowpool.stats import Stats
 from arrowpool.tuning import COPY_THREADS
 from arrowpool.worker.signals import handlers_put_off
 
@@ -58,8 +42,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-
-_said_fallback = False
 _S = TypeVar("_S")
 _T = TypeVar("_T")
 #: Pickle writes these without asking us.
@@ -112,7 +94,8 @@ class ArrowPool(stdlib.Pool):
     [np.float64(100000.0), np.float64(0.0)]
     """
 
-    # Of the class, so that __del__ and __repr__ find them where the arguments are not even those of __init__.
+    # Class attributes, so that __del__ and __repr__ find them even if the arguments do not fit __init__.
+    #: What the user has done with the pool: the standard library's attribute. The engine's threads go by its `PoolState`.
     _state = INIT
     #: The process that has this pool's threads. A child forked from it can use none of it.
     _pid = -1
@@ -140,99 +123,53 @@ class ArrowPool(stdlib.Pool):
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = tuple(initargs)
-        self._broken: list[BaseException] = []
-        #: What is shared just now, in this order. Every operation used is atomic: calls are made in any thread.
+        #: Objects that are shared now, oldest first. Any thread adds, removes and reads, with one atomic operation each.
         self._shares: dict[Share, None] = {}
-        self._taskqueue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
+        options = Options(
+            context=self._ctx,
+            process=self.Process,
+            processes=self._processes,
+            initializer=self._initializer,
+            initargs=self._initargs,
+            maxtasksperchild=self._maxtasksperchild,
+            max_bytes=max_bytes,
+            spill_dir=None if spill_dir is None else os.path.abspath(spill_dir),
+            retries=retries,
+            task_timeout=task_timeout,
+            copy_threads=min(COPY_THREADS, default_size()),
+        )
         try:
-            # What an exception of a signal handler could come between: descriptors, processes, threads and who ends them.
+            # An exception of a signal handler in here would leave descriptors, processes and threads without an owner.
             with handlers_put_off():
-                self._begin(max_bytes, spill_dir, retries, task_timeout)
+                self._begin(options)
         except BaseException:
-            if self._state == RUN:  # of a handler: nobody gets to have this pool
+            if self._state == RUN:  # a handler raised after all: the caller does not get this pool
                 self.terminate()
             raise
 
-    def _begin(
-        self,
-        max_bytes: int | None,
-        spill_dir: str | os.PathLike[str] | None,
-        retries: int,
-        task_timeout: float | None,
-    ) -> None:
-        """Make the parts of the pool, and start them; nothing is left of them when that fails."""
-        # Workers are started later as well, when the current directory may be another one.
-        spilled = None if spill_dir is None else os.path.abspath(spill_dir)
-        limit = limits(max_bytes, spilled, self._processes)
-        forks = self._ctx.get_start_method() == "fork"
-        reach = Reach(forks=forks)
-        broke = functools.partial(_break, weakref.ref(self))
-        initializing = Initializer(self._initializer, self._initargs, reach, limit.capacity, spilled)
-        make_room(self._processes, self._ctx.get_start_method())
-        with contextlib.ExitStack() as undo:
-            self._change_notifier = Notifier()
-            undo.callback(self._change_notifier.close)
-            self._cache = stdlib._PoolCache(notifier=self._change_notifier)  # type: ignore[attr-defined]
-            arguments = _make_arena(limit.capacity, spilled, self._processes + 1)
-            sender = Sender(arguments, reach, copy_threads=min(COPY_THREADS, default_size()))
-            undo.callback(sender.close)
-            self._metrics = Metrics()
-            self._result_handler = Collector(
-                self._taskqueue, self._cache, reach.worker_has, broke, retries, task_timeout, self._metrics
-            )
-            undo.callback(self._result_handler.close)
-            self._task_handler = Feeder(
-                self._taskqueue,
-                self._result_handler.tell,
-                self._cache,
-                sender,
-                limit.budget,
-                task_timeout is not None,
-                self._change_notifier.put,
-                self._metrics,
-            )
-            self._result_handler.answered = self._task_handler.answered
-            self._releases = Releases(self._taskqueue)
-            launcher = Launcher(
-                context=self._ctx,
-                process=self.Process,
-                initializer=initializing,
-                maxtasks=self._maxtasksperchild,
-                arguments=arguments.fd if arguments is not None else -1,
-                capacity=arguments.capacity if arguments is not None else 0,
-                spill_dir=spilled,
-                released=self._releases,
-                forks=forks,
-                owners=self._processes + 1,
-            )
-            undo.callback(launcher.close)
-            self._worker_handler = Supervisor(
-                launcher,
-                self._pool,
-                self._processes,
-                self._change_notifier,
-                self._cache,
-                self._task_handler,
-                self._result_handler.tell,
-                task_timeout,
-            )
-            undo.pop_all()
-        threads = self._worker_handler, self._task_handler, self._result_handler
-        self._ending = Ending(self._taskqueue, *threads, self._change_notifier)
-        self._terminate = util.Finalize(self, self._ending, exitpriority=15)
+    def _begin(self, options: Options) -> None:
+        """Assemble the engine and start it; nothing is left of it when that fails."""
+        self._engine = engine = Engine(options)
+        # By these names the standard library, CPython's tests and dask know the parts of a pool.
+        self._pool = engine.workers
+        self._taskqueue = engine.inbox
+        self._cache = engine.cache
+        self._change_notifier = engine.notifier
+        self._worker_handler = engine.supervisor
+        self._task_handler = engine.feeder
+        self._result_handler = engine.collector
+        self._terminate = util.Finalize(self, engine.terminate, exitpriority=15)
         try:
             self._repopulate_pool()
-            for thread in threads:
-                thread.start()
+            engine.start()
         except BaseException:
             self._terminate()
             raise
         self._state = RUN
 
     def _repopulate_pool(self) -> None:
-        """Bring the number of workers up to what it shall be."""
-        self._worker_handler.repopulate()
+        """Start workers until there are as many as the pool was made with."""
+        self._engine.supervisor.repopulate()
 
     def __del__(self, *args: Any, **kwargs: Any) -> None:
         if self._pid == os.getpid():
@@ -247,8 +184,16 @@ class ArrowPool(stdlib.Pool):
     def _check_running(self) -> None:
         check_process(self._pid)
         super()._check_running()  # type: ignore[misc]
-        if self._broken:
-            raise again(self._broken[0])
+        if self._broken is not None:
+            raise again(self._broken)
+
+    @property
+    def _broken(self) -> BaseException | None:
+        """Why no worker of this pool can run a task; None while they can."""
+        return self._engine.state.error
+
+    def _is_own_thread(self) -> bool:
+        return self._engine.is_own_thread()
 
     # Calls: as in the standard library, but that the feeder is told what it can rely on, and that an interrupt ends a call.
 
@@ -359,7 +304,7 @@ class ArrowPool(stdlib.Pool):
         """
         self._check_running()
         shares = self._shared_now()
-        snapshot = self._task_handler.snapshots.take(func, args, kwds, shares)
+        snapshot = self._snapshot(func, args, kwds, shares)
         result: Any = ApplyResult(self, callback, error_callback)
         tasks = iter([(result._job, 0, func, args, kwds)])
         self._submit(Call(tasks, None, job=result._job, length=1, snapshot=snapshot, shares=shares))
@@ -509,12 +454,13 @@ class ArrowPool(stdlib.Pool):
         self._submit(Call(tasks, result.results._set_length, job=result._job, lazy=lazy, shares=shares))
         return result
 
+    def _snapshot(
+        self, func: Callable[..., Any], args: Any, kwds: Mapping[str, Any], shares: tuple[Share, ...]
+    ) -> Snapshot | None:
+        return self._engine.snapshot(func, args, kwds, shares)
+
     def _submit(self, call: Call) -> None:
-        self._taskqueue.put(call)
-        if self._broken:  # since it was checked; who ended all calls for that may not have known of this one
-            self._result_handler.tell(Broken(self._broken[0]))
-        if self._result_handler.over:
-            self._result_handler.end_calls()
+        self._engine.submit(call)
 
     def _wait_for(self, result: ApplyResult[_T]) -> _T:
         """Wait for a call and return its value. An interrupt, or another exception of a signal handler, ends the call."""
@@ -528,22 +474,21 @@ class ArrowPool(stdlib.Pool):
     def _cancel(self, job: int, error: BaseException | None = None) -> None:
         """End a call: interrupt its running tasks, drop its waiting ones. Its result is `error`, or `CancelledError`."""
         if self._pid == os.getpid():
-            self._result_handler.tell(Cancelled(job, error))
+            self._engine.cancel(job, error)
 
     def _drop(self, job: int, ends: bool) -> None:
         """Note that the results of an imap will not be read. Called in finalizers, so it takes no lock."""
         if self._pid == os.getpid():
-            self._result_handler.tell(Dropped(job, ends))
+            self._engine.drop(job, ends)
 
     # Ends
 
     def close(self) -> None:
         """Take no more calls. The workers end when all calls are answered. Can be called again."""
-        if self._pid != os.getpid():
+        if self._state == RUN:
             self._state = CLOSE
-            return
-        super().close()
-        self._task_handler.hurry()
+        if self._pid == os.getpid():
+            self._engine.close()
 
     def terminate(self) -> None:
         """End the pool at once, and its workers with it. Can be called again; the end of a ``with`` block calls it.
@@ -551,10 +496,9 @@ class ArrowPool(stdlib.Pool):
         Calls that are not answered raise `PoolTerminatedError`. Results that were received stay valid. In a forked child,
         where the pool has no workers, only the child's copy of the pool ends.
         """
-        if self._pid != os.getpid():
-            self._state = TERMINATE
-            return
-        super().terminate()
+        self._state = TERMINATE
+        if self._pid == os.getpid():
+            self._terminate()
 
     def join(self) -> None:
         """Wait until all workers have ended. Call `close` or `terminate` first.
@@ -579,13 +523,13 @@ class ArrowPool(stdlib.Pool):
         [1, 2, 3]
         """
         check_process(self._pid)
-        if self._ending.own_service() is not None:
+        if self._is_own_thread():
             raise RuntimeError(
                 "a pool cannot be joined in a callback, nor elsewhere in its own threads: these would not end"
             )
         super().join()
         self._terminate()
-        self._ending.wait()  # another thread may have begun it
+        self._engine.wait()  # another thread may have begun the end
 
     @contextlib.contextmanager
     def share(self, obj: _T) -> Iterator[_T]:
@@ -632,16 +576,14 @@ class ArrowPool(stdlib.Pool):
                 "share the frames, tables and arrays in it"
             )
         share = Share(obj)
-        self._taskqueue.put(share)
-        if self._task_handler.over:
-            self._task_handler.refuse()
+        self._engine.share(share)
         try:
             share.placed.result()
             self._shares[share] = None
             yield obj
         finally:
             self._shares.pop(share, None)
-            self._taskqueue.put(Unshare(share))
+            self._engine.unshare(share)
 
     def _shared_now(self) -> tuple[Share, ...]:
         """What a call that is made now refers to, the newest last."""
@@ -665,34 +607,15 @@ class ArrowPool(stdlib.Pool):
         >>> stats.tasks, stats.shared_bytes, stats.copies_saved
         (4, 800000, 3)
         """
-        feeder, metrics = self._task_handler, self._metrics
-        sender, lifecycle = feeder.sender, feeder.sender.lifecycle
-        live_results, live_result_bytes = live_grants_of(self._releases)
-        return Stats(
-            tasks=metrics.tasks,
-            piped_bytes=feeder.piped_bytes + metrics.piped_bytes,
-            shared_bytes=sender.shared_bytes + metrics.shared_bytes,
-            copies=sender.copies + metrics.copies,
-            copies_saved=metrics.copies_saved + sender.lent,
-            saved_bytes=metrics.saved_bytes + sender.lent_bytes,
-            live_segments=len(lifecycle.live),
-            live_bytes=lifecycle.bytes_live,
-            peak_segments=lifecycle.peak_segments,
-            peak_bytes=lifecycle.peak_bytes,
-            live_results=live_results,
-            live_result_bytes=live_result_bytes,
-            workers=metrics.workers(feeder.workers),
-            slowest=metrics.slowest(),
-            pickled=metrics.reasons(),
-        )
+        return self._engine.stats()
 
     def __repr__(self) -> str:
         if self._state == INIT:
             return super().__repr__()
-        lifecycle = self._task_handler.sender.lifecycle
+        kind = type(self)
         return (
-            f"<{type(self).__module__}.{type(self).__qualname__} state={self._state} pool_size={len(self._pool)} | "
-            f"segments: {len(lifecycle.live)} ({show_bytes(lifecycle.bytes_live)}) | leases: {lifecycle.leases()}>"
+            f"<{kind.__module__}.{kind.__qualname__} state={self._state} pool_size={len(self._pool)} | "
+            f"{self._engine.usage()}>"
         )
 
     def _repr_html_(self) -> str:
@@ -729,27 +652,6 @@ def default_size() -> int:
         with contextlib.suppress(OSError):  # a sandbox may refuse to say
             return os.process_cpu_count() or 1
     return os.cpu_count() or 1
-
-
-def _make_arena(capacity: int, spill_dir: str | None, owners: int) -> Arena | None:
-    global _said_fallback
-    try:
-        return Arena(arena.create(capacity, spill_dir), owners)
-    except OSError as error:
-        if spill_dir is not None:
-            raise
-        if not _said_fallback:
-            _said_fallback = True
-            _log.warning("no shared memory to be had on this system (%s): everything is pickled instead", str(error))
-        return None
-
-
-def _break(pool: weakref.ref[ArrowPool], error: BaseException) -> None:
-    """No worker of this pool can run a task: say so to whoever calls it from now on."""
-    broken = pool()
-    if broken is not None:
-        broken._broken.append(error)
-        broken._worker_handler.give_up()
 
 
 Pool = ArrowPool

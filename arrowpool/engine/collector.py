@@ -10,7 +10,7 @@ import contextlib
 import queue
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from multiprocessing import util
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
@@ -30,6 +30,7 @@ from arrowpool.engine.events import (
     WorkerJoined,
 )
 from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.state import PoolState
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import (
     PoolTerminatedError,
@@ -63,83 +64,119 @@ _MANY = 16
 _GATHER_SECONDS = 0.002
 
 
+class Inbox:
+    """The collector's events, and the descriptor that it waits for beside those of the workers."""
+
+    def __init__(self) -> None:
+        #: Any thread appends, the collector takes. Both are atomic, also in a finalizer.
+        self._events: deque[Any] = deque()
+        self._pipe = SelfPipe()
+
+    @property
+    def reader(self) -> int:
+        """Readable when there may be an event."""
+        return self._pipe.reader
+
+    def put(self, event: Any) -> None:
+        """Give the collector an event; from any thread, also in a finalizer."""
+        self._events.append(event)
+        self._pipe.wake()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Take all events, also those that come meanwhile."""
+        while self._events:
+            yield self._events.popleft()
+
+    def drain(self) -> None:
+        """Forget what made `reader` readable; before the events are taken."""
+        self._pipe.drain()
+
+    def close(self) -> None:
+        """Release the descriptors and the events."""
+        self._events.clear()  # they refer to workers, and their memory
+        self._pipe.close()
+
+
 class Collector(Service):
     """Runs until it gets a `Stop`.
 
     Parameters
     ----------
+    inbox : Inbox
+        This thread's events.
     feeder_inbox : queue.SimpleQueue
         Where the feeder takes events.
+    answered : callable
+        Gives the feeder the tasks that have their results.
+    worker_has : callable
+        Gets what a spawned worker says is in its ``__main__``.
     cache : dict
         Result objects of running calls by job number.
-    told_names : callable
-        Gets what a spawned worker says is in its ``__main__``.
-    broke : callable
-        Gets the error when no worker can ever run a task.
+    state : PoolState
+        Noted there: why the pool is broken, and when this thread answers no more.
     retries : int
         How many times a task is run again after its worker was lost.
     task_timeout : float or None
         Seconds that the supervisor grants a task.
     metrics : Metrics
-        Where it is noted down.
+        What is counted and measured.
     """
 
     def __init__(
         self,
+        *,
+        inbox: Inbox,
         feeder_inbox: queue.SimpleQueue[Any],
+        answered: Callable[[list[Task]], None],
+        worker_has: Callable[[dict[str, str | None]], None],
         cache: dict[int, Any],
-        told_names: Callable[[dict[str, str | None]], None],
-        broke: Callable[[BaseException], None],
+        state: PoolState,
         retries: int,
         task_timeout: float | None,
         metrics: Metrics,
     ):
         super().__init__("arrowpool-collector")
-        self._metrics = metrics
+        self._inbox = inbox
         self._feeder_inbox = feeder_inbox
+        self._answered = answered
+        self._worker_has = worker_has
         self._cache = cache
-        self._told_names = told_names
-        self._broke = broke
+        self._state = state
         self._retries = retries
         self._task_timeout = task_timeout
-        #: Where the feeder is told of tasks that have their results.
-        self.answered: Callable[[list[Task]], None] = list.clear
-        self._inbox: deque[Any] = deque()
-        self._waker = SelfPipe()
+        self._metrics = metrics
+        #: Workers whose replies are read, by descriptor. This thread's, and after its end the one's that closes it.
         self._workers: dict[int, WorkerHandle] = {}
+        #: The workers' descriptors and the inbox's; kept, since registering all of them for each wait would cost more.
         self._poll = select.poll()
-        self._poll.register(self._waker.reader, select.POLLIN)
+        self._poll.register(inbox.reader, select.POLLIN)
+        #: How to end. This thread's.
         self._stop: Stop | None = None
-        #: Whether no more results are set.
+        #: Whether no more results are set. Set by any thread, once; read by this one.
         self._halted = False
-        #: Whether this thread has ended, or is about to end all calls for the last time.
-        self.over = False
-        #: Why no worker can ever run a task.
-        self._broken: BaseException | None = None
 
     def tell(self, event: Any) -> None:
         """Give this thread an event; from any thread."""
-        self._inbox.append(event)
-        self._waker.wake()
+        self._inbox.put(event)
 
     def halt(self) -> None:
         """Set no more results, and end; from any thread, this one too, also from a finalizer."""
         self._halted = True
-        self.tell(Stop(drain=False))
+        self._inbox.put(Stop(drain=False))
 
     def run(self) -> None:
         try:
             while self._stop is None or (self._stop.drain and self._workers):
                 if any(len(worker.outstanding) > _MANY for worker in self._workers.values()):
                     # Short tasks, many to a frame: let some more replies come together than the first one that wakes us.
-                    wait_readable([self._waker.reader], _GATHER_SECONDS)
+                    wait_readable([self._inbox.reader], _GATHER_SECONDS)
                 for fd, _ in self._poll.poll():
-                    if fd == self._waker.reader:
-                        self._waker.drain()
+                    if fd == self._inbox.reader:
+                        self._inbox.drain()
                     elif fd in self._workers:
                         self._read(self._workers[fd])
-                while self._inbox:
-                    self._handle(self._inbox.popleft())
+                for event in self._inbox:
+                    self._handle(event)
                 settle_forks()
                 settle()
         except BaseException as error:
@@ -148,7 +185,7 @@ class Collector(Service):
                 worker.process.kill()  # it could wait for ever to have its answers read
             raise
         finally:
-            self.over = True
+            self._state.answers_no_more = True
             self.end_calls()
             util.debug("collector exiting")
 
@@ -156,8 +193,7 @@ class Collector(Service):
         """Release the descriptors; after the thread has ended."""
         for worker in list(self._workers.values()):
             self._forget(worker)
-        self._inbox.clear()  # what was not read any more refers to workers, and their memory
-        self._waker.close()
+        self._inbox.close()
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, WorkerJoined):
@@ -222,7 +258,7 @@ class Collector(Service):
             elif isinstance(reply, MemoryShort):
                 self._feeder_inbox.put(Short(worker))
             elif isinstance(reply, Hello):
-                self._told_names(reply.names)
+                self._worker_has(reply.names)
                 worker.may_borrow = reply.may_borrow
                 self._feeder_inbox.put(WorkerJoined(worker))
             else:
@@ -230,7 +266,7 @@ class Collector(Service):
         if returned:
             self._feeder_inbox.put(Returned(returned))
         if answered:
-            self.answered(answered)
+            self._answered(answered)
         return True
 
     def _deliver(self, worker: WorkerHandle, task: Task, reply: TaskDone | TaskFailed) -> None:
@@ -302,7 +338,7 @@ class Collector(Service):
         if returned:
             self._feeder_inbox.put(Returned(returned))
         if lost:
-            self.answered(lost)
+            self._answered(lost)
 
     def _forget(self, worker: WorkerHandle) -> None:
         fd = worker.channel.fileno()
@@ -323,17 +359,15 @@ class Collector(Service):
         self._break(error)
 
     def _break(self, error: BaseException) -> None:
-        """No worker can run a task: end every call. The first reason is the one that is told."""
-        if self._broken is None:
-            self._broken = error
-            self._broke(error)
+        """No worker can run a task: end every call, with the first such reason."""
+        first = self._state.break_with(error)
         for job in list(self._cache):
             self._feeder_inbox.put(Cancelled(job))
-        self._abandon(self._broken)
+        self._abandon(first)
 
     def end_calls(self) -> None:
         """End the calls that still wait; by this thread at its end, and by whoever makes a call after that."""
-        self._abandon(self._broken or PoolTerminatedError("the pool was terminated before this result was there"))
+        self._abandon(self._state.error or PoolTerminatedError("the pool was terminated before this result was there"))
 
     def _abandon(self, error: BaseException) -> None:
         """End every call that still waits, with `error`: nobody shall wait for ever."""

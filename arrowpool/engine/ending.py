@@ -15,18 +15,15 @@ made for it, which is outside of the pool as any other is:
 from __future__ import annotations
 
 import logging
-import queue
-import threading
-from multiprocessing.pool import TERMINATE
-from typing import Any
+from collections.abc import Callable
 
 from arrowpool.engine.collector import Collector
-from arrowpool.engine.events import Stop
 from arrowpool.engine.feeder import Feeder
+from arrowpool.engine.state import Move, PoolState
 from arrowpool.engine.supervisor import Notifier, Supervisor
-from arrowpool.interrupts import slices
 from arrowpool.memory.grant import settle_forks
 from arrowpool.threads import Service, tell
+from arrowpool.transport.sender import Sender
 
 _log = logging.getLogger(__name__)
 
@@ -42,46 +39,41 @@ class Ending:
 
     def __init__(
         self,
-        inbox: queue.SimpleQueue[Any],
+        *,
+        state: PoolState,
         supervisor: Supervisor,
         feeder: Feeder,
         collector: Collector,
+        sender: Sender,
         notifier: Notifier,
     ):
-        self._inbox = inbox
+        self._state = state
         self._supervisor = supervisor
         self._feeder = feeder
         self._collector = collector
+        self._sender = sender
         self._notifier = notifier
-        self._over = threading.Event()
 
     def __call__(self) -> None:
-        self._supervisor._state = TERMINATE
-        self._notifier.put(None)
-        self._inbox.put(Stop(drain=False))
+        self._state.move(Move.TERMINATE)
+        self._notifier.wake()
+        self._feeder.halt()
         self._collector.halt()
-        mine = self.own_service()
-        if mine is None:
+        own = self.own_service()
+        if own is None:
             self._end()
-            return
-        if not _Elsewhere(self._end).try_start():
-            mine.do_last(self._end)
+        elif not _Elsewhere(self._end).try_start():
+            own.do_last(self._end)
 
     def own_service(self) -> Service | None:
-        """The supervisor, feeder or collector, if this is its thread or one that works for it."""
+        """The supervisor, feeder or collector, if the current thread is its own or one that works for it."""
         return next((one for one in (self._supervisor, self._feeder, self._collector) if one.is_here()), None)
-
-    def wait(self) -> None:
-        """Return when all has ended that was to be ended."""
-        for seconds in slices(None):
-            if self._over.wait(seconds):
-                return
 
     def _end(self) -> None:
         try:
             self._end_and_close()
         finally:
-            self._over.set()
+            self._state.move(Move.END)
 
     def _end_and_close(self) -> None:
         # The supervisor first, so that no worker is started behind our back.
@@ -90,7 +82,7 @@ class Ending:
         self._collector.join()
         # It may be held up in what pickles an argument, where nothing can reach it; its memory must then stay.
         if self._feeder.join(_TERMINATE_SECONDS):
-            self._feeder.sender.close()
+            self._sender.close()
         else:
             self._feeder.refuse()
             tell(_log.warning, "pickling what was given to a pool still blocks after the pool was terminated")
@@ -104,7 +96,7 @@ class Ending:
 class _Elsewhere(Service):
     """Does one thing, in a thread of its own."""
 
-    def __init__(self, do: Any):
+    def __init__(self, do: Callable[[], None]):
         super().__init__("arrowpool-ending")
         self._do = do
 

@@ -47,6 +47,7 @@ from arrowpool.engine.round_robin import Turns
 from arrowpool.engine.scheduling import Recall, ahead_size, draw_size, frame_size, free_worker
 from arrowpool.engine.snapshot import Snapshots
 from arrowpool.engine.source import Source
+from arrowpool.engine.state import PoolState
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import ArenaFullError, PoolTerminatedError, contained, said
 from arrowpool.memory.limits import is_tight
@@ -80,6 +81,8 @@ class Feeder(Service):
         Called with None at the end of this thread.
     metrics : Metrics
         Where it is noted down.
+    state : PoolState
+        Of the pool: noted there when this thread sends nothing any more.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Feeder(Service):
         one_by_one: bool,
         has_ended: Callable[[None], None],
         metrics: Metrics,
+        state: PoolState,
     ):
         super().__init__("arrowpool-feeder")
         self._inbox = inbox
@@ -100,8 +104,7 @@ class Feeder(Service):
         self._sender = sender
         self._one_by_one = one_by_one
         self._has_ended = has_ended
-        #: Whether this thread will send nothing any more.
-        self.over = False
+        self._state = state
         self._ended = False
         self._closing = False
         self._workers: list[WorkerHandle] = []
@@ -153,6 +156,10 @@ class Feeder(Service):
         """There will be no more calls, and all are answered."""
         self._inbox.put(None)
 
+    def halt(self) -> None:
+        """Send nothing more, and end; from any thread, also from a finalizer."""
+        self._inbox.put(Stop(drain=False))
+
     def wake(self) -> None:
         """Look again: at the workers, one of which may be used again, and at what they have released."""
         self._inbox.put(LookAgain())
@@ -163,7 +170,7 @@ class Feeder(Service):
 
     def refuse(self) -> None:
         """This thread has ended, or is given up: what came too late for it will never be placed. From any thread."""
-        self.over = True
+        self._state.sends_no_more = True
         with contextlib.suppress(queue.Empty):
             while True:
                 event = self._inbox.get_nowait()

@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 from multiprocessing import util
-from multiprocessing.pool import CLOSE, RUN, TERMINATE
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from arrowpool.engine.events import Broken, Stop, WorkerExited, WorkerJoined
 from arrowpool.engine.feeder import Feeder
 from arrowpool.engine.launcher import Launcher, let_go
+from arrowpool.engine.state import PoolState
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import PoolTerminatedError, WorkerInitError, describe_exit, said
 from arrowpool.threads import Service, tell
@@ -58,12 +58,15 @@ class Supervisor(Service):
         Told when there will be no more work; wakes this thread through the notifier when it has ended.
     tell_collector : callable
         Passes events on to the collector.
+    state : PoolState
+        Says how long to go on.
     task_timeout : float or None
         Seconds after which a worker is killed that runs the same task still.
     """
 
     def __init__(
         self,
+        *,
         launcher: Launcher,
         processes: list[BaseProcess],
         size: int,
@@ -71,10 +74,11 @@ class Supervisor(Service):
         cache: dict[int, Any],
         feeder: Feeder,
         tell_collector: Callable[[Any], None],
+        state: PoolState,
         task_timeout: float | None,
     ):
         super().__init__("arrowpool-supervisor")
-        self._state = RUN
+        self._state = state
         self._launcher = launcher
         self._processes = processes
         self._size = size
@@ -86,7 +90,8 @@ class Supervisor(Service):
         self._workers: list[WorkerHandle] = []
         self._changing = threading.Lock()
         self._stillborn = 0
-        self._broken = False
+        #: Whether this thread has reported why no worker can be started. Only it writes and reads this.
+        self._gave_up = False
         #: Whether the last attempt to start a worker failed.
         self._short_handed = False
         #: When an attempt failed for the first time while there was no worker at all; None while there are some.
@@ -95,7 +100,7 @@ class Supervisor(Service):
     def repopulate(self) -> None:
         """Start workers until there are as many as there shall be; from any thread."""
         with self._changing:
-            while len(self._processes) < self._size and not self._broken:
+            while len(self._processes) < self._size and self._may_start():
                 self._launcher.launch(self._keep)
                 util.debug("added worker")
         self._notifier.put(None)
@@ -105,13 +110,12 @@ class Supervisor(Service):
         self._processes.append(worker.process)
         self._tell_collector(WorkerJoined(worker))
 
-    def give_up(self) -> None:
-        """Start no more workers."""
-        self._broken = True
+    def _may_start(self) -> bool:
+        return not self._gave_up and self._state.error is None
 
     def _has_calls(self) -> bool:
         """Whether there are calls to be answered, or may be."""
-        return self._state == RUN or (self._state == CLOSE and bool(self._cache))
+        return self._state.is_taking_calls() or (bool(self._cache) and not self._state.is_terminated())
 
     def run(self) -> None:
         try:
@@ -119,7 +123,7 @@ class Supervisor(Service):
         except BaseException as error:
             # Nobody learns of deaths any more: no call can be waited for. What is left is to wait for the pool's end.
             self._fail(PoolTerminatedError(f"the pool cannot go on: {said(error)}"), error)
-            while self._state == RUN:
+            while self._state.is_taking_calls():
                 self._await_word()
             self._feeder.end()
             self._tell_collector(Stop(drain=False))
@@ -134,7 +138,7 @@ class Supervisor(Service):
             self._notifier.drain()
 
     def _keep_up(self) -> None:
-        while self._state == RUN or (self._cache and self._state != TERMINATE):
+        while self._has_calls():
             self._wait()
             self._bury()
             if self._has_calls():
@@ -146,16 +150,16 @@ class Supervisor(Service):
                     self._short_handed = False
                     self._deserted_at = None
         self._feeder.end()
-        while not self._feeder.over and self._state != TERMINATE:
+        while not self._state.sends_no_more and not self._state.is_terminated():
             self._wait()
-        if self._state != TERMINATE:
+        if not self._state.is_terminated():
             # Also those that were not ready yet, and so unknown to the feeder.
             for worker in self._workers:
                 worker.channel.finish()
-                if self._broken:
+                if not self._may_start():
                     worker.process.kill()  # nobody waits for what it does
             self._tell_collector(Stop(drain=True))
-            while self._watched() and self._state != TERMINATE:
+            while self._watched() and not self._state.is_terminated():
                 self._wait()
                 self._bury()
 
@@ -179,7 +183,7 @@ class Supervisor(Service):
         self._short_handed = True
 
     def repopulate_if_needed(self) -> None:
-        if len(self._processes) < self._size and not self._broken:
+        if len(self._processes) < self._size and self._may_start():
             self.repopulate()
 
     def _wait(self) -> None:
@@ -251,7 +255,7 @@ class Supervisor(Service):
 
     def _fail(self, error: Exception, cause: BaseException | None) -> None:
         error.__cause__ = cause
-        self.give_up()
+        self._gave_up = True
         # It has first been told of the workers that ended, one of which may have said more about the reason.
         self._tell_collector(Broken(error))
 

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from arrowpool.engine.calls import Call
 from arrowpool.errors import again
-from arrowpool.executor.jobs import Engine, Job, is_exiting
+from arrowpool.executor.jobs import Job, PoolCloser, is_exiting
 from arrowpool.interrupts import check_process
 from arrowpool.pool import ArrowPool, default_size
 
@@ -122,22 +122,22 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         )
         #: Guards the two below.
         self._changing = threading.Lock()
-        self._engine: Engine | None = None
+        self._closer: PoolCloser | None = None
         self._is_shut = False
 
     def __repr__(self) -> str:
-        state = "SHUT" if self._is_shut else "RUN" if self._engine else "NEW"
+        state = "SHUT" if self._is_shut else "RUN" if self._closer else "NEW"
         return f"<ProcessPoolExecutor state={state} max_workers={self._max_workers}>"
 
     @property
     def _processes(self) -> dict[int, BaseProcess]:  # type: ignore[override]
-        engine = self._engine
-        return {} if engine is None else {worker.pid or 0: worker for worker in list(engine.pool._pool)}
+        closer = self._closer
+        return {} if closer is None else {worker.pid or 0: worker for worker in list(closer.pool._pool)}
 
     @property
     def _broken(self) -> str | bool:  # type: ignore[override]
-        engine = self._engine
-        return str(engine.pool._broken[0]) if engine is not None and engine.pool._broken else False
+        closer = self._closer
+        return str(closer.pool._broken) if closer is not None and closer.pool._broken is not None else False
 
     # Calls
 
@@ -219,8 +219,8 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
 
     def _check_process(self) -> None:
         # Before the lock, which another thread may have held at the fork.
-        if self._engine is not None:
-            check_process(self._engine.pid)
+        if self._closer is not None:
+            check_process(self._closer.pid)
 
     def _call(self, works: list[tuple[Any, ...]], items: list[Any] | None = None) -> list[Future[Any]]:
         """Futures of these tasks, of one call of the pool: ``(function, args, kwds)`` each; `items` are what they are made of."""
@@ -234,11 +234,11 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         snapshot = None
         if items is None:
             function, args, kwds = works[0]
-            snapshot = pool._task_handler.snapshots.take(function, args, kwds, shares)
+            snapshot = pool._snapshot(function, args, kwds, shares)
         with self._changing:
             pool = self._running()
-            if pool._broken:
-                raise again(pool._broken[0])
+            if pool._broken is not None:
+                raise again(pool._broken)
             job = Job(pool, works)
             made = job.futures
             pool._submit(
@@ -260,10 +260,10 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
             raise RuntimeError("cannot schedule new futures after shutdown")
         if is_exiting():
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-        if self._engine is None:
-            self._engine = Engine(self._make_pool)
-            weakref.finalize(self, self._engine.end).atexit = False
-        return self._engine.pool
+        if self._closer is None:
+            self._closer = PoolCloser(self._make_pool)
+            weakref.finalize(self, self._closer.end).atexit = False
+        return self._closer.pool
 
     # Ends
 
@@ -277,18 +277,18 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         cancel_futures : bool
             Whether to cancel the futures that do not run yet.
         """
-        if self._engine is not None and self._engine.pid != os.getpid():
+        if self._closer is not None and self._closer.pid != os.getpid():
             return
         with self._changing:
             self._is_shut = True
-            engine = self._engine
-        if engine is None:
+            closer = self._closer
+        if closer is None:
             return
         if cancel_futures:
-            engine.cancel()
-        engine.end()
-        if wait and not engine.is_own_thread():
-            engine.join()
+            closer.cancel()
+        closer.end()
+        if wait and not closer.is_own_thread():
+            closer.join()
 
     def terminate_workers(self) -> None:
         """Shut down without waiting, cancel what does not run, and end the workers; as in Python 3.14, in every version.
@@ -305,8 +305,8 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         self._check_process()
         workers = list(self._processes.values())
         self.shutdown(wait=False)
-        if self._engine is not None:
-            self._engine.give_up(BrokenProcessPool("the workers of this executor were ended"))
+        if self._closer is not None:
+            self._closer.give_up(BrokenProcessPool("the workers of this executor were ended"))
         for worker in workers:
             end(worker)
 
@@ -323,8 +323,8 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
             raise
 
     def _interrupt(self) -> None:
-        if self._engine is not None:
-            self._engine.give_up(CancelledError("interrupted"))
+        if self._closer is not None:
+            self._closer.give_up(CancelledError("interrupted"))
 
 
 def _results(pending: deque[Future[Any]], refill: Callable[[], None], until: float | None) -> Iterator[Any]:

@@ -4,7 +4,7 @@ Called by `executor`. A `Job` stands in a pool's cache where that has its own re
 
     Job -> feeder (its futures run) -> worker -> collector (its futures are set) -> done callbacks
 
-Each `Engine` has one thread, which does nothing but wait for the word that there will be no more calls, then closes the
+Each `PoolCloser` has one thread, which does nothing but wait for the word that there will be no more calls, then closes the
 pool and waits for its last answer.
 """
 
@@ -29,8 +29,8 @@ from arrowpool.threads import Service, tell
 
 _log = logging.getLogger(__name__)
 
-#: Engines of this process and, after a fork, of the one it comes from.
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+#: The closers of this process and, after a fork, those of its parent. Any thread adds, the exit hook reads.
+_closers: weakref.WeakSet[PoolCloser] = weakref.WeakSet()
 #: Whether Python is about to exit; `None` until the exit hook is there.
 _exiting: bool | None = None
 
@@ -99,7 +99,7 @@ class Job:
                 del self._cache[self._job]
 
 
-class Engine(Service):
+class PoolCloser(Service):
     """The pool of one executor, and the thread that closes it and waits for its end."""
 
     def __init__(self, make_pool: Callable[[], ArrowPool]):
@@ -109,7 +109,7 @@ class Engine(Service):
         self.pid = os.getpid()
         self._inbox: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.start()
-        _engines.add(self)
+        _closers.add(self)
 
     def run(self) -> None:
         self._inbox.get()
@@ -134,7 +134,7 @@ class Engine(Service):
 
     def is_own_thread(self) -> bool:
         """Whether this is one of the pool's threads, such as the one that sets the futures."""
-        return self.pool._ending.own_service() is not None
+        return self.pool._is_own_thread()
 
 
 def _set(future: Future[Any], success: bool, value: Any) -> None:
@@ -162,7 +162,7 @@ def _begins(future: Future[Any]) -> bool:
 
 
 def is_exiting() -> bool:
-    """Whether Python is about to exit, and all engines are ending."""
+    """Whether Python is about to exit, and all closers are ending."""
     return bool(_exiting)
 
 
@@ -179,8 +179,8 @@ def _end_all() -> None:
     global _exiting
     _exiting = True
     # Not those of the process that this one was forked from.
-    engines = [engine for engine in _engines if engine.pid == os.getpid()]
-    for engine in engines:
-        engine.end()
-    for engine in engines:
-        engine.join()
+    closers = [closer for closer in _closers if closer.pid == os.getpid()]
+    for closer in closers:
+        closer.end()
+    for closer in closers:
+        closer.join()

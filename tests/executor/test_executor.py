@@ -257,12 +257,12 @@ def test_cancel_futures(kind, gate):
 def test_its_last_user_lets_go_of_it(kind):
     executor = kind()
     results = executor.map(abs, range(-20, 0))
-    engine = executor._engine if kind.ours else None
+    closer = executor._closer if kind.ours else None
     del executor
     gc.collect()
     assert list(results) == list(range(20, 0, -1))
     # Nobody waits for its end but we.
-    assert engine is None or engine.join(LIMIT)
+    assert closer is None or closer.join(LIMIT)
 
 
 @pytest.fixture
@@ -505,11 +505,11 @@ def test_a_buffered_map_does_not_keep_its_executor(kind):
     results = executor.map(abs, count(), buffersize=3)
     assert next(results) == 0
     alive = weakref.ref(executor)
-    engine = executor._engine if kind.ours else None
+    closer = executor._closer if kind.ours else None
     del executor
     assert alive() is None
     assert list(results) == [1, 2, 3]
-    assert engine is None or engine.join(LIMIT)
+    assert closer is None or closer.join(LIMIT)
 
 
 # What only ours does
@@ -519,12 +519,12 @@ def test_a_buffered_map_does_not_keep_its_executor(kind):
 def test_frames_go_through_shared_memory(kind, executor):
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(50_000, 4)), columns=list("abcd"))
     pd.testing.assert_frame_equal(executor.submit(tasks.double, frame).result(LIMIT), frame * 2)
-    before = executor._engine.pool.stats().shared_bytes
+    before = executor._closer.pool.stats().shared_bytes
     assert list(executor.map(tasks.total, [frame] * 5)) == [tasks.total(frame)] * 5
     with executor.share(frame):
         assert {executor.submit(tasks.total, frame).result(LIMIT) for _ in range(5)} == {tasks.total(frame)}
     # Once for the map and once for the share.
-    assert executor._engine.pool.stats().shared_bytes - before < 2.5 * frame.memory_usage().sum()
+    assert executor._closer.pool.stats().shared_bytes - before < 2.5 * frame.memory_usage().sum()
 
 
 @over(OURS)
@@ -607,7 +607,7 @@ def test_a_future_that_its_user_sets(kind, gate):
         assert [future.result(LIMIT) for future in (*waiting[:4], waiting[5])] == [0, 1, 2, "mine too", 5]
         assert isinstance(waiting[4].exception(LIMIT), KeyError)
         assert executor.submit(abs, -7).result(LIMIT) == 7
-        assert not executor._engine.pool._cache
+        assert not executor._closer.pool._cache
 
 
 @over(OURS[:1])
@@ -636,9 +636,9 @@ def test_the_extras_of_the_pool(kind):
 def test_what_a_function_captured_goes_once_for_a_map(kind, executor):
     array = np.ones(500_000)
     executor.submit(abs, 1).result(LIMIT)
-    before = executor._engine.pool.stats().shared_bytes
+    before = executor._closer.pool.stats().shared_bytes
     assert list(executor.map(partial(tasks.pick, array), range(20))) == [1.0] * 20
-    assert executor._engine.pool.stats().shared_bytes - before < 1.5 * array.nbytes
+    assert executor._closer.pool.stats().shared_bytes - before < 1.5 * array.nbytes
 
 
 @over(OURS[:1])

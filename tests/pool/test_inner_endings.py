@@ -134,7 +134,7 @@ def test_collected_in_a_thread_of_its_own(which, caplog):
     """By the garbage collector, which any allocation in that thread may start."""
     pool = arrowpool.get_context("fork").Pool(2)
     assert pool.apply(abs, (-1,)) == 1
-    known, workers, end, notifier = weakref.ref(pool), list(pool._pool), pool._ending, pool._change_notifier
+    known, workers, end, notifier = weakref.ref(pool), list(pool._pool), pool._engine.state, pool._change_notifier
     threads = {name: getattr(pool, attribute) for name, attribute in THREADS.items()}
     step = getattr(threads[which], STEPS[which])
     dropped = threading.Event()
@@ -158,7 +158,7 @@ def test_collected_in_a_thread_of_its_own(which, caplog):
             which
         ](LookAgain())
         dropped.set()
-        assert end._over.wait(LIMIT)
+        assert end._ended.wait(LIMIT)
     finally:
         gc.enable()
     assert found[0]

@@ -208,7 +208,7 @@ def test_a_wrong_budget(wrong):
 
 
 def test_without_shared_memory_everything_is_pickled(monkeypatch, caplog):
-    from arrowpool import pool as module
+    from arrowpool.engine import engine as module
     from arrowpool.memory import arena
 
     def refuse(capacity, spill_dir):

@@ -1,0 +1,297 @@
+"""The engine of a pool: its threads, its memory and its workers, put together, started and ended.
+
+Made by `ArrowPool`, which translates the standard library's methods to it:
+
+    ArrowPool -- submit(call) --> feeder -> workers -> collector --> the call's result object
+                                     supervisor: starts and replaces the workers
+
+Guarantees: refers to nothing that refers to the pool, so that a pool which the user drops is collected, and its finalizer
+ends the engine. When assembling fails, no descriptor is left; when starting fails, the caller terminates it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import pool as stdlib
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from arrowpool.engine.calls import Call, Share, Snapshot
+from arrowpool.engine.collector import Collector, Inbox
+from arrowpool.engine.descriptors import make_room
+from arrowpool.engine.ending import Ending
+from arrowpool.engine.events import Broken, Cancelled, Dropped, Releases, Unshare
+from arrowpool.engine.feeder import Feeder
+from arrowpool.engine.launcher import Initializer, Launcher
+from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.state import Move, PoolState
+from arrowpool.engine.supervisor import Notifier, Supervisor
+from arrowpool.memory import arena
+from arrowpool.memory.arena import Arena
+from arrowpool.memory.grant import live_grants_of
+from arrowpool.memory.limits import limits
+from arrowpool.stats import Stats, show_bytes
+from arrowpool.transport.resolution import Reach
+from arrowpool.transport.sender import Sender
+
+_log = logging.getLogger(__name__)
+
+_said_fallback = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a pool is made with, checked.
+
+    Attributes
+    ----------
+    context : BaseContext
+        Start method of the workers.
+    process : callable
+        Makes a worker's process object, of `context` and the arguments of a process. Not a bound method of the pool.
+    processes, initializer, initargs, maxtasksperchild, max_bytes, retries, task_timeout
+        As `ArrowPool` takes them.
+    spill_dir : str or None
+        Absolute: workers are also started later, when the current directory may be another one.
+    copy_threads : int
+        Threads that share the copying of large arguments, the feeder's among them.
+    """
+
+    context: BaseContext
+    process: Callable[..., BaseProcess]
+    processes: int
+    initializer: Callable[..., Any] | None
+    initargs: tuple[Any, ...]
+    maxtasksperchild: int | None
+    max_bytes: int | None
+    spill_dir: str | None
+    retries: int
+    task_timeout: float | None
+    copy_threads: int
+
+
+class Engine:
+    """All parts of one pool.
+
+    Attributes
+    ----------
+    state : PoolState
+        How far its life has got, and why it is broken.
+    workers : list of Process
+        The processes that run. The supervisor's.
+    cache : dict
+        Result objects of calls that are not answered, by job number. Each enters and removes itself.
+    inbox : queue.SimpleQueue
+        The feeder's: calls and events.
+    notifier : Notifier
+        Wakes the supervisor.
+    supervisor, feeder, collector : Service
+        The pool's threads.
+    """
+
+    def __init__(self, options: Options):
+        method = options.context.get_start_method()
+        forks = method == "fork"
+        limit = limits(options.max_bytes, options.spill_dir, options.processes)
+        reach = Reach(forks=forks)
+        self.state = PoolState()
+        self.workers: list[BaseProcess] = []
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._metrics = Metrics()
+        self._releases = Releases(self.inbox)
+        make_room(options.processes, method)
+        with contextlib.ExitStack() as undo:
+            self.notifier = Notifier()
+            undo.callback(self.notifier.close)
+            self.cache: dict[int, Any] = stdlib._PoolCache(notifier=self.notifier)  # type: ignore[attr-defined]
+            arguments = _make_arena(limit.capacity, options.spill_dir, options.processes + 1)
+            self._sender = Sender(arguments, reach, copy_threads=options.copy_threads)
+            undo.callback(self._sender.close)
+            to_collector = Inbox()
+            undo.callback(to_collector.close)
+            self.feeder = Feeder(
+                inbox=self.inbox,
+                tell_collector=to_collector.put,
+                cache=self.cache,
+                sender=self._sender,
+                budget=limit.budget,
+                one_by_one=options.task_timeout is not None,
+                has_ended=self.notifier.put,
+                metrics=self._metrics,
+                state=self.state,
+            )
+            self.collector = Collector(
+                inbox=to_collector,
+                feeder_inbox=self.inbox,
+                answered=self.feeder.answered,
+                worker_has=reach.worker_has,
+                cache=self.cache,
+                state=self.state,
+                retries=options.retries,
+                task_timeout=options.task_timeout,
+                metrics=self._metrics,
+            )
+            launcher = Launcher(
+                context=options.context,
+                process=options.process,
+                initializer=Initializer(
+                    function=options.initializer,
+                    args=options.initargs,
+                    reach=reach,
+                    capacity=limit.capacity,
+                    spill_dir=options.spill_dir,
+                ),
+                maxtasks=options.maxtasksperchild,
+                arguments=arguments.fd if arguments is not None else -1,
+                capacity=arguments.capacity if arguments is not None else 0,
+                spill_dir=options.spill_dir,
+                released=self._releases,
+                forks=forks,
+                owners=options.processes + 1,
+            )
+            undo.callback(launcher.close)
+            self.supervisor = Supervisor(
+                launcher=launcher,
+                processes=self.workers,
+                size=options.processes,
+                notifier=self.notifier,
+                cache=self.cache,
+                feeder=self.feeder,
+                tell_collector=to_collector.put,
+                state=self.state,
+                task_timeout=options.task_timeout,
+            )
+            undo.pop_all()
+        self._ending = Ending(
+            state=self.state,
+            supervisor=self.supervisor,
+            feeder=self.feeder,
+            collector=self.collector,
+            sender=self._sender,
+            notifier=self.notifier,
+        )
+
+    def start(self) -> None:
+        """Start the threads, once there are workers.
+
+        Raises
+        ------
+        RuntimeError
+            When Python starts no thread. `terminate` ends what was started.
+        """
+        for thread in (self.supervisor, self.feeder, self.collector):
+            thread.start()
+        self.state.move(Move.START)
+
+    # Calls. From any thread.
+
+    def submit(self, call: Call) -> None:
+        """Have a call run, whose result object is in the cache.
+
+        The pool may break, or end, while that is done:
+
+        1. The caller finds the pool whole, and enters the result object in the cache.
+        2. The collector ends all calls that it finds in the cache, and for the last time after `answers_no_more` is set.
+        3. The caller looks at the state again, here.
+
+        If 1 comes before 2, the collector ends the call. If 2 comes before 1, the caller finds the error or the flag at 3 and
+        has the call ended. So no call waits indefinitely.
+        """
+        self.inbox.put(call)
+        error = self.state.error
+        if error is not None:
+            self.collector.tell(Broken(error))
+        if self.state.answers_no_more:
+            self.collector.end_calls()
+
+    def cancel(self, job: int, error: BaseException | None) -> None:
+        """End a call: interrupt its running tasks, drop its waiting ones. Its result is `error`, or `CancelledError`."""
+        self.collector.tell(Cancelled(job, error))
+
+    def drop(self, job: int, ends: bool) -> None:
+        """Note that the results of an imap will not be read. Takes no lock."""
+        self.collector.tell(Dropped(job, ends))
+
+    def snapshot(
+        self, function: Callable[..., Any], args: Any, kwds: Mapping[str, Any], shares: Sequence[Share]
+    ) -> Snapshot | None:
+        """A call of one task as it is now; None if nothing of it can change."""
+        return self.feeder.snapshots.take(function, args, kwds, shares)
+
+    def share(self, share: Share) -> None:
+        """Place an object; `share.placed` is done when that is done, or has failed."""
+        self.inbox.put(share)
+        if self.state.sends_no_more:  # as for `submit`: the feeder may have ended before it could find this
+            self.feeder.refuse()
+
+    def unshare(self, share: Share) -> None:
+        """No call that is made from now on refers to this object."""
+        self.inbox.put(Unshare(share))
+
+    # The end
+
+    def close(self) -> None:
+        """Take no more calls; end when all are answered."""
+        self.state.move(Move.CLOSE)
+        self.notifier.wake()
+        self.feeder.hurry()
+
+    def terminate(self) -> None:
+        """End everything now; see `Ending`. From any thread, also in a finalizer."""
+        self._ending()
+
+    def wait(self) -> None:
+        """Return when everything that `terminate` ends has ended."""
+        self.state.wait()
+
+    def is_own_thread(self) -> bool:
+        """Whether the current thread is one of the pool's, or works for one of them."""
+        return self._ending.own_service() is not None
+
+    # Figures
+
+    def usage(self) -> str:
+        """What the arguments' arena is used for, in words."""
+        lifecycle = self._sender.lifecycle
+        return f"segments: {len(lifecycle.live)} ({show_bytes(lifecycle.bytes_live)}) | leases: {lifecycle.leases()}"
+
+    def stats(self) -> Stats:
+        """What the pool has done so far."""
+        feeder, metrics, sender = self.feeder, self._metrics, self._sender
+        lifecycle = sender.lifecycle
+        live_results, live_result_bytes = live_grants_of(self._releases)
+        return Stats(
+            tasks=metrics.tasks,
+            piped_bytes=feeder.piped_bytes + metrics.piped_bytes,
+            shared_bytes=sender.shared_bytes + metrics.shared_bytes,
+            copies=sender.copies + metrics.copies,
+            copies_saved=metrics.copies_saved + sender.lent,
+            saved_bytes=metrics.saved_bytes + sender.lent_bytes,
+            live_segments=len(lifecycle.live),
+            live_bytes=lifecycle.bytes_live,
+            peak_segments=lifecycle.peak_segments,
+            peak_bytes=lifecycle.peak_bytes,
+            live_results=live_results,
+            live_result_bytes=live_result_bytes,
+            workers=metrics.workers(feeder.workers),
+            slowest=metrics.slowest(),
+            pickled=metrics.reasons(),
+        )
+
+
+def _make_arena(capacity: int, spill_dir: str | None, owners: int) -> Arena | None:
+    global _said_fallback
+    try:
+        return Arena(arena.create(capacity, spill_dir), owners)
+    except OSError as error:
+        if spill_dir is not None:
+            raise
+        if not _said_fallback:
+            _said_fallback = True
+            _log.warning("no shared memory to be had on this system (%s): everything is pickled instead", str(error))
+        return None
