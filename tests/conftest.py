@@ -12,12 +12,14 @@ import time
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 import arrowpool
 import arrowpool.shelf
 from arrowpool.memory import facilities
+from tests.pool import tasks
 
 METHODS = ("fork", "spawn", "forkserver")
 
@@ -35,6 +37,9 @@ def is_arena(path):
 
 _PATIENCE_SECONDS = 3.0
 
+# A thousand processes import the package in a run of the tests. Python compiles it once.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _standard_helpers():
@@ -42,7 +47,8 @@ def _standard_helpers():
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell starts what runs in its background like that
         signal.signal(signal.SIGINT, signal.default_int_handler)
     resource_tracker.ensure_running()
-    multiprocessing.set_forkserver_preload(["tests.pool.tasks"])
+    # Workers of a server fork with all imported. Spawned workers, and all in programs that tests start, import for themselves.
+    multiprocessing.set_forkserver_preload(["tests.pool.tasks", "pandas", "pyarrow"])
     forkserver.ensure_running()
 
 
@@ -60,12 +66,21 @@ _SHELVES = {f"arrowpool-{os.geteuid()}"}
 def _leavings() -> dict[str, set[str]]:
     maps = Path("/proc/self/maps").read_text().splitlines()
     return {
-        "children": {str(child.pid) for child in psutil.Process().children()},
+        "children": _children(),
         "descriptors": {f"{fd} {_target(fd)}" for fd in os.listdir("/proc/self/fd")},
         "threads": {thread.name for thread in threading.enumerate()},
         "shared memory": {name for name in os.listdir("/dev/shm") if name.startswith("arrowpool")} - _SHELVES,
-        "arenas": {line.split()[0] for line in maps if is_arena(line)},
+        "arenas": {line.split()[0] for line in maps if "arrowpool" in line and is_arena(line)},
     }
+
+
+def _children() -> set[str]:
+    """Process ids, from the kernel's own list where it has one: psutil reads a file of every process of the machine."""
+    try:
+        lists = [Path(f"/proc/self/task/{thread}/children").read_text() for thread in os.listdir("/proc/self/task")]
+    except OSError:  # a kernel without it, or a thread that has just ended
+        return {str(child.pid) for child in psutil.Process().children()}
+    return {pid for one in lists for pid in one.split()}
 
 
 def _target(fd: str) -> str:
@@ -75,26 +90,45 @@ def _target(fd: str) -> str:
         return "gone"  # the descriptor that listed the directory
 
 
-@pytest.fixture(autouse=True)
-def _census(request):
-    """Children, descriptors, threads, shared memory and arenas, before and after."""
-    if "multiprocessing-" in request.node.name:
-        yield  # the standard library's pool closes its pipes only when it is collected, and pytest holds it until then
-        return
-    gc.collect()
-    before = _leavings()
-    yield
-    request.node.funcargs.clear()  # pytest would hold the test's pool a little longer
+def _wait_until_nothing_is_left(before, kinds, whose) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         gc.collect()
-        left = {kind: now - before[kind] for kind, now in _leavings().items()}
-        left["descriptors"] = {one for one in left["descriptors"] if not one.endswith("gone")}
+        now = _leavings()
+        left = {kind: now[kind] - before[kind] for kind in kinds}
+        if kinds is _KINDS_WHILE_A_POOL_RUNS:
+            left["threads"].discard("arrowpool-copy")  # started with the first large copy
+        if "descriptors" in left:
+            left["descriptors"] = {one for one in left["descriptors"] if not one.endswith("gone")}
         if not any(left.values()):
             return
         if time.monotonic() > deadline:
-            pytest.fail(f"the test left something behind: { {kind: what for kind, what in left.items() if what} }")
-        time.sleep(0.01)  # for a process or thread that was told to end and is on its way
+            pytest.fail(f"{whose} left something behind: { {kind: what for kind, what in left.items() if what} }")
+        time.sleep(0.01)  # a process or thread that was told to end is on its way
+
+
+_KINDS = ("children", "descriptors", "threads", "shared memory", "arenas")
+#: A pool opens files and maps memory when it first needs them, and keeps them: compared once the pool has ended.
+_KINDS_WHILE_A_POOL_RUNS = ("children", "threads", "shared memory")
+
+
+@pytest.fixture(autouse=True)
+def _census(request):
+    """Children, descriptors, threads, shared memory and arenas, before and after each test."""
+    pools = workers = shared = None
+    name = next((name for name in ("pool", "our_pool") if name in request.fixturenames), None)
+    if "_pools" in request.fixturenames and not request.node.get_closest_marker("own_pool"):
+        pools, shared = request.getfixturevalue("_pools"), request.getfixturevalue(name)
+        workers = {worker.pid for worker in shared._pool}
+    stdlib = "multiprocessing-" in request.node.name  # its pool closes its pipes only when it is collected
+    gc.collect()
+    before = None if stdlib else _leavings()
+    yield
+    request.node.funcargs.clear()  # pytest would hold the test's pool a little longer
+    if shared is not None:
+        pools.verify(shared, workers)
+    if not stdlib:
+        _wait_until_nothing_is_left(before, _KINDS if shared is None else _KINDS_WHILE_A_POOL_RUNS, "the test")
 
 
 class Implementation:
@@ -140,18 +174,77 @@ def ours(request):
     return request.param
 
 
-@pytest.fixture
-def pool(implementation):
-    with implementation.pool(2) as pool:
-        yield pool
-    pool.join()
+class Pools:
+    """The pools of a module: one for each implementation, made for the first test that asks for it.
+
+    A test that ends its pool, kills workers, or looks at what the pool counts is marked ``own_pool`` and gets another.
+    """
+
+    def __init__(self):
+        self._open = {}
+
+    def of(self, implementation):
+        if implementation not in self._open:
+            pool = implementation.pool(2)
+            # All workers are up, and each has memory for results.
+            pool.map(tasks.double, [np.ones(20_000)] * 8, 1)
+            self._open[implementation] = pool
+        return self._open[implementation]
+
+    def verify(self, pool, workers):
+        """The pool is as the test found it: it has the same workers, nothing to do, and works."""
+        try:
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            while pool._cache and time.monotonic() < deadline:
+                gc.collect()
+                time.sleep(0.01)
+            assert not pool._cache, "the test left a call that has not ended"
+            assert pool.map_async(abs, [-1, -2, -3, -4], 1).get(30) == [1, 2, 3, 4]
+            assert {worker.pid for worker in pool._pool} == workers, "the test lost a worker: mark it `own_pool`"
+        except BaseException:
+            self._end(next(one for one, other in self._open.items() if other is pool))
+            raise
+
+    def _end(self, implementation):
+        with self._open.pop(implementation) as pool:
+            pass
+        pool.join()
+
+    def end(self):
+        for implementation in list(self._open):
+            self._end(implementation)
+
+
+@pytest.fixture(scope="module")
+def _pools(request):
+    before = _leavings()
+    pools = Pools()
+    yield pools
+    stdlib = any(one.library is multiprocessing for one in pools._open)
+    pools.end()
+    # The standard library's pool is collected at some time.
+    _wait_until_nothing_is_left(before, _KINDS_WHILE_A_POOL_RUNS if stdlib else _KINDS, "the module's pools")
+
+
+def _pool_of(request, implementation):
+    if request.node.get_closest_marker("own_pool"):
+        with implementation.pool(2) as pool:
+            yield pool
+        pool.join()
+    else:
+        yield request.getfixturevalue("_pools").of(implementation)
 
 
 @pytest.fixture
-def our_pool(ours):
-    with ours.pool(2) as pool:
-        yield pool
-    pool.join()
+def pool(request, implementation, _pools):
+    """The standard library's pool, and ours under each start method, with two workers; see `Pools`."""
+    yield from _pool_of(request, implementation)
+
+
+@pytest.fixture
+def our_pool(request, ours, _pools):
+    """Our pool under each start method, with two workers; see `Pools`."""
+    yield from _pool_of(request, ours)
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ async def awaiting(result):
     return await result
 
 
+@pytest.mark.own_pool
 def test_errors_are_raised(our_pool):
     async def main():
         with pytest.raises(ValueError, match="on purpose"):

@@ -97,6 +97,7 @@ def test_each_point_and_way(ours, start):
     pool.join()
 
 
+@pytest.mark.own_pool
 @pytest.mark.parametrize("method", ["map_async", "imap", "imap_unordered", "starmap_async"])
 def test_the_error_is_the_calls_own(our_pool, method):
     """One item of many: the others of an imap still come, and other calls do not notice."""

@@ -31,6 +31,7 @@ def still_works(pool):
     assert pool.map_async(tasks.first, [array] * 6, 1).get(LIMIT) == [1.0] * 6
 
 
+@pytest.mark.own_pool
 @pytest.mark.parametrize(
     ("how", "exitcode", "words"),
     [
@@ -81,18 +82,21 @@ def test_an_argument_that_cannot_be_rebuilt(our_pool):
     still_works(our_pool)
 
 
+@pytest.mark.own_pool
 def test_an_argument_that_kills_the_worker_that_rebuilds_it(our_pool):
     with pytest.raises(WorkerLostError, match="exited with code 7"):
         our_pool.apply_async(tasks.identity, (tasks.DiesWhenRebuilt(),)).get(LIMIT)
     still_works(our_pool)
 
 
+@pytest.mark.own_pool
 def test_a_result_that_kills_the_worker_that_pickles_it(our_pool):
     with pytest.raises(WorkerLostError, match="exited with code 8"):
         our_pool.apply_async(tasks.dies_when_pickled).get(LIMIT)
     still_works(our_pool)
 
 
+@pytest.mark.own_pool
 def test_an_idle_worker_is_killed(our_pool):
     still_works(our_pool)
     victim = our_pool._pool[0]
@@ -105,6 +109,7 @@ def test_an_idle_worker_is_killed(our_pool):
     still_works(our_pool)
 
 
+@pytest.mark.own_pool
 def test_only_the_task_that_ran_is_lost(our_pool):
     """Short tasks go several to a frame: those behind the one that dies have not begun, and run elsewhere."""
     our_pool.map(tasks.square, range(2000), 1)

@@ -116,6 +116,7 @@ def test_it_is_the_state_that_was_sent(our_pool):
     assert our_pool.apply(tasks.first, (array,)) == 5
 
 
+@pytest.mark.own_pool
 def test_the_owner_is_killed(our_pool):
     arrays = our_pool.map(tasks.double, [np.full(SIZE, float(i)) for i in range(6)], 1)
     for _ in range(2):
@@ -126,6 +127,7 @@ def test_the_owner_is_killed(our_pool):
     assert count == 0
 
 
+@pytest.mark.own_pool
 def test_generations_of_results(our_pool):
     arrays = our_pool.map(tasks.double, [np.full(SIZE, 1.0)] * 6, 1)
     before = None

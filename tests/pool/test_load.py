@@ -19,6 +19,9 @@ from tests.conftest import is_arena, needs
 from tests.pool import tasks
 
 MIB = 1 << 20
+
+# Memory is counted from the beginning of a pool.
+pytestmark = pytest.mark.own_pool
 FRAME = 5 * MIB // 8
 
 

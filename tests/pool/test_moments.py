@@ -29,18 +29,14 @@ LIMIT = 60
 
 
 @pytest.fixture(params=EVERY[:2], ids=repr)
-def pool(request):
-    """The standard library's pool and ours, with forked workers: for the moment it does not matter how they start."""
-    with request.param.pool(2) as pool:
-        yield pool
-    pool.join()
+def implementation(request):
+    """The standard library's pool and ours, with forked workers: how they start does not matter for the moment of a call."""
+    return request.param
 
 
 @pytest.fixture
-def our_pool():
-    with Pool(2) as pool:
-        yield pool
-    pool.join()
+def ours():
+    return OURS[0]
 
 
 STATES = {
@@ -463,6 +459,7 @@ def test_a_large_stream_beside_its_arguments(our_pool):
     assert our_pool.map(function, [[texts, [f"other {i}" for i in range(20_000)]]] * 4, 1) == [True] * 4
 
 
+@pytest.mark.own_pool
 def test_a_worker_that_is_new_gets_both(our_pool):
     array = np.zeros(BIG)
     same = functools.partial(tasks.is_same, array)

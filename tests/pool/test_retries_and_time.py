@@ -30,6 +30,7 @@ def test_a_lost_task_is_run_again_as_often_as_allowed(ours, tmp_path):
     pool.join()
 
 
+@pytest.mark.own_pool
 def test_by_default_nothing_is_run_twice(our_pool, tmp_path):
     path = tmp_path / "runs"
     with pytest.raises(WorkerLostError):

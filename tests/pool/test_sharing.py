@@ -224,6 +224,7 @@ def test_the_block_ends_in_another_thread(our_pool):
     assert our_pool.apply(tasks.state_and, (array, EndsTheBlock())) == (1.0, 0)
 
 
+@pytest.mark.own_pool
 def test_new_workers_see_it_too(our_pool):
     array = np.arange(SIZE, dtype=float)
     with our_pool.share(array):
@@ -258,6 +259,7 @@ def test_what_is_shared_is_not_in_flight(ours, tmp_path):
     pool.join()
 
 
+@pytest.mark.own_pool
 def test_what_cannot_be_shared(our_pool):
     for obj in ([np.ones(9)], {"a": 1}, (1,), "text", 5, None, len, lambda: 1, np.ndarray):
         with pytest.raises(TypeError, match="cannot be shared as such"), our_pool.share(obj):

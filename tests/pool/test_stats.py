@@ -16,6 +16,9 @@ from arrowpool.codecs.explain import reasons
 from arrowpool.engine import metrics
 from tests.pool import tasks
 
+# What a pool counts is counted from its beginning.
+pytestmark = pytest.mark.own_pool
+
 SIZE = 100_000
 
 
