@@ -1,7 +1,7 @@
 """The collector: reads workers' replies, rebuilds results and hands them to the calls' result objects.
 
-The one thread that sets results, so that none is set twice at a time, and that runs the users' callbacks. It also learns
-of every death, and says which task was lost with the worker and which had not been begun.
+Only this thread sets results, so no result is set by two threads at a time; users' callbacks run in it. It also gets notice
+of each worker's end, and decides which tasks were lost with the worker and which go to another one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from arrowpool.engine.events import (
     Cancelled,
     Dropped,
     Failed,
+    LookAgain,
     Returned,
     Short,
     Stop,
@@ -59,7 +60,7 @@ from arrowpool.transport.protocol import (
 from arrowpool.transport.reducer import loads
 from arrowpool.waiting import SelfPipe, wait_readable
 
-#: With more tasks than this in one worker's hands, replies are gathered for so long before they are read.
+#: While a worker has more tasks than this, replies are gathered for this long before they are read.
 _MANY = 16
 _GATHER_SECONDS = 0.002
 
@@ -160,7 +161,7 @@ class Collector(Service):
         self._inbox.put(event)
 
     def halt(self) -> None:
-        """Set no more results, and end; from any thread, this one too, also from a finalizer."""
+        """Set no more results, and end. From any thread, also this one, also in a finalizer."""
         self._halted = True
         self._inbox.put(Stop(drain=False))
 
@@ -168,7 +169,7 @@ class Collector(Service):
         try:
             while self._stop is None or (self._stop.drain and self._workers):
                 if any(len(worker.outstanding) > _MANY for worker in self._workers.values()):
-                    # Short tasks, many to a frame: let some more replies come together than the first one that wakes us.
+                    # Short tasks, many to a frame: wait for more replies than the first one.
                     wait_readable([self._inbox.reader], _GATHER_SECONDS)
                 for fd, _ in self._poll.poll():
                     if fd == self._inbox.reader:
@@ -182,7 +183,7 @@ class Collector(Service):
         except BaseException as error:
             self._break(PoolTerminatedError(f"the pool cannot go on: {said(error)}"))
             for worker in list(self._workers.values()):
-                worker.process.kill()  # it could wait for ever to have its answers read
+                worker.process.kill()  # or it blocks while sending replies that are not read
             raise
         finally:
             self._state.answers_no_more = True
@@ -190,7 +191,7 @@ class Collector(Service):
             util.debug("collector exiting")
 
     def close(self) -> None:
-        """Release the descriptors; after the thread has ended."""
+        """Release the descriptors, after the thread has ended."""
         for worker in list(self._workers.values()):
             self._forget(worker)
         self._inbox.close()
@@ -215,12 +216,15 @@ class Collector(Service):
             self._drop(event)
         elif isinstance(event, Broken):
             self._break(event.error)
-        elif isinstance(event, Stop) and (self._stop is None or self._stop.drain):
-            # Of a pool that is closed and terminated at the same time, the one at once is the one that counts.
-            self._stop = event
+        elif isinstance(event, Stop):
+            # A pool may be closed and terminated at the same time: an order to end at once is not overruled.
+            if self._stop is None or self._stop.drain:
+                self._stop = event
+        elif not isinstance(event, LookAgain):  # that only wakes this thread
+            raise TypeError(f"the collector does not know {event!r}")
 
     def _drop(self, event: Dropped) -> None:
-        """Nobody will read these results: end the call, or let it run for what its tasks do."""
+        """The results of this imap will not be read: end its call, or let it run for its side effects."""
         result = self._cache.get(event.job)
         if result is None:
             return
@@ -231,11 +235,11 @@ class Collector(Service):
     # Replies
 
     def _read(self, worker: WorkerHandle) -> bool:
-        """Read what a worker has sent; False when it will never send more."""
+        """Read what a worker has sent; return False if it sends no more."""
         try:
             messages = worker.channel.receive()
         except (EOFError, OSError):
-            # It is about to end; what it leaves behind is settled once its exit code is known.
+            # It is about to end. Its tasks are settled when its exit code is known.
             with contextlib.suppress(KeyError):
                 self._poll.unregister(worker.channel.fileno())
             if worker.outstanding:
@@ -261,8 +265,10 @@ class Collector(Service):
                 self._worker_has(reply.names)
                 worker.may_borrow = reply.may_borrow
                 self._feeder_inbox.put(WorkerJoined(worker))
-            else:
+            elif isinstance(reply, InitializerFailed):
                 self._initializer_failed(worker, reply)
+            else:
+                raise TypeError(f"the collector does not know {reply!r}")
         if returned:
             self._feeder_inbox.put(Returned(returned))
         if answered:
@@ -311,7 +317,7 @@ class Collector(Service):
     # Deaths
 
     def _bury(self, worker: WorkerHandle, exitcode: int | None) -> None:
-        """A worker is gone: read its last words, then fail the task it had begun and return those it had not."""
+        """A worker has ended: read its last replies, fail the task that it had begun, give back those that it had not."""
         while worker.channel.readable() and self._read(worker):
             pass
         self._metrics.ended(worker)
@@ -343,7 +349,7 @@ class Collector(Service):
     def _forget(self, worker: WorkerHandle) -> None:
         fd = worker.channel.fileno()
         if self._workers.pop(fd, None) is not None:
-            with contextlib.suppress(KeyError):  # it was at its end already
+            with contextlib.suppress(KeyError):  # its end was seen before
                 self._poll.unregister(fd)
             worker.channel.close()
             worker.receiver.owner_lost()
@@ -354,7 +360,7 @@ class Collector(Service):
         )
         try:
             error.__cause__ = loads(reply.stream)
-        except BaseException:  # whatever rebuilding it raises
+        except BaseException:  # rebuilding runs the user's code
             error.__cause__ = RemoteTraceback(reply.text)
         self._break(error)
 
@@ -366,11 +372,11 @@ class Collector(Service):
         self._abandon(first)
 
     def end_calls(self) -> None:
-        """End the calls that still wait; by this thread at its end, and by whoever makes a call after that."""
+        """End all calls without a result: in this thread at its end, and after that in the threads that make calls."""
         self._abandon(self._state.error or PoolTerminatedError("the pool was terminated before this result was there"))
 
     def _abandon(self, error: BaseException) -> None:
-        """End every call that still waits, with `error`: nobody shall wait for ever."""
+        """End every call without a result with `error`, so that no call waits indefinitely."""
         for result in list(self._cache.values()):
-            with contextlib.suppress(KeyError):  # another thread was faster
+            with contextlib.suppress(KeyError):  # another thread has ended it
                 result.fail(again(error))

@@ -1,4 +1,4 @@
-"""How many descriptors this process may have open: more, where a pool needs them."""
+"""The limit on this process's descriptors, raised where a pool needs more."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from arrowpool.memory import facilities
 
 _log = logging.getLogger(__name__)
 
-#: What the parent has open of a worker: two pipes, the results' arena, and two of `multiprocessing`; under forkserver, three.
+#: Descriptors that the parent has open per worker: two pipes, the results' arena, two of `multiprocessing` (three under
+#: forkserver).
 PER_WORKER = {"fork": 5, "spawn": 5}
 _PER_WORKER_OTHERWISE = 6
-#: What is open for a moment only, while a worker is started, and a pool's own.
+#: Descriptors of the pool itself, and those that are open only while a worker is started.
 _BESIDE = 16
 
 

@@ -1,13 +1,12 @@
 """The end of a pool, wherever it begins: in the user's thread, at Python's exit, or in one of the pool's own threads.
 
-The last happens when code of the user's that such a thread runs (a callback, `__reduce__`, an iterator) calls `terminate`, or
-when the garbage collector runs there, which any allocation can start.
+The last happens when the user's code in such a thread (a callback, `__reduce__`, an iterator) calls `terminate`, or when the
+garbage collector runs there, which any allocation can start.
 
-Rule: a thread that the end waits for does not wait for the end. It gives the word, and leaves the rest to a thread that is
-made for it, which is outside of the pool as any other is:
+Rule: a thread that the end waits for does not wait for the end. It gives the order, and leaves the rest to a new thread,
+which is not one of the pool's:
 
-1. The word: no worker is started any more, no result is set, no call taken. It takes no lock, and is given when `terminate`
-   returns.
+1. The order: start no worker, set no result, take no call. It takes no lock, and has been given when `terminate` returns.
 2. The supervisor ends, then the workers, the collector and the feeder; each closes nothing.
 3. Once none of them looks at a descriptor any more, all are closed.
 """
@@ -32,7 +31,7 @@ _TERMINATE_SECONDS = 5.0
 
 
 class Ending:
-    """Ends everything of one pool; called once, by `terminate`, after `join`, or when the pool is gone or Python exits.
+    """Ends all parts of one pool. Called once: by `terminate` or `join`, when the pool is collected, or when Python exits.
 
     Holds no reference to the pool itself.
     """
@@ -76,25 +75,25 @@ class Ending:
             self._state.move(Move.END)
 
     def _end_and_close(self) -> None:
-        # The supervisor first, so that no worker is started behind our back.
+        # The supervisor first: it starts workers.
         self._supervisor.join()
         self._supervisor.end_workers(_TERMINATE_SECONDS)
         self._collector.join()
-        # It may be held up in what pickles an argument, where nothing can reach it; its memory must then stay.
+        # It may be blocked in the user's code that pickles an argument. Then its memory must stay.
         if self._feeder.join(_TERMINATE_SECONDS):
             self._sender.close()
         else:
             self._feeder.refuse()
             tell(_log.warning, "pickling what was given to a pool still blocks after the pool was terminated")
         self._collector.close()
-        self._supervisor.close()  # what the collector has not heard of
+        self._supervisor.close()  # workers that the collector did not get
         self._notifier.close()
-        # What was only kept because these workers, when they were forked, could see it.
+        # Memory that was kept because these workers saw it when they were forked.
         settle_forks()
 
 
 class _Elsewhere(Service):
-    """Does one thing, in a thread of its own."""
+    """Runs one function in a new thread."""
 
     def __init__(self, do: Callable[[], None]):
         super().__init__("arrowpool-ending")

@@ -36,8 +36,8 @@ from arrowpool.worker.signals import Lifeline, signals_held_back, tie
 class Initializer:
     """The user's initializer and its arguments, on their way into every worker.
 
-    A forked worker inherits them as they are. For the others they are pickled when the process starts, since locks and
-    queues travel at no other time; their large memory is placed once, for all workers, when the first one starts.
+    A forked worker inherits them. For other workers they are pickled while the process starts, the only time at which locks
+    and queues can be pickled. Their large memory is placed once, when the first worker starts, for all workers.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class Initializer:
         return reducer.reduce((self._function, self._args))
 
     def close(self) -> None:
-        """No worker will be started any more."""
+        """Release the arguments' memory: no more workers are started."""
         self._placed = None
 
 
 def _rebuild_initializer(body: Body, grants: Grants, arena_fd: Any) -> Callable[[], None]:
     # Rebuilt when called, after the worker is set up, so that an error is the initializer's.
     def start() -> None:
-        # These segments stay for as long as the pool does: nobody reads the flags.
+        # These segments stay as long as the pool, so the flags are not read.
         receiver = Receiver(
             arena_fd.detach() if arena_fd is not None else -1, np.zeros(len(grants) + 1, dtype=np.uint8)
         )
@@ -123,7 +123,7 @@ def _arrive(*travelled: Any) -> Endpoints:
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """What all workers of a pool are started with.
+    """Starts the workers of a pool.
 
     Attributes
     ----------
@@ -132,11 +132,11 @@ class Launcher:
     capacity : int
         Bytes that a worker's own arena reserves; 0 for none.
     spill_dir : str or None
-        Where that lies on disk, if it does.
+        Directory of that arena, if it lies on disk.
     released : callable
-        Gets the bytes of what the caller lets go of.
+        Gets the sizes of results that the caller lets go of.
     owners : int
-        How many processes have an arena: the pool's workers, and its parent.
+        Number of processes with an arena: the workers and the parent.
     """
 
     context: BaseContext
@@ -152,12 +152,12 @@ class Launcher:
     lifeline: Lifeline = field(default_factory=Lifeline)
 
     def launch(self, keep: Callable[[WorkerHandle], None]) -> None:
-        """Start a worker and give the way to it to `keep`, before an interrupt can come between the two.
+        """Start a worker and pass its handle to `keep`; no interrupt comes between the two.
 
         Raises
         ------
         Exception
-            Whatever starting a process raises; nothing is left of it then.
+            Whatever starting a process raises. Nothing is left of the process then.
         """
         watch_forks()
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as always:
@@ -205,13 +205,13 @@ class Launcher:
                 keep(worker)
 
     def close(self) -> None:
-        """No worker is left, and none will be started."""
+        """Release what workers are started with; after the last of them has ended."""
         self.initializer.close()
         self.lifeline.close()
 
 
 def _end(process: BaseProcess) -> None:
-    """End a process that may have been started, and that nobody will know of."""
+    """End a process that may have been started and that the pool does not get."""
     if getattr(process, "pid", None):
         process.kill()
         process.join()
@@ -221,7 +221,7 @@ def _end(process: BaseProcess) -> None:
 
 
 def _watch(process: BaseProcess) -> tuple[int, bool]:
-    """A descriptor that is readable once the process has ended, -1 if there is none; and whether its children do not matter."""
+    """Return a descriptor that is readable when the process has ended, or -1; and whether that holds also while its children run."""
     pid, sentinel = getattr(process, "pid", None), getattr(process, "sentinel", -1)
     if pid is None or sentinel < 0:
         return -1, False
@@ -233,7 +233,7 @@ def _watch(process: BaseProcess) -> tuple[int, bool]:
     except (AttributeError, OSError):
         return (sentinel if keeps else os.dup(sentinel)), False
     if keeps:
-        # In the place of the pipe that children of the worker keep open: `join` of this process does not wait for them either.
+        # Replaces the pipe that children of the worker keep open, so `join` does not wait for them either.
         os.dup2(watched, sentinel, inheritable=False)
         os.close(watched)
         return sentinel, True
@@ -241,10 +241,10 @@ def _watch(process: BaseProcess) -> tuple[int, bool]:
 
 
 def let_go(worker: WorkerHandle) -> None:
-    """A worker that has ended, and was joined: keep no descriptor of it."""
+    """Close the descriptors of a worker that has ended and was joined."""
     if worker.sentinel >= 0 and worker.sentinel != getattr(worker.process, "sentinel", -1):
         os.close(worker.sentinel)
-    # Not the process itself: its exit code is asked for by others. What loky starts closes its descriptors by itself.
+    # Not the process object: others ask for its exit code. A process of loky closes its descriptors by itself.
     close = getattr(_popen(worker.process), "close", None)
     if close is not None:
         close()

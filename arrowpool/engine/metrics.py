@@ -1,13 +1,14 @@
-"""The metrics: what a pool's threads note down as they go, and the `Stats` made of it when somebody asks.
+"""The metrics of a pool: what its threads count and measure, from which `Stats` are made on request.
 
-Cheap where nobody asks: sums, and one comparison a task. The feeder's thread writes what is said of arguments, the
-collector's what is said of results; a reader may find them a moment apart.
+Cheap while not asked for: sums, and one comparison per task. Figures of arguments and of results have different writers, so a
+reader may see them a moment apart.
 """
 
 from __future__ import annotations
 
 import heapq
 import logging
+import threading
 import time
 from collections import deque
 
@@ -21,31 +22,37 @@ _log = logging.getLogger(__name__)
 
 _SLOWEST = 5
 _ENDED_KEPT = 100
-#: Reasons are looked for this often in one pool: it means to look at the data.
+#: A pool looks for reasons at most this often, since that reads the data.
 _LOOKS = 200
-#: From so many pickled bytes on, it is said once.
+#: A pickle of at least this many bytes is logged, once per process.
 _WORTH_A_HINT = 10_000_000
 _hinted = False
 
 
 class Metrics:
-    """One pool's notes."""
+    """The counters of one pool."""
 
     def __init__(self) -> None:
+        #: Of results. The collector's thread writes these, any thread reads: one writer loses no count.
         self.tasks = 0
         self.piped_bytes = 0
         self.shared_bytes = 0
         self.copies = 0
-        #: Of arguments only, by the feeder.
+        #: Of arguments. Written by the one thread that does the feeder's work, read by any.
         self.copies_saved = 0
         self.saved_bytes = 0
+        #: The collector's thread writes these two, any thread reads a copy.
         self._slowest: list[tuple[float, str, int]] = []
         self._ended: deque[WorkerStats] = deque(maxlen=_ENDED_KEPT)
+        #: Count and bytes by reason; and how often a reason was looked for. Feeder, collector and callers' threads write, with
+        #: the lock; readers take a copy with it. The lock is reentrant: a finalizer that runs inside may make a call, whose
+        #: argument is counted here too.
         self._pickled: dict[str, tuple[int, int]] = {}
         self._looks = 0
+        self._counting = threading.RLock()
 
     def answered(self, worker: WorkerHandle, task: Task, decode: float, run: float, encode: float) -> None:
-        """A worker has answered a task, which took it so many seconds."""
+        """Count a task that a worker has answered, and the seconds it took."""
         self.tasks += 1
         spent = worker.spent
         spent.tasks += 1
@@ -58,43 +65,46 @@ class Metrics:
             add(slowest, (run, name_of(task), task.index))
 
     def saved(self, nbytes: int) -> None:
-        """A task was referred to memory that need not be copied for it."""
+        """Count a reference of a task to memory that is there already."""
         self.copies_saved += 1
         self.saved_bytes += nbytes
 
     def placed_for_many(self, nbytes: int) -> None:
-        """One copy was made of what will be referred to: one reference to it saves nothing."""
+        """Count the one copy that later references share: the first of them saves nothing."""
         self.copies_saved -= 1
         self.saved_bytes -= nbytes
 
     def pickled(self, obj: object, nbytes: int) -> None:
-        """So many bytes of an object could not be shared."""
+        """Count an object of which `nbytes` were pickled instead of shared. From any thread."""
         global _hinted
-        if self._looks >= _LOOKS:
-            why = "not looked into"
-        else:
-            self._looks += 1
-            why = "; ".join(reasons(obj))
-        count, total = self._pickled.get(why, (0, 0))
-        self._pickled[why] = (count + 1, total + nbytes)
+        with self._counting:
+            looks = self._looks < _LOOKS
+            self._looks += looks
+        # Without the lock: this reads the user's data, and takes its time.
+        why = "; ".join(reasons(obj)) if looks else "not looked into"
+        with self._counting:
+            count, total = self._pickled.get(why, (0, 0))
+            self._pickled[why] = (count + 1, total + nbytes)
         if nbytes >= _WORTH_A_HINT and not _hinted:
             _hinted = True
             tell(_log.warning, "%s were pickled instead of shared: %s. See pool.stats()", show_bytes(nbytes), why)
 
     def ended(self, worker: WorkerHandle) -> None:
-        """This worker is gone."""
+        """Note that a worker has ended."""
         worker.spent.until = time.monotonic()
         self._ended.appendleft(_stats_of(worker))
 
     def workers(self, workers: list[WorkerHandle]) -> tuple[WorkerStats, ...]:
-        """The workers that there are, and those that were."""
+        """Figures of the given workers that run, then of those that have ended, the last first."""
         return (*(_stats_of(worker) for worker in workers if worker.spent.until is None), *list(self._ended))
 
     def slowest(self) -> tuple[SlowTask, ...]:
         return tuple(SlowTask(name, index, run) for run, name, index in sorted(self._slowest, reverse=True))
 
     def reasons(self) -> tuple[Pickled, ...]:
-        found = [Pickled(why, count, nbytes) for why, (count, nbytes) in list(self._pickled.items())]
+        with self._counting:
+            counted = list(self._pickled.items())
+        found = [Pickled(why, count, nbytes) for why, (count, nbytes) in counted]
         return tuple(sorted(found, key=lambda one: -one.nbytes))
 
 

@@ -1,4 +1,7 @@
-"""The supervisor: keeps as many workers running as the pool shall have, and learns how each one ended."""
+"""The supervisor: keeps the pool at its number of workers, and reports how each worker ended.
+
+Runs in a thread of its own; `repopulate` also in the thread that makes the pool.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ from arrowpool.waiting import SelfPipe, wait_readable
 
 _log = logging.getLogger(__name__)
 
-#: After this long another attempt is made to start a worker in place of one that ended.
+#: Time between attempts to start a worker in place of one that ended.
 _TRY_AGAIN_SECONDS = 0.5
-#: A pool without any worker waits so long for the system to have a process, or descriptors, for it again.
+#: A pool without workers waits this long for the system to have a process or descriptors again.
 _PATIENCE_SECONDS = 5.0
-#: How often a process is looked at of which no descriptor says that it has ended.
+#: How often to look at a process whose end no descriptor reports.
 _LOOK_SECONDS = 0.1
-#: The kernel takes no wait of more than 2**31 milliseconds; a look in between costs nothing.
+#: Longest wait. The kernel takes at most 2**31 milliseconds.
 _LONGEST_SECONDS = 3600.0
 
 
@@ -47,21 +50,21 @@ class Supervisor(Service):
     launcher : Launcher
         Starts workers.
     processes : list of Process
-        The pool's own list of its workers, kept up to date here.
+        The pool's list of its processes, kept up to date here.
     size : int
-        How many there shall be.
+        Number of workers to keep.
     notifier : Notifier
-        Wakes this thread when the pool's state has changed.
+        Wakes this thread after the pool's state has changed.
     cache : dict
         Running calls; empty when all are answered.
     feeder : Feeder
-        Told when there will be no more work; wakes this thread through the notifier when it has ended.
+        Gets word when there will be no more work. Wakes this thread when it has ended.
     tell_collector : callable
         Passes events on to the collector.
     state : PoolState
         Says how long to go on.
     task_timeout : float or None
-        Seconds after which a worker is killed that runs the same task still.
+        Seconds after which a worker that still runs the same task is killed.
     """
 
     def __init__(
@@ -87,7 +90,10 @@ class Supervisor(Service):
         self._feeder = feeder
         self._tell_collector = tell_collector
         self._task_timeout = task_timeout
+        #: Workers that were started and not buried. Written with the lock by the threads that start workers and by this one;
+        #: after its end by the thread that ends the pool. Other readers take a copy.
         self._workers: list[WorkerHandle] = []
+        #: Held while workers are started and while one is taken off the lists.
         self._changing = threading.Lock()
         self._stillborn = 0
         #: Whether this thread has reported why no worker can be started. Only it writes and reads this.
@@ -98,7 +104,7 @@ class Supervisor(Service):
         self._deserted_at: float | None = None
 
     def repopulate(self) -> None:
-        """Start workers until there are as many as there shall be; from any thread."""
+        """Start workers until the pool has its number; from any thread."""
         with self._changing:
             while len(self._processes) < self._size and self._may_start():
                 self._launcher.launch(self._keep)
@@ -114,14 +120,14 @@ class Supervisor(Service):
         return not self._gave_up and self._state.error is None
 
     def _has_calls(self) -> bool:
-        """Whether there are calls to be answered, or may be."""
+        """Whether calls wait for their results, or more may come."""
         return self._state.is_taking_calls() or (bool(self._cache) and not self._state.is_terminated())
 
     def run(self) -> None:
         try:
             self._keep_up()
         except BaseException as error:
-            # Nobody learns of deaths any more: no call can be waited for. What is left is to wait for the pool's end.
+            # Ends of workers are not noticed any more, so no call can be waited for. Wait for the end of the pool.
             self._fail(PoolTerminatedError(f"the pool cannot go on: {said(error)}"), error)
             while self._state.is_taking_calls():
                 self._await_word()
@@ -153,24 +159,24 @@ class Supervisor(Service):
         while not self._state.sends_no_more and not self._state.is_terminated():
             self._wait()
         if not self._state.is_terminated():
-            # Also those that were not ready yet, and so unknown to the feeder.
+            # Also the workers that are not ready: the feeder does not know them.
             for worker in self._workers:
                 worker.channel.finish()
                 if not self._may_start():
-                    worker.process.kill()  # nobody waits for what it does
+                    worker.process.kill()  # no call waits for what it does
             self._tell_collector(Stop(drain=True))
             while self._watched() and not self._state.is_terminated():
                 self._wait()
                 self._bury()
 
     def _cannot_start(self, error: Exception) -> None:
-        """A worker could not be started: try again, unless there is none at all, and will not be."""
+        """A worker could not be started: try again later, or break the pool if it has no worker and cannot get one."""
         now = time.monotonic()
         if self._workers:
             self._deserted_at = None
         elif self._deserted_at is None:
             self._deserted_at = now
-        # Descriptors, processes and memory may be had again a moment later; what else fails will fail again.
+        # Descriptors, processes and memory may be available again in a moment; other errors will come again.
         patience = _PATIENCE_SECONDS if isinstance(error, (OSError, MemoryError)) else 0
         if self._deserted_at is not None and now >= self._deserted_at + patience:
             self._fail(WorkerInitError(f"no worker can be started: {said(error)}"), error)
@@ -187,7 +193,7 @@ class Supervisor(Service):
             self.repopulate()
 
     def _wait(self) -> None:
-        """Until a worker has ended or the pool's state has changed."""
+        """Wait until a worker has ended or the pool's state has changed."""
         reader = self._notifier.reader
         if reader in wait_readable([reader, *(worker.sentinel for worker in self._watched())], self._patience()):
             self._notifier.drain()
@@ -215,7 +221,7 @@ class Supervisor(Service):
             if began + granted > now:
                 soonest = min(soonest, began + granted)
             elif not worker.overdue:
-                # In this order: once doomed it gets no new task, so what still runs after that is the one that is due.
+                # In this order: a doomed worker gets no new task, so a task that still runs after that is the one that is due.
                 worker.doomed = True
                 if worker.control.began == began:
                     worker.overdue = True
@@ -226,7 +232,7 @@ class Supervisor(Service):
         return min(soonest - now + 0.001, _LONGEST_SECONDS)
 
     def _bury(self) -> None:
-        """Take ended workers off the list and say how they ended."""
+        """Take workers that have ended off the list, and report how they ended."""
         for worker in _ended(self._watched(), 0):
             worker.process.join()
             with self._changing:
@@ -239,7 +245,7 @@ class Supervisor(Service):
             self._count_stillborn(worker, exitcode)
 
     def _count_stillborn(self, worker: WorkerHandle, exitcode: int | None) -> None:
-        """Workers that end one after another before they are ready will go on doing so."""
+        """Break the pool when one worker after another ends before it is ready."""
         if worker.ready:
             self._stillborn = 0
             return
@@ -256,14 +262,14 @@ class Supervisor(Service):
     def _fail(self, error: Exception, cause: BaseException | None) -> None:
         error.__cause__ = cause
         self._gave_up = True
-        # It has first been told of the workers that ended, one of which may have said more about the reason.
+        # After the events of workers that ended: the last words of one may name the reason, and the first error stays.
         self._tell_collector(Broken(error))
 
     def _watched(self) -> list[WorkerHandle]:
         return [worker for worker in list(self._workers) if worker.sentinel >= 0]
 
     def end_workers(self, patience: float) -> None:
-        """End all workers; once this thread has ended, and by whoever ends the pool.
+        """End all workers; in the thread that ends the pool, after this one has ended.
 
         One that is idle ends by itself as its channel closes, whatever it does about signals. One that is busy gets SIGTERM,
         and SIGKILL if it is there still when `patience` seconds are over, for all of them together.
@@ -285,10 +291,10 @@ class Supervisor(Service):
             worker.process.join()
 
     def close(self) -> None:
-        """Release the descriptors; after the thread and all workers have ended."""
+        """Release the descriptors, after the thread and all workers have ended."""
         for worker in self._workers:
             let_go(worker)
-            # The collector may never have heard of it.
+            # The collector may have ended before it got the worker.
             worker.channel.close()
             worker.receiver.owner_lost()
         self._workers.clear()
@@ -296,7 +302,7 @@ class Supervisor(Service):
 
 
 def _ended(workers: list[WorkerHandle], seconds: float) -> list[WorkerHandle]:
-    """Those whose process has ended; waits up to so many seconds for the first one."""
+    """Return the workers whose process has ended; wait up to `seconds` for the first."""
     if not all(worker.is_watched for worker in workers):
         seconds = min(seconds, _LOOK_SECONDS)
     ended = set(wait_readable((worker.sentinel for worker in workers), max(0.0, seconds)))

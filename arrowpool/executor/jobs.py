@@ -4,8 +4,8 @@ Called by `executor`. A `Job` stands in a pool's cache where that has its own re
 
     Job -> feeder (its futures run) -> worker -> collector (its futures are set) -> done callbacks
 
-Each `PoolCloser` has one thread, which does nothing but wait for the word that there will be no more calls, then closes the
-pool and waits for its last answer.
+Each `PoolCloser` has one thread, which waits until there will be no more calls, then closes the pool and waits
+for its last answer.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Job:
         self._cache[self._job] = self
 
     def tasks(self) -> Iterator[tuple[Any, ...]]:
-        """The tasks that nobody has cancelled yet, as the feeder takes them; drawn as late as it can encode them."""
+        """The tasks that are not cancelled, drawn by the feeder as late as it can encode them."""
         for index in range(len(self._works)):
             with self._taking:
                 future = self._open.get(index)
@@ -78,7 +78,7 @@ class Job:
             self._end_if_over()
 
     def fail(self, error: BaseException) -> None:
-        """Nothing of it will be answered any more."""
+        """Set `error` in all futures that are not set: the call will not be answered."""
         with self._taking:
             failed = list(self._open.values())
             self._open.clear()
@@ -100,7 +100,7 @@ class Job:
 
 
 class PoolCloser(Service):
-    """The pool of one executor, and the thread that closes it and waits for its end."""
+    """The pool of one executor, and the thread that closes the pool and waits for its end."""
 
     def __init__(self, make_pool: Callable[[], ArrowPool]):
         super().__init__("arrowpool-executor")
@@ -117,7 +117,7 @@ class PoolCloser(Service):
         self.pool.join()
 
     def end(self) -> None:
-        """There will be no more calls. From any thread, also in a finalizer, so it takes no lock."""
+        """Close the pool: there will be no more calls. From any thread, also in a finalizer, so it takes no lock."""
         self._inbox.put(None)
 
     def cancel(self) -> None:
