@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 import arrowpool
-import arrowpool.shelf
 from arrowpool.memory import facilities
+from arrowpool.shelf import this_process
 from tests.pool import tasks
 
 METHODS = ("fork", "spawn", "forkserver")
@@ -253,4 +253,4 @@ def own_shelf(tmp_path_factory, monkeypatch):
     directory = tmp_path_factory.mktemp("shelf")
     monkeypatch.setenv("ARROWPOOL_SHELF_DIR", str(directory / "root"))
     yield directory / "root"
-    arrowpool.shelf._close()
+    this_process.close()

@@ -1,6 +1,7 @@
-"""Directories that this user alone can enter: opened once and used by descriptor, so that nobody can put another in their place.
+"""Directories that this user alone can enter.
 
-Everything here takes the descriptor of a directory and plain names in it.
+They are opened once and used by descriptor, so that no other directory can take their place meanwhile. Functions here take the
+descriptor of a directory, and plain names in it.
 """
 
 from __future__ import annotations
@@ -8,29 +9,27 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import stat
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from arrowpool.shelf import users
 
 _RENAME_EXCHANGE = 2
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: What the process lacks, not the file.
+#: The process is short of something: says nothing about the file.
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-#: What each thread has locked, or waits for, by thread, device and inode: its descriptor. Each is added and taken away in one
-#: step of Python's.
-_locking: dict[tuple[int, int, int], int] = {}
-
 
 def roots() -> tuple[list[Path], bool]:
-    """Where shelves lie, the best first, and whether the user has chosen that: in memory, else in the temporary directory."""
+    """The directories that shelves may lie in, the best first, and whether the user has chosen them (``ARROWPOOL_SHELF_DIR``).
+
+    By default: in memory, else in the temporary directory.
+    """
     chosen = os.environ.get("ARROWPOOL_SHELF_DIR")
     if chosen:
         return [Path(chosen)], True
@@ -49,14 +48,14 @@ def roots() -> tuple[list[Path], bool]:
 
 
 def open_root(path: Path, is_chosen: bool, *, create: bool = False) -> int | None:
-    """The descriptor of a root; None where there is none, or where somebody else has taken its name.
+    """The descriptor of a root; None where there is none, or where another user has taken its name.
 
     Raises
     ------
     PermissionError
-        When it is this user's and others can enter it, or is another's although this user has chosen it.
+        When others can enter it, or when the user has chosen it and another user owns it.
     OSError
-        When it cannot be made; or for want of descriptors, which does not say that it is not there.
+        When it cannot be made, or this process is short of descriptors.
     """
     try:
         if create:
@@ -71,14 +70,14 @@ def open_root(path: Path, is_chosen: bool, *, create: bool = False) -> int | Non
         if create and not os.path.lexists(path):
             raise
         return None
-    if os.fstat(fd).st_uid != os.geteuid() and not is_chosen:
+    if not is_chosen and not _is_own(fd):
         os.close(fd)
         return None
     return _checked(fd, path)
 
 
 def open_below(directory: int, name: str, path: Path, *, create: bool = False) -> int | None:
-    """The descriptor of a directory in one of ours; None where it is not there.
+    """The descriptor of a directory in one of this user; None where it is not there.
 
     Raises
     ------
@@ -100,42 +99,57 @@ def open_below(directory: int, name: str, path: Path, *, create: bool = False) -
 
 
 def _checked(fd: int, path: Path) -> int:
-    found = os.fstat(fd)
-    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+    if os.fstat(fd).st_mode & 0o077 or not _is_own(fd):
         os.close(fd)
         raise _not_alone(path)
     return fd
 
 
+def _is_own(fd: int) -> bool:
+    """Whether this user owns a directory."""
+    user = os.fstat(fd).st_uid
+    if user != os.geteuid():
+        return False
+    if users.is_ambiguous(user):
+        # The number proves nothing, and the kernel lets only the owner do this.
+        try:
+            os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode))
+        except OSError:
+            return False
+    return True
+
+
 def _not_alone(path: Path) -> PermissionError:
-    return PermissionError(f"{path} must be a directory of this user alone (mode 0700); remove it, or make it so")
+    return PermissionError(
+        f"{path} must be a directory that only this user can enter (mode 0700); remove it, or change its owner and mode"
+    )
 
 
 def open_one(directory: int, name: str) -> int:
-    """The descriptor of a directory in this one; links are not followed."""
+    """The descriptor of a directory in another one. Links are not followed."""
     return os.open(name, _OPEN, dir_fd=directory)
 
 
 def open_file(directory: int, name: str) -> int:
-    """The descriptor of a regular file in this directory, for reading; links are not followed.
+    """The descriptor of a regular file in a directory, for reading. Links are not followed.
 
     Raises
     ------
     OSError
-        When it is not there, or no such file.
+        When it is not there, or not a regular file.
     """
     if "/" in name:
-        raise OSError(errno.EINVAL, f"{name!r} is no file's name")
-    # Not to wait for the other end of a FIFO.
+        raise OSError(errno.EINVAL, f"{name!r} is not the name of a file")
+    # Non-blocking: opening a FIFO would wait for its other end.
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, f"{name!r} is no file")
+        raise OSError(errno.EINVAL, f"{name!r} is not a regular file")
     return fd
 
 
 def read_file(directory: int, name: str, limit: int) -> bytes:
-    """What a small file holds."""
+    """The content of a small file."""
     with os.fdopen(open_file(directory, name), "rb") as file:
         return file.read(limit)
 
@@ -148,7 +162,7 @@ def write_file(directory: int, name: str, content: bytes) -> None:
 
 
 def remove(directory: int, name: str) -> None:
-    """Remove what is there under that name, as far as that is possible; it may be gone already."""
+    """Remove a file or directory, as far as possible. It may be gone already."""
     with contextlib.suppress(OSError):
         try:
             inner = open_one(directory, name)
@@ -170,7 +184,7 @@ def remove(directory: int, name: str) -> None:
 
 
 def exchange(directory: int, one: str, other: str) -> bool:
-    """Exchange two names in one step; False where the system cannot.
+    """Exchange two names in one step; return False where the system cannot.
 
     Raises
     ------
@@ -179,106 +193,12 @@ def exchange(directory: int, one: str, other: str) -> bool:
     """
     try:
         rename = _libc.renameat2
-    except AttributeError:  # an old C library
+    except AttributeError:  # the C library is old
         return False
     if rename(directory, one.encode(), directory, other.encode(), ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
         return True
     code = ctypes.get_errno()
-    if code in (
-        errno.EINVAL,
-        errno.ENOSYS,
-        errno.ENOTSUP,
-        errno.EPERM,
-    ):  # the file system; the kernel; a seccomp filter
+    # The file system or the kernel does not have it, or a seccomp filter refuses it.
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM):
         return False
     raise OSError(code, os.strerror(code), one, None, other)
-
-
-@contextlib.contextmanager
-def locked(directories: Sequence[int], *, shared: bool = False) -> Iterator[None]:
-    """Hold these directories, always taken in the same order: writers alone, readers together.
-
-    The kernel lets go when the process ends. Where a file system has no such locks there is none. Nor does a signal handler
-    or a finalizer wait for what the thread that it interrupts has locked: that would be for ever.
-    """
-    held: list[int] = []
-    marked: list[tuple[int, int, int]] = []
-    try:
-        for fd in directories:
-            found = os.fstat(fd)
-            mark = threading.get_ident(), found.st_dev, found.st_ino
-            interrupts = mark in _locking
-            if not interrupts:
-                _locking[mark] = fd
-                marked.append(mark)
-            with contextlib.suppress(OSError):
-                how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-                fcntl.flock(fd, how | fcntl.LOCK_NB if interrupts else how)
-                held.append(fd)
-        yield
-    finally:
-        for fd in reversed(held):
-            fcntl.flock(fd, fcntl.LOCK_UN)  # closing is not enough: a child that was forked meanwhile has it open, too
-        for mark in marked:
-            _locking.pop(mark, None)
-
-
-def forget_locks() -> None:
-    """In a forked child, which has none of the other threads: else it would hold what they have locked if its parent dies."""
-    for mark, fd in list(_locking.items()):
-        if mark[0] != threading.get_ident():
-            del _locking[mark]
-            os.close(fd)
-
-
-@contextlib.contextmanager
-def made_and_locked(directory: int, new_name: Callable[[], str]) -> Iterator[tuple[str, int]]:
-    """Make a directory here, under a new name, that `remove_unlocked` leaves alone: its name, and its descriptor.
-
-    Race: another process takes it for abandoned when it is made and not locked yet.
-
-    1. It locks the directory, removes it, and lets go of it only then.
-    2. This one, who has waited for that lock or comes too late to open it, finds that it is there no more, and makes another.
-    """
-    while True:
-        name = new_name()
-        os.mkdir(name, 0o700, dir_fd=directory)
-        try:
-            fd = open_one(directory, name)
-        except FileNotFoundError:
-            continue
-        try:
-            with locked([fd]):
-                if _has(directory, name):
-                    yield name, fd
-                    return
-        finally:
-            os.close(fd)
-
-
-def _has(directory: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def remove_unlocked(directory: int, name: str) -> bool:
-    """Remove what is there under that name, unless a process has locked it; whether that was so."""
-    fd = -1
-    try:
-        fd = open_one(directory, name)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        # Else it is no directory, or cannot be locked.
-        if error.errno in (errno.EWOULDBLOCK, *SHORT):
-            if fd >= 0:
-                os.close(fd)
-            return False
-    try:
-        remove(directory, name)
-        return True
-    finally:
-        if fd >= 0:
-            os.close(fd)

@@ -1,6 +1,7 @@
-"""Files in memory that other processes of this user may open, and whether one that is open somewhere is such a file.
+"""Memory files that other processes of this user may open: how they are made, opened and recognised.
 
-What is opened here can be told from what a user opens under the path of an object: it is for writing, or does not block.
+A descriptor that was opened here differs from one that a user has opened under the path of an object: it is open for writing, or
+non-blocking.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from arrowpool.memory import facilities, platform
 
 _PREFIX = "arrowpool-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-#: What such files are called, or begin with.
+#: The names of such files, or the beginnings of the names.
 SHELF, CATALOGUE = "shelf", "catalogue-"
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
-#: Whether this process has ever had such a file open.
+#: Whether this process has ever had such a file open. Any thread sets it, and never to False.
 _is_used = False
 
 
 def create(name: str, size: int) -> int:
-    """The descriptor of a new file in memory; where there is no such thing, of one that has lost its name already.
+    """The descriptor of a new memory file; where the system has none, of an unlinked file.
 
     Raises
     ------
     OSError
-        When there is nowhere to make one.
+        When no such file can be made.
     """
     global _is_used
     _is_used = True
@@ -42,8 +43,8 @@ def create(name: str, size: int) -> int:
         if error.errno in _SHORT:
             raise
         fd = _create_unlinked(name, size, error)
-    # Who opens it while it is asked whether anybody has it open makes the kernel send us a signal. By default that is SIGIO,
-    # which ends the process; this one is ignored unless a program asks for it.
+    # A process that opens the file while `platform.is_exclusive` asks about it makes the kernel send this process a signal. By
+    # default that is SIGIO, which ends the process; SIGURG is ignored unless a program handles it.
     with contextlib.suppress(OSError, AttributeError):
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
     return fd
@@ -57,26 +58,26 @@ def _create_unlinked(name: str, size: int, failure: OSError) -> int:
 
 
 def is_for_want_of_room(error: BaseException) -> bool:
-    """Whether that says, in words that are not the shelf's yet, that there is no memory or no room on a disk."""
+    """Whether an error says that memory or a disk is full, and is not an `ArenaFullError` yet."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
     return isinstance(error, MemoryError) and not isinstance(error, ArenaFullError)
 
 
 def open_to_read(number: str, files: int) -> int:
-    """Open for reading what is open under a number, in a directory of descriptors, once more."""
+    """Open the file of a descriptor in a directory of descriptors once more, for reading."""
     global _is_used
     _is_used = True
     while True:
         try:
-            # Not to wait for the other end of a FIFO that may have got this number by now.
+            # Non-blocking: the number may be a FIFO by now, and an open would wait for its other end.
             return os.open(number, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=files)
         except BlockingIOError:
-            time.sleep(0.0001)  # its owner looks at this moment whether anybody has it open
+            time.sleep(0.0001)  # its owner is in `platform.is_exclusive` at this moment
 
 
 def read_only(fd: int) -> int:
-    """A second descriptor of a file of this process through which nobody can write. Without ``/proc`` a plain duplicate."""
+    """A read-only descriptor of an open file of this process. Without ``/proc``, a plain duplicate."""
     try:
         files = os.open(facilities.proc("self/fd"), _DIRECTORY)
     except OSError:
@@ -90,7 +91,7 @@ def read_only(fd: int) -> int:
 
 
 def close_inherited() -> None:
-    """In a forked child that has forgotten its parent's objects: close what other threads had open when they were at work on some."""
+    """In a forked child that has forgotten its parent's objects: close the files that other threads were just reading or making."""
     if not _is_used:
         return
     with contextlib.suppress(OSError):
@@ -110,7 +111,7 @@ def _is_ours(fd: int) -> bool:
 
 
 def leads_to(directory: int, number: str, name: str = "") -> bool:
-    """Whether the descriptor with that number, in a directory of descriptors, is a file made here under a name that begins so."""
+    """Whether a descriptor in a directory of descriptors is a file that `create` made under a name that begins with `name`."""
     try:
         link = os.readlink(number, dir_fd=directory) if number else ""
     except FileNotFoundError:

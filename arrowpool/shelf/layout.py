@@ -1,12 +1,12 @@
-"""How an object lies on a shelf: as up to two files, one for everybody and one for exactness.
+"""The layout of an object on a shelf: up to two parts, each a file by its content.
 
-table    an Arrow IPC file, for tables and for frames that Arrow can express: any Arrow implementation opens it.
-exact    what gives back exactly the object: a pickle stream, and the large memory in it that is not in the table.
+table    an Arrow IPC file, for tables and for frames that Arrow can express. Any Arrow implementation opens it.
+exact    what restores the exact object: a pickle stream, and the large buffers of the object that are not in the table.
          Absent where the table itself is the object.
 
-The exact file, all numbers little-endian and 8 bytes:
+The exact part; all numbers are little-endian and have 8 bytes:
 
-    magic | bytes of the stream | number of rooms | (offset, bytes) of each room | stream | rooms, 64-byte aligned
+    magic | bytes of the stream | number of buffers | (offset, bytes) of each buffer | stream | buffers, 64-byte aligned
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ Memory = NDArray[np.uint8]
 TABLE, EXACT = "table.arrow", "exact.bin"
 _MAGIC = b"ARROWPL1"
 _HEADER = struct.Struct("<8sQQ")
-_ROOM = struct.Struct("<QQ")
+_SPAN = struct.Struct("<QQ")
+#: Of the name of a type, so much is kept.
+_KIND_LENGTH = 160
 
 
 @dataclass(frozen=True, slots=True)
-class File:
-    """One file to write: its name, its size in bytes, and what writes it into memory of that size."""
+class Part:
+    """One part to write: its name, its size in bytes, and a function that writes it into memory of that size."""
 
     name: str
     size: int
@@ -47,15 +49,15 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An object taken apart, nothing of its large memory copied yet."""
+    """An object taken apart; its large buffers are not copied yet."""
 
     kind: str
-    files: tuple[File, ...]
+    parts: tuple[Part, ...]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all its files."""
-        return sum(file.size for file in self.files)
+        """Bytes of all its parts."""
+        return sum(part.size for part in self.parts)
 
 
 def plan(obj: Any) -> Plan:
@@ -64,38 +66,38 @@ def plan(obj: Any) -> Plan:
     Raises
     ------
     Exception
-        Whatever pickling it raises.
+        Any error of pickling it.
     """
-    kind = type(obj).__name__
+    kind = type(obj).__name__[:_KIND_LENGTH]
     try:
-        files = _table_and_exact(obj)
+        parts = _table_and_exact(obj)
     except (pa.ArrowException, TypeError, ValueError, NotImplementedError):
-        files = None  # not for Arrow
-    return Plan(kind, files or (_exact_file(obj),))
+        parts = None  # Arrow cannot express it
+    return Plan(kind, parts or (_exact_part(obj),))
 
 
-def _table_and_exact(obj: Any) -> tuple[File, ...] | None:
-    """The files of what Arrow can express; None, or any error of Arrow's, for what it cannot."""
+def _table_and_exact(obj: Any) -> tuple[Part, ...] | None:
+    """The parts of an object that Arrow can express; None, or an error of Arrow, for any other."""
     if isinstance(obj, (pa.Table, pa.RecordBatch)) and obj.num_columns:
         table = obj if isinstance(obj, pa.Table) else pa.Table.from_batches([obj])
         if not arrow.survive_ipc(obj.schema.types):
-            return _table_file(table), _exact_file(obj)
-        return (_table_file(table),) if table is obj else (_table_file(table), _exact_file(_AsBatch()))
+            return _table_part(table), _exact_part(obj)
+        return (_table_part(table),) if table is obj else (_table_part(table), _exact_part(_AsBatch()))
     if type(obj) is pd.DataFrame and obj.shape[1]:
         frame = FrameTable(obj)
-        return _table_file(frame.table), _exact_file(frame.frame, frame)
+        return _table_part(frame.table), _exact_part(frame.frame, frame)
     if library_of(type(obj)) == "polars" and type(obj).__name__ == "DataFrame":
         from arrowpool.codecs import polars
 
         found = polars.as_table(obj)
         if found is not None:
             table, order = found
-            return _table_file(table), _exact_file(_AsPolars(order))
+            return _table_part(table), _exact_part(_AsPolars(order))
     return None
 
 
 class _AsBatch:
-    """Stands for the one record batch that the table is."""
+    """Stands for the record batch that the table holds."""
 
     def rebuild(self, table: pa.Table) -> pa.RecordBatch:
         return table.combine_chunks().to_batches()[0]
@@ -103,7 +105,7 @@ class _AsBatch:
 
 @dataclass
 class _AsPolars:
-    """Stands for the polars frame that the table is, and what is known of the order of its columns."""
+    """Stands for the polars frame that the table holds, with the known sort order of its columns."""
 
     order: dict[str, bool]
 
@@ -113,7 +115,7 @@ class _AsPolars:
         return polars.rebuild_frame(table, self.order)
 
 
-def _table_file(table: pa.Table) -> File:
+def _table_part(table: pa.Table) -> Part:
     counter = pa.MockOutputStream()
     _write_table(table, counter)
 
@@ -122,7 +124,7 @@ def _table_file(table: pa.Table) -> File:
         sink.set_memcopy_threads(COPY_THREADS)
         _write_table(table, sink)
 
-    return File(TABLE, counter.size(), write)
+    return Part(TABLE, counter.size(), write)
 
 
 def _write_table(table: pa.Table, sink: Any) -> None:
@@ -130,7 +132,7 @@ def _write_table(table: pa.Table, sink: Any) -> None:
         writer.write_table(table)
 
 
-def _exact_file(obj: Any, frame: FrameTable | None = None) -> File:
+def _exact_part(obj: Any, frame: FrameTable | None = None) -> Part:
     references: list[Any] = []
 
     def number(part: Any) -> int | None:
@@ -146,24 +148,24 @@ def _exact_file(obj: Any, frame: FrameTable | None = None) -> File:
     shared = tuple(unit.shared_object for unit in units)
     stream = _dump_small((references, shared)) + body
     placed = [unit for unit in units if unit.shared_object is None]
-    rooms = []
-    at = _HEADER.size + _ROOM.size * len(placed) + len(stream)
+    spans = []
+    at = _HEADER.size + _SPAN.size * len(placed) + len(stream)
     for unit in placed:
         at = -(-at // ALIGNMENT) * ALIGNMENT
-        rooms.append((at, unit.nbytes))
+        spans.append((at, unit.nbytes))
         at += unit.nbytes
 
     def write(memory: Memory) -> None:
-        head = _HEADER.pack(_MAGIC, len(stream), len(rooms)) + b"".join(_ROOM.pack(*room) for room in rooms) + stream
+        head = _HEADER.pack(_MAGIC, len(stream), len(spans)) + b"".join(_SPAN.pack(*span) for span in spans) + stream
         memory[: len(head)] = np.frombuffer(head, dtype=np.uint8)
-        for unit, (offset, nbytes) in zip(placed, rooms, strict=True):
+        for unit, (offset, nbytes) in zip(placed, spans, strict=True):
             _copy(unit, memory[offset : offset + nbytes])
 
-    return File(EXACT, at, write)
+    return Part(EXACT, at, write)
 
 
-def _copy(unit: Unit, room: Memory) -> None:
-    for copy in unit.copies_to(room, PIECE):
+def _copy(unit: Unit, buffer: Memory) -> None:
+    for copy in unit.copies_to(buffer, PIECE):
         copy()
 
 
@@ -173,40 +175,40 @@ def _dump_small(obj: Any) -> bytes:
 
 
 def open_table(memory: Memory) -> pa.Table:
-    """The table of a table file, without a copy.
+    """The table in a table part, without a copy.
 
     Raises
     ------
     ShelfKeyError
-        When it is no such file.
+        When it is not an Arrow IPC file.
     """
     try:
         return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(memory))).read_all()
     except pa.ArrowException as error:
-        raise ShelfKeyError(f"this is no Arrow file: {error}") from error
+        raise ShelfKeyError(f"not an Arrow file: {error}") from error
 
 
 def rebuild(table: Memory | None, exact: Memory | None) -> Any:
-    """The object that lies in these files; what it is made of is memory of theirs.
+    """The object in these parts; its buffers are views of their memory.
 
     Raises
     ------
     ShelfKeyError
-        When the files are not what `plan` writes.
+        When the parts are not as `plan` writes them.
     """
     if exact is None:
         if table is None:
-            raise ShelfKeyError("there is nothing in this object")
+            raise ShelfKeyError("the object has no parts")
         return open_table(table)
     if len(exact) < _HEADER.size:
         raise ShelfKeyError("the object is cut off")
     view = exact.data
     magic, length, count = _HEADER.unpack_from(view)
-    start = _HEADER.size + _ROOM.size * count
+    start = _HEADER.size + _SPAN.size * count
     if magic != _MAGIC or start + length > len(exact):
-        raise ShelfKeyError("this is no object of a shelf")
-    rooms = [_ROOM.unpack_from(view, _HEADER.size + _ROOM.size * number) for number in range(count)]
-    if any(offset + nbytes > len(exact) for offset, nbytes in rooms):
+        raise ShelfKeyError("not an object of a shelf")
+    spans = [_SPAN.unpack_from(view, _HEADER.size + _SPAN.size * number) for number in range(count)]
+    if any(offset + nbytes > len(exact) for offset, nbytes in spans):
         raise ShelfKeyError("the object is cut off")
     stream = exact[start : start + length].tobytes()
     (small,) = struct.unpack_from("<Q", stream)
@@ -214,7 +216,7 @@ def rebuild(table: Memory | None, exact: Memory | None) -> Any:
     opened = open_table(table) if table is not None and references else None
 
     def arrays() -> Iterator[Any]:
-        remaining = iter(rooms)
+        remaining = iter(spans)
         for reference in shared:
             if reference is None:
                 offset, nbytes = next(remaining)
@@ -231,13 +233,16 @@ def rebuild(table: Memory | None, exact: Memory | None) -> Any:
 
 
 def column(memory: Memory, key: str, name: str) -> np.ndarray[Any, Any]:
-    """A column of a table file as an array, without a copy where there need be none.
+    """A column of a table part as an array, without a copy where NumPy has the same representation.
 
     Raises
     ------
-    ShelfKeyError, TypeError, ValueError
-        When there is no such column; when its type is none of NumPy's; when it has nulls, which only arrays of objects and floats
-        could express, or of dates and times, which come as NaT.
+    ShelfKeyError
+        When there is no such column.
+    TypeError
+        When NumPy does not have its type.
+    ValueError
+        When it has nulls and is not of dates or times, whose nulls come as NaT.
     """
     table = open_table(memory)
     found = [number for number, one in enumerate(table.column_names) if one == name]
@@ -262,7 +267,7 @@ def column(memory: Memory, key: str, name: str) -> np.ndarray[Any, Any]:
 
 
 def _same_bytes(kind: pa.DataType) -> np.dtype[Any] | None:
-    """The NumPy dtype that represents values of an Arrow type by the same bytes; None where there is none."""
+    """The NumPy dtype with the same bytes as an Arrow type; None where there is none."""
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         same: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
         return same

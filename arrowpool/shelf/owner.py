@@ -1,19 +1,18 @@
-"""The objects that this process has put: in memory of its own, which other processes of the same user read.
+"""The owner of what this process has put: the thread that answers other processes and gives memory back.
 
-They find them in the catalogue (see there) and open them through `/proc`, without a word to this process. Where they may not,
-and for what only the owner can do, they ask: a thread answers on a socket in the abstract namespace, which needs no file, is
-seen from every mount namespace, and is gone with the process, however that ends. What it hands out are read-only
-descriptors.
+Other processes find objects in the catalogue and open them through ``/proc``, without the owner (`remote`). Where they may not,
+and for what only the owner can do, they ask (`client`): a thread answers on a socket (`addresses`). The descriptors that it hands
+out are read-only.
 
-Who may ask: processes with the user id that this process has, or had when it put its first object. The kernel says who
-asks (SO_PEERCRED).
+Processes with the user id that this process has, or had when it put its first object, are answered. The kernel names the user
+(SO_PEERCRED); ids that prove nothing are refused (`users`).
 
-Questions are ``[what, number]`` as JSON, one a connection:
+Questions are ``[what, number]`` as JSON, one per connection:
 
-    get        the names of the object's pieces, with descriptors of the catalogue and of each; null when it was deleted
+    get        the names of the object's parts, with descriptors of the catalogue and of each; null when it was deleted
     catalogue  true, with its descriptor
-    path       a file of the table alone that others may open; null when it was deleted
-    delete     whether it was there
+    path       the path of a file of the table alone, which others may open; null when it was deleted
+    delete     whether the object was there
 """
 
 from __future__ import annotations
@@ -26,217 +25,117 @@ import os
 import secrets
 import select
 import socket
-import struct
-import threading
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
-from arrowpool.errors import ArenaFullError
-from arrowpool.shelf import files
-from arrowpool.shelf.catalogue import Catalogue, Record
-from arrowpool.shelf.keys import Living
-from arrowpool.shelf.layout import TABLE, Plan
-from arrowpool.shelf.places import MemoryFile, Place, Places
+from arrowpool.shelf import files, users
+from arrowpool.shelf.addresses import address_of, peer
+from arrowpool.shelf.catalogue import Record
+from arrowpool.shelf.client import REFUSED
+from arrowpool.shelf.keys import ProcessKey
+from arrowpool.shelf.layout import Plan
+from arrowpool.shelf.objects import Objects
 from arrowpool.threads import Service
 
-_PREFIX = "\0arrowpool-shelf"
-_PEER = struct.Struct("3i")
 _MESSAGE_BYTES = 1 << 16
-REFUSED = b"refused"
-#: Who has connected says what it wants within this time, or is not waited for any more.
+#: A process that has connected must ask within this time.
 _TIMEOUT_SECONDS = 10.0
-#: So many are listened to at a time; more wait for their turn in the kernel, which keeps as many as it may.
+#: At most this many connections are open at a time. More wait in the queue of the kernel, which is as long as it allows.
 _CONVERSATIONS = 32
 _BACKLOG = 1 << 16
-#: How often is looked what can be given back, while there is anything.
+#: How often memory is given back, while some is kept.
 _TEND_SECONDS = 1.0
-#: After which time a thread that could get no descriptor tries again.
+#: The pause after a connection that could not be accepted for want of descriptors.
 _WAIT_SECONDS = 0.1
 
 
-@dataclass(slots=True)
-class Stored:
-    """One object: what is known of it, and where its pieces lie."""
-
-    record: Record
-    places: dict[str, Place]
-    #: A file of its own for a table that lies in a file with others, if any; made for the first who wants a path to it.
-    shown: list[MemoryFile] = field(default_factory=list)
-
-
 class Owner(Service):
-    """All that this process has on the shelf."""
+    """Answers for all objects of this process.
+
+    Any thread may call the methods of the first group, also a signal handler or finalizer that interrupts another call. The rest
+    runs in the owner's thread.
+    """
 
     def __init__(self) -> None:
         super().__init__("arrowpool-shelf")
         self.pid = os.getpid()
         self.token = secrets.token_hex(4)
-        self._users = {os.geteuid()}
-        #: Held by whoever puts, or shows, an object: against `close` only, since a signal handler or a finalizer that puts one may
-        #: interrupt this thread in the middle of that, and takes it again. Not by who deletes one.
-        self._lock = threading.RLock()
-        #: By number, as in the catalogue. What is deleted goes from here first, by one step of Python's.
-        self._objects: dict[int, Stored] = {}
-        self._catalogue = Catalogue(self.pid, self.token)
-        self._places = Places()
-        #: Whether the thread comes by again without being asked.
+        #: The user id under which the address was made.
+        self._user = os.geteuid()
+        #: Whether the owner's thread looks at `Objects.tend` again without being woken. See `_wake`.
         self._tends = False
+        self.objects = Objects(self.pid, self.token)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._socket.bind(address_of(os.geteuid(), self.pid, self.token))
+            self._socket.bind(address_of(self._user, self.pid, self.token))
             self._socket.listen(_BACKLOG)
             self._socket.setblocking(False)
         except BaseException:
             self._socket.close()
-            self._catalogue.close()
+            self.objects.close()
             raise
 
     # For this process
 
-    def has(self, living: Living) -> bool:
-        """Whether that is a key of this process's."""
-        return (living.pid, living.token) == (self.pid, self.token)
+    def has(self, key: ProcessKey) -> bool:
+        """Whether that is a key of this process."""
+        return (key.pid, key.token) == (self.pid, self.token)
 
-    def put(self, plan: Plan) -> str:
-        """Take an object in; return its key.
-
-        Raises
-        ------
-        ArenaFullError
-            When there is no memory for it. Nothing is held then.
-        """
-        places: dict[str, Place] = {}
-        try:
-            for file in plan.files:
-                places[file.name] = self._places.put(file.size, file.write)
-            pieces = {name: place.piece for name, place in places.items()}
-            with self._lock:
-                record = self._catalogue.add(plan.kind, time.time(), pieces)
-                self._objects[record.number] = Stored(record, places)
-        except BaseException as error:
-            for place in places.values():
-                self._places.free(place, keep=False)
-            if files.is_for_want_of_room(error):
-                raise ArenaFullError(f"{plan.nbytes:,} bytes are wanted for the shelf: {error}") from error
-            raise
-        return str(Living(self.pid, self.token, record.number))
-
-    def open(self, number: int) -> tuple[list[str], list[int]] | None:
-        """The names of an object's pieces; descriptors of the catalogue and of each. None when it was deleted."""
-        stored = self._objects.get(number)
-        fds: list[int] = []
-        try:
-            if stored is not None:
-                fds.append(files.read_only(self._catalogue.fd))
-                for place in stored.places.values():
-                    piece = place.piece
-                    fds.append(files.read_only(piece.fd))
-                    if os.fstat(fds[-1]).st_ino != piece.inode:
-                        raise OSError(errno.EBADF, "another file has its number by now")
-            if stored is not None and number in self._objects:
-                return list(stored.places), fds
-        except BaseException as error:
-            for fd in fds:
-                os.close(fd)
-            if isinstance(error, OSError) and number not in self._objects:
-                return None  # it was deleted meanwhile
-            raise
-        for fd in fds:
-            os.close(fd)
-        return None
+    def put(self, plan: Plan, keys: set[str] | None = None) -> str:
+        """See `Objects.put`."""
+        return self.objects.put(plan, keys)
 
     def records(self) -> list[Record]:
-        """What is known of each object."""
-        return [stored.record for stored in self._objects.copy().values()]
-
-    def path(self, number: int) -> str | None:
-        """Where others may open the table of an object as a file of its own; None when it was deleted."""
-        with self._lock:
-            stored = self._objects.get(number)
-            if stored is None:
-                return None
-            table = stored.places[TABLE]
-            if not isinstance(table, MemoryFile):
-                if not stored.shown:
-                    stored.shown.append(self._copy_of(table))
-                table = stored.shown[0]
-            path = f"/proc/{self.pid}/fd/{table.piece.fd}"
-        if number not in self._objects:
-            self._hide(stored)
-            return None
-        return path
-
-    def _copy_of(self, place: Place) -> MemoryFile:
-        piece = place.piece
-        file = MemoryFile(piece.size)
-        try:
-            file.write(lambda memory: _read_into(piece.fd, memory.data, piece.offset))
-        except BaseException:
-            file.close()
-            raise
-        return file
+        """The records of all objects."""
+        return self.objects.records()
 
     def delete(self, number: int) -> bool:
-        """Let go of an object; whether it was there. Who reads it goes on reading. Waits for nobody."""
-        stored = self._objects.pop(number, None)
-        if stored is None:
-            return False
-        self._catalogue.remove(number)
-        for place in stored.places.values():
-            self._places.free(place)
-        self._hide(stored)
-        if any(place.lingers for place in stored.places.values()):
-            self._come_by()
-        return True
-
-    def _hide(self, stored: Stored) -> None:
-        with contextlib.suppress(IndexError):
-            while True:
-                self._places.free(stored.shown.pop(), keep=False)
+        """Delete an object, without waiting; return whether it was there. Readers that already opened it keep it."""
+        was_there, lingers = self.objects.delete(number)
+        if lingers:
+            self._wake()
+        return was_there
 
     def delete_all(self) -> None:
-        """Let go of all objects, and of all that is kept for the next ones."""
+        """Delete all objects, and give back all memory that is kept for the next ones."""
         for record in self.records():
             self.delete(record.number)
-        self._places.give_back()
+        self.objects.give_back()
 
-    def _come_by(self) -> None:
-        """Have the thread look after what is kept for a while, if it does not already.
+    def _wake(self) -> None:
+        """Make the thread give back memory after a while, unless it will do so anyway.
 
-        Race: the thread says that it does not any more, and only then looks whether it has to, and if so says that it does.
-        Whoever has deleted something before that look is seen by it; who does so after it has said so wakes it up.
+        Race: a thread deletes an object while the owner's thread tends.
+
+        1. The owner's thread sets `_tends` to False.
+        2. It looks for memory to give back, and sets `_tends` to True if more remains.
+        3. The other thread has freed the memory, and reads `_tends`.
+
+        If 3 reads True from before 1, the memory was freed before 2, which sees it. If it reads False, it wakes the owner's
+        thread. Verdict: freed memory is always looked at again.
         """
         if self._tends:
             return
         self._tends = True
-        # It waits for who asks; who says nothing is no matter to it.
+        # A connection wakes the thread; one that asks nothing is dropped. Where it fails, the queue is full of others that do.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as bell:
             bell.setblocking(False)
             bell.connect(self._socket.getsockname())
 
     def close(self) -> None:
-        """Answer no more, and let go of everything."""
+        """Stop answering, and give everything back."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self.join()
         self._socket.close()
-        with self._lock:
-            self._catalogue.close()
-        while self._objects:
-            self._hide(self._objects.popitem()[1])
-        self._places.close()
+        self.objects.close()
 
     def forget(self) -> None:
-        """In a forked child: this is the parent's, who alone answers for it."""
+        """Close all descriptors in a forked child, whose parent alone answers for the objects."""
         self._socket.close()
-        self._catalogue.close()
-        for stored in self._objects.values():
-            for file in stored.shown:
-                file.forget()
-        self._places.forget()
+        self.objects.forget()
 
-    # For others
+    # In its thread
 
     def run(self) -> None:
         poll = select.poll()
@@ -244,8 +143,8 @@ class Owner(Service):
         listener = self._socket.fileno()
         try:
             while True:
-                listens = len(asking) < _CONVERSATIONS
-                poll.register(listener, select.POLLIN if listens else 0)  # closed is said in any case
+                # Without an event mask, poll still reports that the socket was shut down.
+                poll.register(listener, select.POLLIN if len(asking) < _CONVERSATIONS else 0)
                 for fd, event in poll.poll(1000 * _TEND_SECONDS if asking or self._tends else None):
                     if fd != listener:
                         self._answer(asking.pop(fd)[0], poll)
@@ -257,23 +156,24 @@ class Owner(Service):
                     asking.pop(fd)[0].close()
                 if self._tends:
                     self._tends = False
-                    if self._places.tend():
+                    if self.objects.tend():
                         self._tends = True
         finally:
             for connection, _ in asking.values():
                 connection.close()
 
     def _accept(self, poll: select.poll, asking: dict[int, tuple[socket.socket, float]]) -> bool:
-        """Listen to one more; False when this is over."""
+        """Accept a connection; return False when the owner is closed."""
         try:
             connection, _ = self._socket.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                time.sleep(_WAIT_SECONDS)  # it is still there then
+                time.sleep(_WAIT_SECONDS)  # the connection stays in the queue
                 return True
             return error.errno in (errno.EAGAIN, errno.EINTR, errno.ECONNABORTED, errno.EPERM)
         connection.setblocking(False)
-        if peer(connection)[0] in self._users | {os.geteuid()}:
+        user = peer(connection)[0]
+        if user in (self._user, os.geteuid()) and not users.is_ambiguous(user):
             asking[connection.fileno()] = connection, time.monotonic()
             poll.register(connection.fileno(), select.POLLIN)
         else:
@@ -289,11 +189,11 @@ class Owner(Service):
             fds: list[int] = []
             try:
                 if what == "get":
-                    answer, fds = self.open(number) or (None, [])
+                    answer, fds = self.objects.open(number) or (None, [])
                 elif what == "catalogue":
-                    answer, fds = True, [files.read_only(self._catalogue.fd)]
+                    answer, fds = True, [files.read_only(self.objects.catalogue.fd)]
                 elif what == "path":
-                    answer = self.path(number)
+                    answer = self.objects.path(number)
                 elif what == "delete":
                     answer = self.delete(number)
             except (OSError, MemoryError, KeyError) as error:
@@ -304,34 +204,3 @@ class Owner(Service):
             finally:
                 for fd in fds:
                     os.close(fd)
-
-
-def address_of(user: int, pid: int, token: str) -> str:
-    """Where an owner answers."""
-    return f"{_PREFIX}/{user}/{pid}/{token}"
-
-
-def parse_address(address: bytes) -> tuple[int, int, str] | None:
-    """User, process and token of an owner who answers there; None for an address of another form."""
-    parts = address.decode(errors="replace").split("/")
-    if len(parts) == 4 and parts[0] == _PREFIX and parts[1].isdecimal() and parts[2].isdecimal():
-        user, pid, token = int(parts[1]), int(parts[2]), parts[3]
-        if address_of(user, pid, token).encode() == address:
-            return user, pid, token
-    return None
-
-
-def peer(connection: socket.socket) -> tuple[int, int]:
-    """The user id and the process at the other end, as the kernel says: who listens, or who has connected."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    pid, user, _ = _PEER.unpack(credentials)
-    return user, pid
-
-
-def _read_into(fd: int, memory: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(memory):
-        count = os.preadv(fd, [memory[done:]], offset + done)
-        if count == 0:
-            raise OSError(errno.EIO, "the object is cut off")
-        done += count

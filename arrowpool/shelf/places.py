@@ -1,265 +1,88 @@
-"""Where the pieces of this process's objects lie, and what becomes of that memory once they are deleted.
+"""Which memory file each part of this process's objects goes to, and what becomes of the memory of deleted ones.
 
-- A small piece lies in one file with all others. Readers copy it out, so its pages are given back as soon as it is deleted.
-- A large piece has a file of its own, which readers map. When it is deleted the file is kept warm for the next one for a
-  while: a few files, a share of the memory, and none where memory or descriptors are short.
-- Where descriptors are short, large pieces share files. Pages of a deleted one are given back once nobody has that file open,
-  the file when all that lay in it is deleted.
+- Parts of up to `COPIED` bytes lie in one file together (`SmallParts`).
+- A larger part has a file of its own. When it is deleted, the file is kept warm for a while, for the next part: a few files, a
+  share of the memory, and none where memory or descriptors are short.
+- Where descriptors are short, large parts share files (`LargeParts`).
 
-So few descriptors are needed, however many objects there are. What is mapped by readers is theirs until they let go: the
-kernel says whether a file is open anywhere else (`platform.is_exclusive`).
+So few descriptors are needed, however many objects there are.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import resource
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 
-import numpy as np
-
 from arrowpool.errors import ArenaFullError
-from arrowpool.memory import limits, platform
-from arrowpool.shelf import files
-from arrowpool.shelf.catalogue import Piece
+from arrowpool.memory import limits
 from arrowpool.shelf.layout import Memory
+from arrowpool.shelf.part_files import LargeParts, MemoryFile, Place, SharedPlace, SmallParts
 from arrowpool.tuning import KIB, MIB, WARM_SECONDS
 
-#: Pieces up to this size are copied by their readers: that is as quick as to map them, and pins nothing.
+#: Parts up to this size are copied by their readers: that is as fast as mapping them, and keeps no file open.
 COPIED = 256 * KIB
 
-#: Memory of deleted objects is kept for the next ones: so many files, up to this share of what is available.
+#: At most this many files of deleted parts are kept, and at most this share (1/n) of the available memory.
 _SPARES = 4
 _SPARE_SHARE = 8
-#: Below this share of all memory none is kept.
+#: No file is kept while less than this share (1/n) of all memory is available.
 _TIGHT = 4
-#: Files of one piece each, at most, and as a share of the descriptors that the process may have.
+#: At most this many files of one part each, and at most this share (1/n) of the descriptors that the process may have.
 _OWN_FILES = 256
 _OWN_SHARE = 4
-#: Pieces that share a file. One that is read keeps as many from being given back.
+#: Parts per file where large parts share files. While one is read, the memory of the others cannot be given back.
 _SHARING = 64
-#: How much memory there is is asked again after so many bytes of small pieces.
-_UNASKED = MIB
-
-
-class Place(ABC):
-    """Where one piece lies."""
-
-    piece: Piece
-    #: Whether its memory may be there for a while after it was deleted.
-    lingers = True
-
-    @abstractmethod
-    def write(self, write: Callable[[Memory], None]) -> None:
-        """Have it written."""
-
-
-class MemoryFile(Place):
-    """A file in memory for one piece, mapped for as long as it is ours: the next piece that it takes finds its pages there."""
-
-    def __init__(self, size: int):
-        self.fd = files.create(files.SHELF, size)
-        self.size = size
-        self._mapped = platform.page_ceil(size)
-        self._address = 0
-        #: Whether all its pages exist, and are mapped.
-        self._is_warm = False
-        try:
-            self.inode = os.fstat(self.fd).st_ino
-            self._address = platform.map_shared(self.fd, self._mapped)
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def piece(self) -> Piece:  # type: ignore[override]
-        return Piece(self.fd, self.inode, 0, self.size)
-
-    def write(self, write: Callable[[Memory], None]) -> None:
-        if not self._is_warm:
-            _populate(self.fd, self._address, 0, self.size)
-            self._is_warm = True
-        write(platform.bytes_at(self._address, self.size))
-
-    def take_for(self, size: int) -> bool:
-        """Make it a file of fewer bytes, for another piece, if nobody else sees it any more; whether that was so."""
-        if not size <= self.size <= 2 * size + platform.PAGE or not platform.is_exclusive(self.fd):
-            return False
-        os.ftruncate(self.fd, size)
-        self.size = size
-        return True
-
-    def close(self) -> None:
-        """Let go of it. Who has it open goes on reading."""
-        self.forget()
-        address, self._address = self._address, 0
-        if address:
-            platform.unmap(address, self._mapped)
-
-    def forget(self) -> None:
-        """In a forked child, which has the descriptor but not the map."""
-        fd, self.fd = self.fd, -1  # first: the number may be another file's a moment later, and a child be forked then
-        if fd >= 0:
-            os.close(fd)
-
-
-class SharedPlace(Place):
-    """A piece in a file that others lie in, too."""
-
-    def __init__(self, file: SharedFile, piece: Piece):
-        self.file = file
-        self.piece = piece
-        self.lingers = isinstance(file, LargePieces)
-
-    def write(self, write: Callable[[Memory], None]) -> None:
-        self.file.write(self.piece, write)
-
-
-class SharedFile(ABC):
-    """A file that many pieces lie in, each on pages of its own. Its caller sees to it that one thread at a time adds or frees."""
-
-    def __init__(self) -> None:
-        self.fd = files.create(files.SHELF, 0)
-        self.inode = os.fstat(self.fd).st_ino
-        #: Where the next piece goes, how many have been added, and how many of them are there.
-        self.end = 0
-        self.added = 0
-        self.live = 0
-
-    def add(self, size: int) -> SharedPlace:
-        """Set pages aside for a piece."""
-        os.ftruncate(self.fd, self.end + platform.page_ceil(size))
-        piece = Piece(self.fd, self.inode, self.end, size)
-        self.end += platform.page_ceil(size)
-        self.added += 1
-        self.live += 1
-        return SharedPlace(self, piece)
-
-    @abstractmethod
-    def write(self, piece: Piece, write: Callable[[Memory], None]) -> None: ...
-
-    @abstractmethod
-    def free(self, piece: Piece) -> None:
-        """The piece was deleted."""
-
-    def close(self) -> None:
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-class SmallPieces(SharedFile):
-    """The file of small pieces. Pages are set aside again for pieces of as many pages: there are few such sizes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        #: Offsets of pages that are free, by how many bytes.
-        self._free: dict[int, list[int]] = {}
-
-    def add(self, size: int) -> SharedPlace:
-        free = self._free.get(platform.page_ceil(size))
-        if not free:
-            return super().add(size)
-        self.live += 1
-        return SharedPlace(self, Piece(self.fd, self.inode, free.pop(), size))
-
-    def write(self, piece: Piece, write: Callable[[Memory], None]) -> None:
-        memory = np.zeros(piece.size, dtype=np.uint8)
-        write(memory)
-        if not platform.is_in_memory(self.fd):
-            platform.reserve(self.fd, piece.offset, piece.size)
-        done = 0
-        try:
-            while done < piece.size:
-                done += os.pwrite(self.fd, memory[done:].data, piece.offset + done)
-        except OSError as error:
-            if error.errno not in (errno.ENOMEM, errno.ENOSPC):
-                raise
-            raise MemoryError(f"the kernel has no memory for {piece.size} more bytes of shared memory") from error
-
-    def free(self, piece: Piece) -> None:
-        self.live -= 1
-        if self.live == 0:
-            os.ftruncate(self.fd, 0)
-            self.end = 0
-            self._free.clear()
-        else:
-            pages = platform.page_ceil(piece.size)
-            platform.punch(self.fd, piece.offset, pages)
-            self._free.setdefault(pages, []).append(piece.offset)
-
-
-class LargePieces(SharedFile):
-    """A file of large pieces."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        #: Deleted, and perhaps mapped by somebody.
-        self.pending: list[Piece] = []
-
-    def write(self, piece: Piece, write: Callable[[Memory], None]) -> None:
-        mapped = piece.offset + platform.page_ceil(piece.size)
-        address = platform.map_shared(self.fd, mapped)
-        try:
-            _populate(self.fd, address, piece.offset, piece.size)
-            write(platform.bytes_at(address + piece.offset, piece.size))
-        finally:
-            platform.unmap(address, mapped)
-
-    def free(self, piece: Piece) -> None:
-        self.live -= 1
-        self.pending.append(piece)
-        self.give_back()
-
-    def give_back(self) -> None:
-        """Give back what nobody sees any more."""
-        if self.pending and self.live and platform.is_exclusive(self.fd):
-            for piece in self.pending:
-                platform.punch(self.fd, piece.offset, platform.page_ceil(piece.size))
-            self.pending.clear()
+#: The available memory is looked up again after this many bytes of small parts.
+_UNCHECKED = MIB
 
 
 class Places:
-    """All of them. Its methods may be called from any thread, and by signal handlers and finalizers in the middle of each other.
+    """The places of all parts. Any thread may call its methods, also a signal handler or finalizer that interrupts another call.
 
-    `free` waits for nobody, since finalizers may call it, in the middle of anything: what was deleted is noted, and whoever
-    holds the lock, or can have it, does the rest. Race: a thread notes a place and finds the lock taken; its holder lets go, and
-    looks for notes only then. So it finds this one.
+    Race: `free` must not wait, since a finalizer may call it in the middle of anything. So it notes the place in `_deleted` and
+    tries for the lock.
 
-    A signal handler or a finalizer that puts an object may interrupt this very thread while it holds the lock, in the middle of
-    anything. It does not wait for that, which would be for ever: the lock is one that a thread can take again. What it finds
-    half-done it leaves alone, and makes a file of its own, which needs nothing of it.
+    1. Thread A notes a place and finds the lock taken by thread B.
+    2. B releases the lock.
+    3. B looks for notes (`_free_deleted`), always after it has released the lock, and frees what is noted.
+
+    A's note comes before its failed attempt, which comes before 2. Verdict: B sees the note in 3.
+
+    Race: a signal handler or finalizer puts an object, and interrupts this very thread while it holds the lock. Waiting would
+    never end, so the lock is reentrant. The interrupting call sees `_is_changing`, leaves the half-changed state alone, and makes
+    a file of its own, which needs none of that state.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        #: Whether what the lock guards is being changed; who has the lock and finds this so has interrupted itself.
+        #: True while the state below is being changed. Read and written with the lock held: a thread that has just got the lock
+        #: and reads True has interrupted itself.
         self._is_changing = False
-        #: Places of deleted pieces, and whether they may be kept; from any thread.
+        #: Places of deleted parts, and whether their files may be kept. Any thread appends without the lock; taken out with the
+        #: lock held. A deque's append and popleft are single steps, also on a free-threaded build.
         self._deleted: deque[tuple[Place, bool]] = deque()
-        #: All of these are read and changed with the lock held.
-        self._small: SmallPieces | None = None
+        # All that follows is read and changed with the lock held; `_own` may also be added to by an interrupting call.
+        self._small: SmallParts | None = None
         self._own: set[MemoryFile] = set()
-        self._shared: list[LargePieces] = []
-        #: Files that nobody needs any more, and since when; the oldest first.
+        self._shared: list[LargeParts] = []
+        #: Files of deleted parts, and when they were deleted; the oldest first.
         self._spare: list[tuple[MemoryFile, float]] = []
-        self._unasked = _UNASKED
+        self._unchecked = _UNCHECKED
 
     def put(self, size: int, write: Callable[[Memory], None]) -> Place:
-        """Have a piece written; return where it lies.
+        """Write a part; return its place.
 
         Raises
         ------
         MemoryError
-            When there is no memory for it. Nothing is held then.
+            When there is no memory for it. Nothing is left behind.
         OSError
-            When this process can have no more descriptors.
+            When this process has no more descriptors.
         """
         place: Place
         with self._held() as is_alone:
@@ -279,11 +102,11 @@ class Places:
     def _place(self, size: int) -> Place:
         if size <= COPIED:
             if self._small is None:
-                self._small = SmallPieces()
-            self._unasked += size
-            if self._unasked > _UNASKED:
-                self._ask_for(self._small.fd, size)
-                self._unasked = 0
+                self._small = SmallParts()
+            self._unchecked += size
+            if self._unchecked > _UNCHECKED:
+                self._check_memory(self._small.fd, size)
+                self._unchecked = 0
             return self._small.add(size)
         for number, (spare, _) in enumerate(self._spare):
             if spare.take_for(size):
@@ -298,16 +121,16 @@ class Places:
                     raise
         shared = next((one for one in self._shared if one.added < _SHARING), None)
         if shared is None:
-            shared = LargePieces()
+            shared = LargeParts()
             self._shared.append(shared)
-        self._ask_for(shared.fd, size)
+        self._check_memory(shared.fd, size)
         return shared.add(size)
 
     def _new_file(self, size: int, *, may_drop: bool = True) -> MemoryFile:
         file = MemoryFile(size)
         self._own.add(file)
         try:
-            self._ask_for(file.fd, size, may_drop=may_drop)
+            self._check_memory(file.fd, size, may_drop=may_drop)
         except BaseException:
             self._own.discard(file)
             file.close()
@@ -321,16 +144,16 @@ class Places:
             self._drop_spares()
         return len(self._own) < most
 
-    def _ask_for(self, fd: int, size: int, *, may_drop: bool = True) -> None:
-        """See to it that there is memory for so many bytes."""
+    def _check_memory(self, fd: int, size: int, *, may_drop: bool = True) -> None:
+        """Raise `ArenaFullError` unless there is memory for `size` bytes."""
         available = limits.headroom(fd)
         if size > available and may_drop and self._drop_spares():
             available = limits.headroom(fd)
         if size > available:
-            raise ArenaFullError(f"{size:,} bytes are wanted for the shelf and {max(0, available):,} available")
+            raise ArenaFullError(f"the shelf needs {size:,} bytes, and {max(0, available):,} are available")
 
     def free(self, place: Place, *, keep: bool = True) -> None:
-        """A piece was deleted, its number first: its memory is used again, or given back."""
+        """Reuse or give back the memory of a part. Its object must have been struck out of the catalogue before."""
         self._deleted.append((place, keep))
         self._free_deleted()
 
@@ -338,7 +161,7 @@ class Places:
         while self._deleted and self._lock.acquire(blocking=False):
             try:
                 if self._is_changing:
-                    return  # whoever is interrupted does it afterwards
+                    return  # the interrupted call does it afterwards
                 self._is_changing = True
                 try:
                     self._do_free()
@@ -355,7 +178,7 @@ class Places:
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[bool]:
-        """Hold the lock; whether this does not interrupt what this thread does with it already, and so may change everything."""
+        """Hold the lock; yield False if this interrupts a change that this thread is making, and so must not change anything."""
         try:
             with self._lock:
                 if self._is_changing:
@@ -373,8 +196,8 @@ class Places:
     def _free(self, place: Place, keep: bool) -> None:
         if isinstance(place, SharedPlace):
             file = place.file
-            file.free(place.piece)
-            if isinstance(file, LargePieces) and not file.live:
+            file.free(place.location)
+            if isinstance(file, LargeParts) and not file.live:
                 self._shared.remove(file)
                 file.close()
         elif isinstance(place, MemoryFile):
@@ -401,20 +224,20 @@ class Places:
         spare.close()
 
     def _drop_spares(self) -> bool:
-        """Whether there was any."""
+        """Close all spare files; return whether there were any."""
         spares, self._spare = self._spare, []
         for spare, _ in spares:
             spare.close()
         return bool(spares)
 
     def give_back(self) -> None:
-        """Give back all that is kept warm."""
+        """Close all files that are kept warm."""
         with self._held() as is_alone:
             if is_alone:
                 self._drop_spares()
 
     def tend(self) -> bool:
-        """Give back what has been kept long enough, or is seen by nobody any more; whether there is more to come."""
+        """Give back memory that was kept long enough, or that no reader maps any more; return whether more remains to be given back."""
         with self._held() as is_alone:
             if not is_alone:
                 return True
@@ -433,7 +256,7 @@ class Places:
             self._close_shared()
 
     def forget(self) -> None:
-        """In a forked child; the lock may have been held by a thread that it has not."""
+        """Close all files in a forked child. Without the lock, which a thread that the child does not have may hold."""
         for file in [*self._own, *(spare for spare, _ in self._spare)]:
             file.forget()
         self._close_shared()
@@ -443,9 +266,3 @@ class Places:
             shared.close()
         self._shared = []
         self._small = None
-
-
-def _populate(fd: int, address: int, offset: int, size: int) -> None:
-    if not platform.is_in_memory(fd):
-        platform.reserve(fd, offset, size)
-    platform.populate(address + offset, platform.page_ceil(size))

@@ -1,20 +1,20 @@
-"""Objects that outlive their owner: one directory each, below a directory that only this user can enter.
+"""Persistent objects: a directory for each, below a root that only this user can enter.
 
     <root>/<shelf>/<key>/table.arrow, exact.bin, about.json
 
-What is there under a key is complete, and one object:
+Guarantees: whatever is under a key is one object, and complete. This is how:
 
-- A writer makes a directory of its own beside, and exchanges it for the one under the key in a single step. Where the file
-  system cannot, it moves its files into the directory under the key, named anew, and replaces `about.json`, which says what
-  they are called.
-- A reader opens the directory once, and what is in it by that descriptor. It then finds all of one object; or finds that
-  some of it is being removed, and opens what has taken its place.
-- Writers hold the shelf's directories (see `directories.locked`) while they rename, not while they write. So the last one
-  wins, and an object that moves to another root is in one of them. A reader that finds nothing looks once more while no
-  writer renames: the object may have moved past it.
+- A writer makes a new directory next to the one under the key, and exchanges the two in a single step. Where the file system
+  cannot do that, the writer moves its files, under new names, into the directory under the key, and then replaces `about.json`,
+  which contains the names.
+- A reader opens the directory once, and the files in it by that descriptor. It finds all files of one object; or it notices that
+  some are being removed, and opens the directory that has taken its place.
+- A writer locks the shelf's directories (`locks.locked`) while it renames, not while it writes. So the last writer wins, and an
+  object that moves to another root is in one root only. A reader that finds nothing looks again while no writer renames, since the
+  object may have moved past it.
 
-A writer that dies leaves the old object or the new one, and what it had begun: a directory whose name begins with a dot, that
-bears its process id and start time, and that it had locked. The next one that comes by removes that.
+A writer that dies leaves the old object or the new one, and its unfinished directory: that has a name with a dot in front and the
+writer's process id and start time, and was locked by it. The next writer removes it.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ import psutil
 
 from arrowpool.errors import ArenaFullError, ShelfKeyError
 from arrowpool.memory import limits, platform
-from arrowpool.shelf import directories, files, keys
+from arrowpool.shelf import directories, files, keys, locks
 from arrowpool.shelf.about import About
 from arrowpool.shelf.layout import Memory, Plan
 
 _ABOUT = "about.json"
 _ABOUT_BYTES = 1 << 16
-#: What another root may have, when one has it not: room, or the right to write.
+#: Errors of one root that another one may not have: it is full, or must not be written to.
 _TRY_ELSEWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EFBIG)
 
 _log = logging.getLogger(__name__)
 
 
 class Store:
-    """The objects of one name."""
+    """The persistent objects of one shelf."""
 
     def __init__(self, name: str):
         self._name = keys.check_shelf(name)
 
     @contextlib.contextmanager
     def _directories(self) -> Iterator[list[tuple[int, Path]]]:
-        """Descriptor and path of every directory of this shelf, the best root first."""
+        """Descriptor and path of each directory of this shelf, the best root first."""
         paths, is_chosen = directories.roots()
         with contextlib.ExitStack() as opened:
             found = []
@@ -71,34 +71,38 @@ class Store:
             yield found
 
     def put(self, plan: Plan, key: str) -> None:
-        """Write an object, in the place of one that has the key already.
+        """Write an object, and replace the one that has the key.
 
         Raises
         ------
         ArenaFullError
-            When there is no room for it.
+            When no root has room for it.
+        PermissionError
+            When a root can be entered by others, or other users have taken the names of the roots.
         """
         self.clean()
         paths, is_chosen = directories.roots()
         failure: BaseException | None = None
+        taken: list[Path] = []
         for path in paths:
             root = directory = None
             try:
                 root = directories.open_root(path, is_chosen, create=True)
                 if root is None:
+                    taken.append(path)
                     continue
                 directory = directories.open_below(root, self._name, path / self._name, create=True)
                 if directory is None:
-                    continue  # somebody has removed it this moment
+                    continue  # another process has just removed it
                 if not _fits(directory, plan.nbytes):
                     continue
                 self._put_in(directory, plan, key)
-                failure = None  # else it and this frame would refer to each other, and to what all callers have
+                failure = None  # the error and this frame would refer to each other, and to the objects of all callers
                 return
             except MemoryError as error:
                 failure = error
             except OSError as error:
-                if error.errno not in _TRY_ELSEWHERE:  # what others can enter has no number, and is an error at once
+                if error.errno not in _TRY_ELSEWHERE:  # a root that others can enter raises an error without a number
                     raise
                 failure = error
             finally:
@@ -108,37 +112,41 @@ class Store:
         if failure is not None:
             try:
                 if files.is_for_want_of_room(failure):
-                    raise ArenaFullError(f"{plan.nbytes:,} bytes are wanted for the shelf: {failure}") from failure
+                    raise ArenaFullError(f"the shelf needs {plan.nbytes:,} bytes: {failure}") from failure
+                if taken:
+                    raise _no_root(taken, failure) from failure
                 raise failure
             finally:
                 failure = None
-        where = ", ".join(map(str, paths))
-        raise ArenaFullError(f"{plan.nbytes:,} bytes are wanted for the shelf; nowhere are so many free: {where}")
+        if len(taken) == len(paths):
+            raise _no_root(taken)
+        where = ", ".join(str(path) for path in paths if path not in taken)
+        raise ArenaFullError(f"the shelf needs {plan.nbytes:,} bytes, and so many are not free in any of: {where}")
 
     def _put_in(self, directory: int, plan: Plan, key: str) -> None:
-        with directories.made_and_locked(directory, lambda: _unfinished("new")) as (name, building):
+        with locks.made_and_locked(directory, lambda: _unfinished("new")) as (name, building):
             try:
-                for file in plan.files:
-                    _write(building, file.name, file.size, file.write)
+                for part in plan.parts:
+                    _write(building, part.name, part.size, part.write)
                 about = About(
-                    plan.kind, time.time(), plan.nbytes, {file.name: (file.name, file.size) for file in plan.files}
+                    plan.kind, time.time(), plan.nbytes, {part.name: (part.name, part.size) for part in plan.parts}
                 )
                 directories.write_file(building, _ABOUT, about.dump())
                 self._publish(directory, name, building, about, key)
             finally:
-                directories.remove(directory, name)  # or what it was exchanged for
+                directories.remove(directory, name)  # or the old object, which it was exchanged for
 
     def _publish(self, directory: int, name: str, building: int, about: About, key: str) -> None:
         here = _identity(directory)
         with self._directories() as found:
-            with directories.locked([fd for fd, _ in found]):
+            with locks.locked([fd for fd, _ in found]):
                 _put_under(directory, name, building, about, key)
-                # In a better root than the old one it is seen now, in another one once the old one is gone.
+                # Readers see the new object now if its root is better than the old one's, else once the old object is gone.
                 gone = [(fd, _take_out(fd, key)) for fd, _ in reversed(found) if _identity(fd) != here]
             _remove(gone)
 
     def open(self, key: str) -> tuple[About, list[int], Path]:
-        """Description of an object, descriptors of its files, in the description's order, and where it lies.
+        """Description of an object, descriptors of its parts in the order of the description, and its directory.
 
         Raises
         ------
@@ -150,21 +158,21 @@ class Store:
                 opened = _open(directory, key)
                 if opened is not None:
                     return *opened, path / key
-        # It may have moved from a root that was still to be looked at to one that had been.
-        with self._directories() as found, directories.locked([fd for fd, _ in found], shared=True):
+        # It may have moved from a root that was not looked at yet to one that had been.
+        with self._directories() as found, locks.locked([fd for fd, _ in found], shared=True):
             for directory, path in found:
                 opened = _open(directory, key)
                 if opened is not None:
                     return *opened, path / key
-        raise ShelfKeyError(f"no key {str(keys.Kept(self._name, key))!r} on the shelf {self._name!r}")
+        raise ShelfKeyError(f"no key {str(keys.PersistentKey(self._name, key))!r} on the shelf {self._name!r}")
 
     def names(self) -> list[str]:
-        """All keys there are, also of what is damaged."""
+        """The keys of all objects, damaged ones included."""
         with self._directories() as found:
             return sorted({name for directory, _ in found for name in os.listdir(directory) if keys.is_name(name)})
 
     def items(self) -> Iterator[tuple[str, About, Path]]:
-        """Key and description of every object, and where it lies. What is damaged is left out, and the log says so."""
+        """Key and description of every object, and its directory. Damaged objects are left out with a warning in the log."""
         seen = set()
         with self._directories() as found:
             for directory, path in found:
@@ -173,7 +181,7 @@ class Store:
                         continue
                     seen.add(key)
                     try:
-                        opened = _open(directory, key, files=False)
+                        opened = _open(directory, key, with_parts=False)
                     except ShelfKeyError as error:
                         _log.warning("%s; delete it, or put it again", error)
                         continue
@@ -181,27 +189,27 @@ class Store:
                         yield key, opened[0], path / key
 
     def delete(self, key: str) -> bool:
-        """Remove an object; whether it was there."""
+        """Delete an object; return whether it was there."""
         with self._directories() as found:
-            with directories.locked([fd for fd, _ in found]):
-                # The one in the best root is what is seen: it goes last, so that nothing older shows.
+            with locks.locked([fd for fd, _ in found]):
+                # The one in the best root goes last: an older one must not show.
                 gone = [(fd, _take_out(fd, key)) for fd, _ in reversed(found)]
             _remove(gone)
         return any(name is not None for _, name in gone)
 
     def clean(self) -> list[Path]:
-        """Remove what dead processes have left half-done; return what that was."""
+        """Remove the unfinished directories of writers that died; return their paths."""
         removed = []
         with self._directories() as found:
             for directory, path in found:
                 for name in os.listdir(directory):
-                    if name.startswith(".") and _is_abandoned(name) and directories.remove_unlocked(directory, name):
+                    if name.startswith(".") and _is_abandoned(name) and locks.remove_unlocked(directory, name):
                         removed.append(path / name)
         return removed
 
 
 def stores() -> list[str]:
-    """Names of all shelves of this user that there are."""
+    """The names of all shelves of this user."""
     names = set()
     paths, is_chosen = directories.roots()
     for path in paths:
@@ -216,8 +224,17 @@ def stores() -> list[str]:
     return sorted(names)
 
 
-def _open(directory: int, key: str, *, files: bool = True) -> tuple[About, list[int]] | None:
-    """Description of what is there under a key, and descriptors of its files if wanted; None where there is nothing."""
+def _no_root(taken: list[Path], failure: BaseException | None = None) -> PermissionError:
+    """The error when other users have taken the names of the roots, and no other root serves."""
+    others = f" ({failure})" if failure is not None else ""
+    return PermissionError(
+        f"there is no directory for persistent objects: other users have taken {', '.join(map(str, taken))}{others}; "
+        "set ARROWPOOL_SHELF_DIR to a directory that you own, for all processes that share the shelf"
+    )
+
+
+def _open(directory: int, key: str, *, with_parts: bool = True) -> tuple[About, list[int]] | None:
+    """Description of the object under a key, and descriptors of its parts if wanted; None where there is none."""
     before: tuple[Any, ...] | None = None
     while True:
         place = -1
@@ -227,7 +244,7 @@ def _open(directory: int, key: str, *, files: bool = True) -> tuple[About, list[
             place = directories.open_one(directory, key)
             content = directories.read_file(place, _ABOUT, _ABOUT_BYTES)
             about = About.parse(content)
-            for name, _ in about.files.values() if files else ():
+            for name, _ in about.parts.values() if with_parts else ():
                 fds.append(directories.open_file(place, name))
             return about, fds
         except (OSError, ValueError) as error:
@@ -237,7 +254,7 @@ def _open(directory: int, key: str, *, files: bool = True) -> tuple[About, list[
                 return None
             if isinstance(error, OSError) and error.errno in directories.SHORT:
                 raise
-            # It is being replaced or removed; or this is how it lies there.
+            # It is being replaced or removed; or it is damaged, and looks the same the next time.
             now = (_identity(place) if place >= 0 else None, content)
             if now == before:
                 raise ShelfKeyError(f"the object under {key!r} is damaged: {error}") from error
@@ -248,11 +265,9 @@ def _open(directory: int, key: str, *, files: bool = True) -> tuple[About, list[
 
 
 def _fits(directory: int, nbytes: int) -> bool:
-    """Whether so many bytes are free in the file system of a directory."""
+    """Whether so many bytes are free in the file system of a directory. One without blocks has no limit of its own."""
     found = os.fstatvfs(directory)
-    return (
-        not found.f_blocks or nbytes <= found.f_bavail * found.f_frsize
-    )  # memory without a limit of its own has no blocks
+    return not found.f_blocks or nbytes <= found.f_bavail * found.f_frsize
 
 
 def _identity(fd: int) -> tuple[int, int]:
@@ -261,7 +276,7 @@ def _identity(fd: int) -> tuple[int, int]:
 
 
 def _take_out(directory: int, key: str) -> str | None:
-    """Give what is there under a key another name, by which it can be removed; None when there was nothing."""
+    """Rename the object under a key for its removal; return the new name, or None where there is no object."""
     name = _unfinished("old")
     try:
         os.rename(key, name, src_dir_fd=directory, dst_dir_fd=directory)
@@ -277,16 +292,16 @@ def _remove(gone: list[tuple[int, str | None]]) -> None:
 
 
 def _put_under(directory: int, name: str, building: int, about: About, key: str) -> None:
-    """Let the object that has been built be the one under that key; the old one is then under the other name, if anywhere."""
+    """Put the new object under the key. The old one, if any, is then under the name of the new one."""
     while True:
         try:
             os.rename(name, key, src_dir_fd=directory, dst_dir_fd=directory)
             return
         except OSError as error:
-            # It has one already.
+            # There is an object already.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-        # It may be removed meanwhile, where writers cannot lock each other out.
+        # Without locks, another writer may remove it meanwhile.
         with contextlib.suppress(FileNotFoundError):
             if not directories.exchange(directory, name, key):
                 _replace_inside(directory, building, about, key)
@@ -294,17 +309,17 @@ def _put_under(directory: int, name: str, building: int, about: About, key: str)
 
 
 def _replace_inside(directory: int, building: int, about: About, key: str) -> None:
-    """Make the directory under a key hold the new object, in one step as its readers see it."""
+    """Move the new object into the directory under a key. Readers see it in one step, when `about.json` is replaced."""
     place = directories.open_one(directory, key)
     try:
         mark = secrets.token_hex(4)
-        files = {name: (f"{mark}-{name}", size) for name, (_, size) in about.files.items()}
-        for name, (renamed, _) in files.items():
-            os.rename(name, renamed, src_dir_fd=building, dst_dir_fd=place)
+        renamed = {name: (f"{mark}-{name}", size) for name, (_, size) in about.parts.items()}
+        for name, (new, _) in renamed.items():
+            os.rename(name, new, src_dir_fd=building, dst_dir_fd=place)
         fresh = f"{mark}-{_ABOUT}"
-        directories.write_file(place, fresh, About(about.kind, about.created, about.nbytes, files).dump())
+        directories.write_file(place, fresh, About(about.kind, about.created, about.nbytes, renamed).dump())
         os.replace(fresh, _ABOUT, src_dir_fd=place, dst_dir_fd=place)
-        used = {_ABOUT, *(renamed for renamed, _ in files.values())}
+        used = {_ABOUT, *(new for new, _ in renamed.values())}
         for name in os.listdir(place):
             if name not in used:
                 directories.remove(place, name)
@@ -313,9 +328,10 @@ def _replace_inside(directory: int, building: int, about: About, key: str) -> No
 
 
 def _unfinished(why: str) -> str:
+    """A name for a directory that is not an object: `_is_abandoned` says whether its writer has died."""
     try:
         started = int(psutil.Process().create_time() * 1000)
-    except (psutil.Error, OSError):  # no /proc; that it is locked is what protects it then
+    except (psutil.Error, OSError):  # without /proc, only the lock protects the directory
         started = 0
     return f".{why}-{os.getpid()}-{started}-{secrets.token_hex(4)}"
 
@@ -333,11 +349,11 @@ def _is_abandoned(name: str) -> bool:
 
 
 def _write(directory: int, name: str, size: int, write: Callable[[Memory], None]) -> None:
-    """Make a file of that size, and write it through a map."""
+    """Make a file of `size` bytes, and let `write` fill it through a map."""
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
         if not platform.is_on_disk(fd) and size > limits.memory()[1]:
-            raise ArenaFullError(f"{size:,} bytes are wanted for the shelf, more than there is memory")
+            raise ArenaFullError(f"the shelf needs {size:,} bytes, more than all memory")
         os.ftruncate(fd, size)
         if size == 0:
             return

@@ -30,7 +30,7 @@ def own_shelf():
 def stored(obj):
     """The object's files in private memory, by name."""
     files = {}
-    for file in layout.plan(obj).files:
+    for file in layout.plan(obj).parts:
         files[file.name] = memory = np.zeros(file.size, dtype=np.uint8)
         file.write(memory)
     return files
@@ -163,5 +163,5 @@ def test_a_damaged_object_is_a_clear_error(cut):
             rebuilt(damaged)
     scribbled = files[EXACT].copy()
     scribbled[:8] = 0
-    with pytest.raises(ShelfKeyError, match="no object of a shelf"):
+    with pytest.raises(ShelfKeyError, match="not an object of a shelf"):
         rebuilt({**files, EXACT: scribbled})

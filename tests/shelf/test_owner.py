@@ -32,8 +32,21 @@ import arrowpool.shelf
 from arrowpool import Shelf, ShelfKeyError
 from arrowpool.errors import ArenaFullError
 from arrowpool.memory import limits
-from arrowpool.shelf import catalogue, keys, others, owner, places, store
-from arrowpool.shelf.catalogue import Catalogue, Piece
+from arrowpool.shelf import (
+    addresses,
+    catalogue,
+    client,
+    files,
+    keys,
+    owner,
+    part_files,
+    places,
+    reader,
+    remote,
+    store,
+    this_process,
+)
+from arrowpool.shelf.catalogue import Catalogue, Location
 from tests.shelf.conftest import as_nobody, root_only
 
 fork = multiprocessing.get_context("fork")
@@ -44,7 +57,7 @@ SMALL, LARGE = 1_000, 50_000  # numbers of 8 bytes: less and more than what has 
 def way(request, monkeypatch):
     """A reader that may look into its owner's descriptors, and one that may not, and has to ask."""
     if request.param == "asks":
-        monkeypatch.setattr(others, "_look_into", lambda pid, token, opened: (-1, -1))
+        monkeypatch.setattr(remote, "_look_into", lambda pid, token, opened: (-1, -1))
     return request.param
 
 
@@ -146,11 +159,11 @@ can_tell_busy = pytest.mark.skipif(
 
 def _nothing_is_said(key, monkeypatch):
     with monkeypatch.context() as short:
-        short.setattr(others, "PATIENCE_SECONDS", 0.3)
+        short.setattr(client, "PATIENCE_SECONDS", 0.3)
         assert sum_of(key) == 3 * SMALL
         with pytest.raises(TimeoutError, match=r"is there and has not answered within 0.3 s"):
             arrowpool.delete(key)
-        short.setattr(others, "_look_into", lambda pid, token, opened: (-1, -1))
+        short.setattr(remote, "_look_into", lambda pid, token, opened: (-1, -1))
         for ask in (arrowpool.get, arrowpool.exists, arrowpool.info):
             with pytest.raises(TimeoutError, match="is there"):
                 ask(key)
@@ -182,7 +195,7 @@ def test_an_owner_that_does_not_answer_is_said_to_be_there(busy, elsewhere_proce
 
 
 def test_others_are_deleted_although_one_cannot_be(elsewhere_process, monkeypatch):
-    monkeypatch.setattr(others, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(client, "PATIENCE_SECONDS", 0.2)
     one = elsewhere_process()
     key, mine = one.do(put_full, 3), put_full(4)
     one.stop()
@@ -241,7 +254,7 @@ def test_more_readers_at_once_than_the_kernel_lets_wait(elsewhere_process, monke
     """They wait all the same."""
     one = elsewhere_process()
     key = one.do(_own_with_a_short_queue)
-    monkeypatch.setattr(others, "_look_into", lambda pid, token, opened: (-1, -1))
+    monkeypatch.setattr(remote, "_look_into", lambda pid, token, opened: (-1, -1))
     one.stop()
     answers = []
     is_full = threading.Event()
@@ -269,7 +282,7 @@ def test_who_connects_and_says_nothing_holds_up_nobody(monkeypatch, elsewhere_pr
     one = elsewhere_process()
     key = one.do(put_full, 3)
     living = keys.parse(key)
-    address = owner.address_of(os.geteuid(), living.pid, living.token)
+    address = addresses.address_of(os.geteuid(), living.pid, living.token)
     with contextlib.ExitStack() as silent:
         for said in (
             b"",
@@ -287,7 +300,7 @@ def test_who_connects_and_says_nothing_holds_up_nobody(monkeypatch, elsewhere_pr
             if said:
                 connection.send(said)
         began = time.monotonic()
-        monkeypatch.setattr(others, "_look_into", lambda pid, token, opened: (-1, -1))
+        monkeypatch.setattr(remote, "_look_into", lambda pid, token, opened: (-1, -1))
         assert sum_of(key) == 3 * SMALL
         assert time.monotonic() - began < 3
 
@@ -309,8 +322,8 @@ def _empty_the_table():
 def test_an_owner_without_a_descriptor_left(elsewhere_process, monkeypatch):
     """It is read; and it hears what only it can do as soon as it can."""
     is_asked = threading.Event()
-    converse = others._converse
-    monkeypatch.setattr(others, "_converse", lambda *arguments: (is_asked.set(), converse(*arguments))[1])
+    converse = client._converse
+    monkeypatch.setattr(client, "_converse", lambda *arguments: (is_asked.set(), converse(*arguments))[1])
     one = elsewhere_process()
     key = one.do(_limit_and_put, 64)
     one.do(_fill_the_table)
@@ -363,7 +376,7 @@ def test_5000_objects_under_the_usual_limit(elsewhere_process, monkeypatch):
     assert set(names) <= {info.key for info in listed}
     assert arrowpool.memory_usage() >= 8 * (5_000 * SMALL + 600 * LARGE)
     with monkeypatch.context() as asking:
-        asking.setattr(others, "_look_into", lambda pid, token, opened: (-1, -1))
+        asking.setattr(remote, "_look_into", lambda pid, token, opened: (-1, -1))
         assert set(names) <= set(arrowpool.list_keys())
     for key, number in [(names[0], 0), (names[4_999], 4_999), (names[-1], 599), (names[5_000], 0)]:
         assert int(arrowpool.get(key)[-1]) == number
@@ -413,7 +426,7 @@ def test_spares_go_where_memory_is_short(monkeypatch):
 
 
 def _spares_and_a_full_table():
-    owner.Owner._come_by = lambda self: None  # its thread opens nothing meanwhile
+    owner.Owner._wake = lambda self: None  # its thread opens nothing meanwhile
     arrowpool.delete(*[put_full(i, LARGE) for i in range(4)])
     before = held()[0]
     used = max(map(int, os.listdir("/proc/self/fd")))
@@ -490,10 +503,10 @@ def test_a_finalizer_may_delete_in_the_middle_of_anything(monkeypatch, count):
             arrowpool.delete(keys.pop())
 
     for module, name in [
-        (places.files, "create"),
+        (files, "create"),
         (limits, "memory"),
         (catalogue, "_pack"),
-        (places.platform, "is_exclusive"),
+        (part_files.platform, "is_exclusive"),
     ]:
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, original=original: (delete_one(), original(*a))[1])
@@ -546,7 +559,7 @@ def _put_in_the_middle_of(what):
             keys.setdefault(key, set()).add(number * count)
 
         if what == "the first":
-            arrowpool.shelf._close()
+            this_process.close()
         else:
             put(0)
         if what == "deletes":
@@ -557,13 +570,13 @@ def _put_in_the_middle_of(what):
         for key, numbers in keys.items():
             assert sum_of(key) in numbers  # of one that is persistent, the last one
         arrowpool.delete(*keys)
-        assert len(arrowpool.shelf._owner.records()) == (what != "the first")
+        assert len(this_process.current().records()) == (what != "the first")
         assert Shelf("default").list_keys() == []
         if not goes_on:
             break
     assert at > 20
     arrowpool.delete_all()
-    arrowpool.shelf._owner._places.give_back()
+    this_process.current().objects._places.give_back()
     assert held()[1] == 0
     os._exit(0)
 
@@ -583,7 +596,7 @@ def test_a_signal_handler_may_put_in_the_middle_of_anything(what):
 
 def test_what_is_deleted_while_another_thread_holds_the_lock_is_given_back():
     keys = [put_full(i, LARGE) for i in range(3)]
-    mine = arrowpool.shelf._owner._places
+    mine = this_process.current().objects._places
     with mine._lock:
         deleter = threading.Thread(target=arrowpool.delete, args=keys)
         deleter.start()
@@ -632,7 +645,7 @@ def stuck_at(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(arrowpool.shelf, "take"), (places.platform, "map_shared"), (places.limits, "headroom")]
+    ("module", "name"), [(reader, "take"), (part_files.platform, "map_shared"), (places.limits, "headroom")]
 )
 def test_a_forked_child_has_nothing_open_that_other_threads_are_at(stuck_at, module, name):
     key = arrowpool.put(pd.DataFrame({"x": np.ones(LARGE)}))
@@ -764,7 +777,7 @@ def test_an_open_while_the_kernel_is_asked_who_else_has_it_open():
     """The kernel tells the owner by a signal, whose default is to end it."""
     child = os.fork()
     if child == 0:
-        file = places.MemoryFile(4096)
+        file = part_files.MemoryFile(4096)
         fcntl.fcntl(file.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         me = os.getpid()
         opener = os.fork()
@@ -867,13 +880,13 @@ def squat(address, *, listens=True):
 @pytest.mark.parametrize("kernel_tells", [True, False])
 def test_a_stranger_under_a_name_like_ours(request, monkeypatch, elsewhere_process, kernel_tells):
     if not kernel_tells:
-        monkeypatch.setattr(others, "listeners", lambda: None)
+        monkeypatch.setattr(addresses, "listeners", lambda: None)
     one = elsewhere_process()
     key = one.do(put_full, 3)
-    _, pid, token = owner.parse_address(next(a for a in _our_addresses() if f"/{one.process.pid}/".encode() in a))
+    _, pid, token = addresses.parse_address(next(a for a in _our_addresses() if f"/{one.process.pid}/".encode() in a))
     for user in ("65534", "00", "1000", "0/0"):
-        request.addfinalizer(squat(f"{owner._PREFIX}/{user}/{pid}/{token}"))
-    request.addfinalizer(squat(f"{owner._PREFIX}/0/{pid}/ffffffff"))
+        request.addfinalizer(squat(f"{addresses._PREFIX}/{user}/{pid}/{token}"))
+    request.addfinalizer(squat(f"{addresses._PREFIX}/0/{pid}/ffffffff"))
     began = time.monotonic()
     assert sum_of(key) == 3 * SMALL
     if kernel_tells:
@@ -894,14 +907,14 @@ def _our_addresses():
 @pytest.mark.parametrize("kernel_tells", [True, False])
 def test_a_stranger_under_the_name_of_an_owner_that_has_ended(request, monkeypatch, elsewhere_process, kernel_tells):
     if not kernel_tells:
-        monkeypatch.setattr(others, "listeners", lambda: None)
-        monkeypatch.setattr(others, "_STRANGER_SECONDS", 0.2)
+        monkeypatch.setattr(addresses, "listeners", lambda: None)
+        monkeypatch.setattr(client, "_STRANGER_SECONDS", 0.2)
     one = elsewhere_process()
     key = one.do(put_full, 3)
     living = keys.parse(key)
     one.process.kill()
     one.process.join()
-    request.addfinalizer(squat(owner.address_of(0, living.pid, living.token)))
+    request.addfinalizer(squat(addresses.address_of(0, living.pid, living.token)))
     began = time.monotonic()
     if kernel_tells:
         with pytest.raises(ShelfKeyError, match="has ended or never had it"):
@@ -929,20 +942,20 @@ def test_keys_of_another_users_living_process(monkeypatch):
 
 def test_addresses_of_listeners_as_the_kernel_tells_them():
     arrowpool.put("it")
-    mine = owner.address_of(os.geteuid(), os.getpid(), arrowpool.shelf._owner.token).encode()
-    told = others.listeners()
+    mine = addresses.address_of(os.geteuid(), os.getpid(), this_process.current().token).encode()
+    told = addresses.listeners()
     if told is None:
         pytest.skip("this kernel does not tell")
     assert told[mine] == os.geteuid()
     assert mine in _our_addresses()
-    assert owner.parse_address(mine) == (os.geteuid(), os.getpid(), arrowpool.shelf._owner.token)
+    assert addresses.parse_address(mine) == (os.geteuid(), os.getpid(), this_process.current().token)
 
 
 @pytest.mark.parametrize(
     "address", ["/0/1", "/00/1/ab", "/0/1/ab/c", "/x/1/ab", "/0/-1/ab", "/\u0660/1/ab", "x/0/1/ab", ""]
 )
 def test_addresses_of_another_form(address):
-    assert owner.parse_address((owner._PREFIX + address).encode()) is None
+    assert addresses.parse_address((addresses._PREFIX + address).encode()) is None
 
 
 # The catalogue
@@ -957,18 +970,18 @@ def test_a_catalogue_is_a_dictionary(steps):
     try:
         for step in steps:
             if step is None:
-                pieces = {"exact.bin": Piece(3, 1 << 40, 4096 * len(ever), 5)}
-                record = kept.add("Größe" * len(ever), 1.5, pieces)
+                parts = {"exact.bin": Location(3, 1 << 40, 4096 * len(ever), 5)}
+                record = kept.add("Größe" * len(ever), 1.5, parts)
                 assert record.number not in ever
                 ever.add(record.number)
-                model[record.number] = pieces
+                model[record.number] = parts
             elif step < len(model):
                 number = list(model)[step]
                 assert catalogue.has(kept.fd, number)
                 kept.remove(number)
                 del model[number]
                 assert not catalogue.has(kept.fd, number)
-            assert {record.number: record.pieces for record in catalogue.read(kept.fd)} == model
+            assert {record.number: record.parts for record in catalogue.read(kept.fd)} == model
         for number in ever:
             found = catalogue.find(kept.fd, number)
             assert (found is not None) == (number in model)
@@ -991,7 +1004,7 @@ def test_a_number_that_nothing_has(number):
 def test_a_slot_that_is_read_while_it_is_written():
     kept = Catalogue(7, "abcdabcd")
     try:
-        record = kept.add("ndarray", 1.5, {"exact.bin": Piece(3, 4, 5, 6)})
+        record = kept.add("ndarray", 1.5, {"exact.bin": Location(3, 4, 5, 6)})
         os.pwrite(kept.fd, b"\xff", 256 + 60)
         with pytest.raises(OSError, match="cannot be read"):
             catalogue.find(kept.fd, record.number)
@@ -1002,7 +1015,7 @@ def test_a_slot_that_is_read_while_it_is_written():
 
 
 def test_an_error_of_the_owner_is_not_its_end(elsewhere_process, monkeypatch):
-    monkeypatch.setattr(others, "_look_into", lambda pid, token, opened: (-1, -1))
+    monkeypatch.setattr(remote, "_look_into", lambda pid, token, opened: (-1, -1))
     one = elsewhere_process()
     key = one.do(_put_and_fail)
     with pytest.raises(OSError, match=r"cannot: .*too many"):
@@ -1017,5 +1030,5 @@ def _put_and_fail():
     def fail(fd):
         raise OSError(errno.EMFILE, "too many open files")
 
-    owner.files.read_only = fail
+    files.read_only = fail
     return key

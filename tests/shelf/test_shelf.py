@@ -28,7 +28,7 @@ import arrowpool
 import arrowpool.shelf
 from arrowpool import Shelf, ShelfKeyError
 from arrowpool.memory import platform
-from arrowpool.shelf import keys, others, owner, store
+from arrowpool.shelf import addresses, client, keys, remote, store, this_process, users
 from tests.pool import tasks
 from tests.shelf.conftest import as_nobody, root_only
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_pickled_leaves_nothing():
     arrowpool.put(1)
     with pytest.raises(TypeError):
         arrowpool.put([np.ones(100_000), threading.Lock()])
-    assert len(arrowpool.shelf._owner.records()) == 1
+    assert len(this_process.current().records()) == 1
 
 
 def test_numpy_columns():
@@ -122,7 +122,7 @@ def test_numpy_columns():
     assert arrowpool.get_numpy(array).tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(TypeError, match="not kept as a table"):
         arrowpool.get_numpy(array, "x")
-    with pytest.raises(TypeError, match=r"ndarray.*no Arrow table"):
+    with pytest.raises(TypeError, match=r"ndarray.*not an Arrow table"):
         arrowpool.get_arrow(array)
 
 
@@ -152,9 +152,9 @@ def test_columns_of_times_with_gaps_and_of_no_numpy_type():
 @pytest.mark.parametrize(
     ("obj", "column", "words"),
     [
-        (pd.Series(range(5), name="a"), None, r"is no array \(Series\); use get"),
+        (pd.Series(range(5), name="a"), None, r"\(Series\) is not an array; use get"),
         (pd.Series(range(5), name="a"), "a", r"\(Series\) is not kept as a table"),
-        (pd.DataFrame(np.ones((5, 2)), columns=["a", "a"]), None, r"is no array \(DataFrame\); use get"),
+        (pd.DataFrame(np.ones((5, 2)), columns=["a", "a"]), None, r"\(DataFrame\) is not an array; use get"),
         (pd.DataFrame(np.ones((5, 2)), columns=["a", "a"]), "a", r"\(DataFrame\) is not kept as a table"),
         (pd.DataFrame({"a": [1]}), None, "say which column"),
     ],
@@ -563,11 +563,11 @@ def test_other_users_see_nothing():
                     seen.append(True)
         # Past the library: its socket does not answer, and its memory cannot be opened, either.
         living = keys.parse(key)
-        others._own_users = lambda: {0}
+        users.own = users.trusted = lambda: {0}
         for ask in (
-            *(lambda what=what: others.ask(living, what) for what in ("get", "catalogue", "path", "delete")),
-            lambda: others.find(living),
-            lambda: next(others.everything(but=None)),
+            *(lambda what=what: client.ask(living, what) for what in ("get", "catalogue", "path", "delete")),
+            lambda: remote.find(living),
+            lambda: next(remote.everything(but=None)),
         ):
             try:
                 ask()
@@ -587,7 +587,7 @@ def test_nothing_of_another_user_is_unpickled(monkeypatch):
     """An impostor under our name in the list of sockets is another user's process, and the kernel says so."""
     import socket
 
-    address = f"{owner._PREFIX}/0/4242/abcdabcd"
+    address = f"{addresses._PREFIX}/0/4242/abcdabcd"
     ready, go = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
@@ -602,7 +602,7 @@ def test_nothing_of_another_user_is_unpickled(monkeypatch):
     for _ in range(2):
         with pytest.raises(ShelfKeyError, match="has ended or never had it"):
             arrowpool.get("4242-abcdabcd-1")
-        monkeypatch.setattr(others, "listeners", lambda: None)  # where the kernel tells only once we are connected
+        monkeypatch.setattr(addresses, "listeners", lambda: None)  # where the kernel tells only once we are connected
     assert "4242-abcdabcd-1" not in arrowpool.list_keys()
     os.write(go[1], b"x")
     os.waitpid(child, 0)

@@ -30,7 +30,7 @@ import arrowpool
 from arrowpool import Shelf, ShelfKeyError
 from arrowpool.errors import ArenaFullError
 from arrowpool.memory import platform
-from arrowpool.shelf import directories, keys, store
+from arrowpool.shelf import directories, keys, locks, store, this_process
 from tests.shelf.conftest import as_nobody, in_a_child, root_only
 
 fork = multiprocessing.get_context("fork")
@@ -333,7 +333,7 @@ def test_what_is_being_written_is_not_cleaned_away(own_shelf):
     directory = os.open(own_shelf / "default", os.O_RDONLY)
     building = directories.open_one(directory, name)
     try:
-        with directories.locked([building]):
+        with locks.locked([building]):
             assert store.Store("default").clean() == []
         assert store.Store("default").clean() == [own_shelf / "default" / name]
     finally:
@@ -346,7 +346,7 @@ def test_who_is_taken_for_dead_begins_anew(own_shelf, monkeypatch, moment):
     """A writer that others do not see, in another container say, and that has not locked yet what it has made."""
     monkeypatch.setattr(store, "_is_abandoned", lambda name: True)
     arrowpool.put(1, persist=True, key="k")
-    module = os if moment == "open" else directories.fcntl
+    module = os if moment == "open" else locks.fcntl
     original = getattr(module, moment)
     cleaned = []
 
@@ -416,7 +416,7 @@ def test_of_many_that_cannot_all_be_put_none_stays(own_shelf, put_many, persist)
         put_many(objects())
     with pytest.raises(TypeError):
         put_many([np.zeros(50_000), threading.Lock()])
-    mine = arrowpool.shelf._owner
+    mine = this_process.current()
     assert mine is None or mine.records() == []
     assert everything_in(own_shelf) == []
 
@@ -490,9 +490,9 @@ def test_what_put_accepts_is_found_and_all_else_refused(shelf, name):
 
 
 def test_keys_are_refused_in_the_words_of_the_rule():
-    with pytest.raises(ValueError, match="that of an object which a process holds"):
+    with pytest.raises(ValueError, match="those of objects that a process holds"):
         arrowpool.put(1, persist=True, key="1234-abcd1234-1")
-    assert isinstance(keys.parse("2024-01-15"), keys.Kept)
+    assert isinstance(keys.parse("2024-01-15"), keys.PersistentKey)
 
 
 @pytest.mark.parametrize(

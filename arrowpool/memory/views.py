@@ -1,0 +1,37 @@
+"""Arrays over mapped memory, which keep what they show alive."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+
+from arrowpool.codecs.outbox import ByteArray
+from arrowpool.memory import platform
+
+
+class MappedBytes:
+    """The base object of arrays over `size` bytes at an address: NumPy reads the attribute, and keeps the object alive.
+
+    Whoever makes one gives it a finalizer, or attributes, for what ends with the last array.
+    """
+
+    __slots__ = ("__array_interface__", "__weakref__")
+
+    def __init__(self, address: int, size: int):
+        self.__array_interface__: dict[str, Any] = {
+            "data": (address, False),
+            "shape": (size,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+
+def private_view(fd: int, offset: int, size: int) -> ByteArray:
+    """A range of a file as an array: writeable, private, and mapped until the last array over it is gone."""
+    address = platform.map_private(fd, offset, size)
+    mapped = MappedBytes(address, size)
+    # Also in a forked child, which has the map as well and unmaps it for itself.
+    weakref.finalize(mapped, platform.unmap, address, size).atexit = False
+    return np.asarray(mapped)
