@@ -1,101 +1,89 @@
-"""Room in shared memory for what is encoded next: the budget, what was released, and what others could give back.
+"""The budget: how many bytes of segments may be in flight to the workers, and whether so many more fit.
 
-Used by the feeder, in its thread.
+Called in the feeder's thread. Decides only: what does not fit waits, and waiting is the caller's part.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+import enum
+from collections.abc import Collection
 
+from arrowpool.engine.calls import Task
+from arrowpool.engine.reclaim import Reclaim
 from arrowpool.engine.worker_handle import WorkerHandle
-from arrowpool.transport import protocol
-from arrowpool.transport.sender import Sender
+from arrowpool.memory.lifecycle import LifecycleManager
 
 
-class Room:
-    """Keeps what is in flight within a budget.
+class Verdict(enum.Enum):
+    """What to do with a task whose large memory is to be placed."""
+
+    #: It does not fit: wait until something that is in flight has ended.
+    WAIT = enum.auto()
+    #: It fits. If the system has no memory for it, wait in the same way: that takes memory from no other process.
+    PLACE_OR_WAIT = enum.auto()
+    #: Nothing is in flight that could be waited for. If the system has no memory, other processes must give some back.
+    PLACE = enum.auto()
+
+
+class Budget:
+    """Keeps what is in flight within a limit.
 
     Parameters
     ----------
-    sender : Sender
-        Whose arena it is.
-    workers : list of WorkerHandle
-        The feeder's workers.
-    budget : int
+    limit : int
         Bytes of segments in flight at a time.
-    settle : callable
-        Lets go of what answered tasks held.
-    in_flight : callable
-        Whether there is anything whose end would give room.
+    lifecycle : LifecycleManager
+        The books of the arguments' arena.
+    reclaim : Reclaim
+        Frees what workers have released, before something is said not to fit.
+    workers : list of WorkerHandle
+        The workers that are up. The feeder's list.
+    ahead : collection of Task
+        Tasks that are encoded and not sent. The backlog's.
     """
 
     def __init__(
         self,
-        sender: Sender,
+        limit: int,
+        lifecycle: LifecycleManager,
+        reclaim: Reclaim,
         workers: list[WorkerHandle],
-        budget: int,
-        settle: Callable[[], None],
-        in_flight: Callable[[], bool],
+        ahead: Collection[Task],
     ):
-        self._sender = sender
+        self.limit = limit
+        self._lifecycle = lifecycle
+        self._reclaim = reclaim
         self._workers = workers
-        self.budget = budget
-        self._settle = settle
-        self._in_flight = in_flight
-        #: Bytes that users have said shall stay: not in flight.
+        self._ahead = ahead
+        #: Bytes of live segments that stay until a user or a call lets go of them, and so are not in flight. The encoder
+        #: adds and subtracts, in the feeder's thread.
         self.pinned = 0
-        #: Whether what is being placed had better wait for what is in flight than for other processes' memory.
-        self.may_wait = False
-        sender.relieve = self._relieve
 
-    def make(self, nbytes: int, lasting: bool = False) -> bool:
-        """Whether `nbytes` more fit the budget. What exceeds it alone may go when nothing else is in flight; what is
-        lasting, since other things will fly beside it, must leave half of it."""
-        if lasting and nbytes > self.budget // 2:
-            return False
-        lifecycle = self._sender.lifecycle
-        if lifecycle.live:
-            self._settle()
-            self.reap()
-        return lifecycle.bytes_live - self.pinned + nbytes <= self.budget or not self._in_flight()
+    def __repr__(self) -> str:
+        return f"<Budget limit: {self.limit:,} | in flight: {self._lifecycle.bytes_live - self.pinned:,}>"
 
-    def reap(self) -> None:
-        """Free what workers have released."""
-        for worker in self._workers:
-            if self._sender.reap(worker, worker.control.worker_leases):
-                worker.control.arguments = self._sender.use(worker)
+    def in_flight(self) -> bool:
+        """Whether there is a task whose end would give memory back."""
+        return bool(self._ahead) or any(worker.outstanding for worker in self._workers)
 
-    def trim(self) -> None:
-        """Give the pages of what is free back to the kernel."""
-        if self._sender.arena is not None:
-            self._sender.arena.trim()
+    def judge(self, nbytes: int) -> Verdict:
+        """What to do with a task that needs `nbytes` in segments."""
+        if not self.fits(nbytes):
+            return Verdict.WAIT
+        return Verdict.PLACE_OR_WAIT if self.in_flight() else Verdict.PLACE
 
-    def have_trimmed(self, but: WorkerHandle | None = None) -> None:
-        """Give back what is kept warm here, and have idle workers do so; busy ones come to it by themselves."""
-        self.trim()
-        for worker in self._workers:
-            if worker is not but and not worker.outstanding:
-                with contextlib.suppress(OSError):
-                    worker.channel.send(protocol.trim())
+    def fits(self, nbytes: int) -> bool:
+        """Whether `nbytes` more may be placed now.
 
-    def help(self, worker: WorkerHandle) -> None:
-        """A worker is short of memory: have all others give back what they can, and tell it how much that may be."""
-        elsewhere = self._spare(worker)
-        self.have_trimmed(worker)
-        worker.control.answer(elsewhere)
+        What exceeds the limit by itself fits when nothing is in flight: it travels alone.
+        """
+        if self._lifecycle.live:
+            self._reclaim.reap()
+        return self._lifecycle.bytes_live - self.pinned + nbytes <= self.limit or not self.in_flight()
 
-    def _spare(self, but: WorkerHandle | None = None) -> int:
-        """Bytes that workers keep warm, or have not noticed to be released."""
-        return sum(
-            max(0, worker.control.results.resident - worker.receiver.leased())
-            for worker in self._workers
-            if worker is not but
-        )
+    def fits_for_many(self, nbytes: int) -> bool:
+        """Whether `nbytes` more may be placed now that several tasks refer to.
 
-    def _relieve(self) -> Callable[[int], bool] | None:
-        if self.may_wait and self._in_flight():
-            return None
-        self.reap()
-        self.have_trimmed()
-        return (lambda lacking: self._spare() >= lacking) if self._workers else None
+        Segments of other tasks are in flight next to it, so it must leave half of the limit to them.
+        """
+        return nbytes <= self.limit // 2 and self.fits(nbytes)

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from arrowpool.codecs import Extent, extents
-from arrowpool.engine.budget import Room
+from arrowpool.engine.budget import Budget
 from arrowpool.engine.calls import Blob, Call, EncodedFunction, Task
 from arrowpool.engine.events import Failed
 from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.reclaim import Reclaim
 from arrowpool.engine.snapshot import Snapshots, parts_of
 from arrowpool.errors import ArenaFullError, contained
 from arrowpool.memory import platform
@@ -24,7 +25,7 @@ from arrowpool.transport import protocol
 from arrowpool.transport.overlaps import find, stretches
 from arrowpool.transport.parcel import Parcel, Reduced
 from arrowpool.transport.resolution import constants_of, is_stateless
-from arrowpool.transport.sender import Sender
+from arrowpool.transport.sender import Relieve, Sender
 from arrowpool.tuning import OWN_SEGMENT
 
 #: Functions without data that a pool remembers, and so sends to each worker once and not once a call.
@@ -56,20 +57,23 @@ class Encoder:
     ----------
     sender : Sender
         Encodes into the parent's arena.
-    room : Room
+    budget : Budget
         Asked whether so many bytes more may be placed now.
+    reclaim : Reclaim
+        Asked for memory when the system has none.
     metrics : Metrics
         Where it is noted down.
     snapshots : Snapshots
         Told when one is used up.
     """
 
-    def __init__(self, sender: Sender, room: Room, metrics: Metrics, snapshots: Snapshots):
+    def __init__(self, sender: Sender, budget: Budget, reclaim: Reclaim, metrics: Metrics, snapshots: Snapshots):
         self._sender = sender
         self._snapshots = snapshots
         self._metrics = metrics
         sender.pickled = metrics.pickled
-        self._room = room
+        self._budget = budget
+        self._reclaim = reclaim
         self._numbers = itertools.count()
         self._known_functions: dict[bytes, Blob] = {}
         #: Blobs that nothing refers to any more, until somebody is told.
@@ -148,8 +152,13 @@ class Encoder:
             return Unplaced(call, index, star, taken, tuple(blobs), changed)
         return self._task(call, index, star, taken, tuple(blobs))
 
-    def place(self, unplaced: Unplaced) -> Task:
+    def place(self, unplaced: Unplaced, relieve: Relieve | None) -> Task:
         """Copy a task's large memory to where its worker will read it.
+
+        Parameters
+        ----------
+        relieve : callable, optional
+            Asked for memory when the system has none; see `Sender.place`.
 
         Raises
         ------
@@ -157,11 +166,11 @@ class Encoder:
             When there is no room.
         """
         call, index, star, payload, blobs, function = unplaced
-        parcel = self._sender.place(payload) if isinstance(payload, Reduced) else payload
+        parcel = self._sender.place(payload, relieve) if isinstance(payload, Reduced) else payload
         if function is not None:
             assert function.reduced is not None
             try:
-                blob = self._new_blob(self._sender.place(function.reduced))
+                blob = self._new_blob(self._sender.place(function.reduced, relieve))
             except BaseException:
                 self._sender.unpin(parcel.segments)
                 raise
@@ -256,8 +265,8 @@ class Encoder:
 
     def _place_lasting(self, reduced: Reduced, stateless: bool = False) -> Blob:
         """Place what there is no choice about, however large it is. It is not counted as in flight."""
-        self._room.make(reduced.nbytes)
-        blob = self._new_blob(self._sender.place(reduced), stateless)
+        self._reclaim.reap()
+        blob = self._new_blob(self._sender.place(reduced, self._reclaim.relieve), stateless)
         self._pin(blob)
         return blob
 
@@ -268,7 +277,7 @@ class Encoder:
 
     def _pin(self, blob: Blob) -> None:
         blob.pinned = blob.parcel.nbytes
-        self._room.pinned += blob.pinned
+        self._budget.pinned += blob.pinned
 
     # What tasks share
 
@@ -325,10 +334,10 @@ class Encoder:
 
     def _place_for(self, call: Call, reduced: Reduced) -> Blob | None:
         """Place what several tasks of a call refer to, if there is room for it beside them."""
-        if not self._room.make(reduced.nbytes, lasting=True):
+        if not self._budget.fits_for_many(reduced.nbytes):
             return None
         try:
-            parcel = self._sender.place(reduced)
+            parcel = self._sender.place(reduced, self._reclaim.relieve)
         except ArenaFullError:
             return None  # each task with a copy of its own may have to wait, and can
         blob = self._new_blob(parcel)
@@ -401,7 +410,7 @@ class Encoder:
             blob.holds -= 1
             if not blob.holds:
                 self._sender.unpin(blob.parcel.segments)
-                self._room.pinned -= blob.pinned
+                self._budget.pinned -= blob.pinned
                 self._ended.append(blob)
 
     def _take_ended(self) -> list[Blob]:

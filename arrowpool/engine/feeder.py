@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import util
 from typing import Any
 
-from arrowpool.engine.budget import Room
+from arrowpool.engine.budget import Budget, Verdict
 from arrowpool.engine.calls import Blob, Call, Share, Task
 from arrowpool.engine.encoder import Encoder, Unplaced
 from arrowpool.engine.events import (
@@ -43,6 +43,7 @@ from arrowpool.engine.events import (
 )
 from arrowpool.engine.imap import Imap
 from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.reclaim import Reclaim
 from arrowpool.engine.round_robin import Turns
 from arrowpool.engine.scheduling import Recall, ahead_size, draw_size, frame_size, free_worker
 from arrowpool.engine.snapshot import Snapshots
@@ -108,14 +109,15 @@ class Feeder(Service):
         self._ended = False
         self._closing = False
         self._workers: list[WorkerHandle] = []
-        self._room = Room(sender, self._workers, budget, self._settle_answered, self._in_flight)
-        #: Takes single calls, in their callers' threads.
-        self.snapshots = Snapshots(sender)
-        self._encoder = Encoder(sender, self._room, metrics, self.snapshots)
-        self._recall = Recall(self._workers, self._give_back)
-        self._turns = Turns(self._is_throttled)
         #: Tasks that are encoded and not bound to a worker yet.
         self._ahead: deque[Task] = deque()
+        self._reclaim = Reclaim(sender, self._workers)
+        self._budget = Budget(budget, sender.lifecycle, self._reclaim, self._workers, self._ahead)
+        #: Takes single calls, in their callers' threads.
+        self.snapshots = Snapshots(sender)
+        self._encoder = Encoder(sender, self._budget, self._reclaim, metrics, self.snapshots)
+        self._recall = Recall(self._workers, self._give_back)
+        self._turns = Turns(self._is_throttled)
         #: The task that waits for room: not encoded any further.
         self._waiting: Unplaced | None = None
         #: Tasks the collector has the results of; and whether this thread waits for a worker to become free.
@@ -262,18 +264,17 @@ class Feeder(Service):
             return _LOOK_AGAIN_SECONDS
         if self._recall.is_pending():
             return RECALL_SECONDS
-        arena = self._sender.arena
-        return IDLE_SECONDS if self._sender.lifecycle.live or (arena is not None and arena.resident) else None
+        return IDLE_SECONDS if self._sender.lifecycle.live or self._sender.resident else None
 
     def _look_again(self) -> None:
-        self._room.reap()
+        self._reclaim.reap()
         now = time.monotonic()
         if self._turns or any(worker.outstanding for worker in self._workers):
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now
         elif now - self._idle_since >= WARM_SECONDS:
-            self._room.trim()
+            self._reclaim.trim()
 
     def _handle(self, event: Any) -> None:
         if event is None:
@@ -297,23 +298,23 @@ class Feeder(Service):
             self._give_back(event.tasks)
         elif isinstance(event, Released):
             if is_tight():
-                self._room.have_trimmed()
+                self._reclaim.trim_all()
         elif isinstance(event, Short):
-            self._room.help(event.worker)
+            self._reclaim.help(event.worker)
         elif isinstance(event, Share):
             self._share(event)
         elif isinstance(event, Unshare):
             if event.share.blob is not None:
                 self._forget(self._encoder.unpin(event.share.blob))
         elif isinstance(event, LookAgain):
-            self._room.reap()
+            self._reclaim.reap()
         elif isinstance(event, Late):
             self._look_again()
         elif isinstance(event, Cancelled):
             self._cancel(event.job)
         elif isinstance(event, WorkerJoined):
             event.worker.ready = True
-            self._sender.reducer.lends = event.worker.may_borrow and (self._sender.reducer.lends or not self._workers)
+            self._sender.lends = event.worker.may_borrow and (self._sender.lends or not self._workers)
             self._sender.lifecycle.consumer_joined(event.worker)
             self._workers.append(event.worker)
         elif isinstance(event, WorkerExited):
@@ -366,7 +367,7 @@ class Feeder(Service):
             self._ahead.append(task)
 
     def _ahead_size(self, call: Call) -> int:
-        return len(self._workers) if self._one_by_one else ahead_size(call, len(self._workers), self._room.budget)
+        return len(self._workers) if self._one_by_one else ahead_size(call, len(self._workers), self._budget.limit)
 
     def _is_short(self, call: Call | None, seconds: float) -> bool:
         """Whether this call has had tasks that took less than this."""
@@ -406,11 +407,11 @@ class Feeder(Service):
         first = worker.sent
         try:
             if not worker.may_borrow:
-                self._sender.reducer.lends = False
+                self._sender.lends = False
                 for blob in blobs:
-                    blob.parcel = sender.bring_in(blob.parcel)
+                    blob.parcel = sender.bring_in(blob.parcel, self._reclaim.relieve)
                 for task in tasks:
-                    task.parcel = sender.bring_in(task.parcel)
+                    task.parcel = sender.bring_in(task.parcel, self._reclaim.relieve)
             blob_grants = [(blob.number, sender.grant(blob.parcel, worker)) for blob in blobs if blob.parcel.segments]
             items = [(task.parcel.body, sender.grant(task.parcel, worker)) for task in tasks]
         except ArenaFullError as error:
@@ -465,28 +466,28 @@ class Feeder(Service):
                 return taken
             if taken is None:
                 continue
-            try:
-                if self._room.make(taken.nbytes):
-                    self._room.may_wait = True
-                    task = self._encoder.place(taken)
-                    self._draw_on(task.call)
-                    return task
+            self._settle_answered()
+            verdict = self._budget.judge(taken.nbytes)
+            if verdict is Verdict.WAIT:
                 self._waiting = taken
                 return None
+            try:
+                task = self._encoder.place(taken, self._reclaim.relieve if verdict is Verdict.PLACE else None)
+                self._draw_on(task.call)
+                return task
             except Exception as error:
-                if isinstance(error, ArenaFullError) and self._in_flight():
+                if verdict is Verdict.PLACE_OR_WAIT and isinstance(error, ArenaFullError):
                     self._waiting = taken
                     return None
                 self._tell_collector(Failed(taken.call.job, taken.at, error))
                 taken.call.pending -= 1
                 self._finish(taken.call)
                 self._draw_on(taken.call)
-            finally:
-                self._room.may_wait = False
 
     def _take(self, call: Call) -> Task | Unplaced | None:
         """The next task of a call; None when it failed, or there are no more."""
         known = call.job
+        self._settle_answered()  # what it shares with later tasks is placed at once, if there is room for it
         taken = self._encoder.take(call)
         if call.job != known:
             self._turns.found(call)
@@ -524,10 +525,7 @@ class Feeder(Service):
         return self._is_piled_up(call, result)  # it may have been read since, and nobody told
 
     def _is_piled_up(self, call: Call, result: Imap) -> bool:
-        return call.result_bytes / call.replies * result.unread() > self._room.budget
-
-    def _in_flight(self) -> bool:
-        return bool(self._ahead) or any(worker.outstanding for worker in self._workers)
+        return call.result_bytes / call.replies * result.unread() > self._budget.limit
 
     # Endings
 
@@ -575,7 +573,9 @@ class Feeder(Service):
                 call.pending -= 1
             mine = [task for task in self._ahead if task.call is call]
             if mine:
-                self._ahead = deque(task for task in self._ahead if task.call is not call)
+                kept = [task for task in self._ahead if task.call is not call]
+                self._ahead.clear()
+                self._ahead.extend(kept)
                 for task in mine:
                     self._settle(task)
             if call.pending:

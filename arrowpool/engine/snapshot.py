@@ -61,7 +61,7 @@ class Snapshots:
             reducer = self._sender.new_reducer()
         try:
             reducer.refresh()
-            reducer.lends = self._sender.reducer.lends
+            reducer.lends = self._sender.lends
             reducer.pinned = {id(share.obj): share.blob.number for share in shares if share.blob is not None}
             snapshot = self._taken_with(reducer, function, None if plain else payload)
         except BaseException as error:

@@ -65,5 +65,9 @@ class WorkerHandle:
         """A forked child is not the worker's parent; `multiprocessing` would end the worker when that child exits."""
         process._children.discard(self.process)  # type: ignore[attr-defined]
 
+    def spare(self) -> int:
+        """Bytes of its arena that it keeps warm, or that were released and it has not noticed."""
+        return max(0, self.control.results.resident - self.receiver.leased())
+
     def __repr__(self) -> str:
         return f"<WorkerHandle pid={self.process.pid} outstanding={len(self.outstanding)} sent={self.sent}>"

@@ -38,6 +38,10 @@ from arrowpool.tuning import (
 
 _RELIEF_STEP_SECONDS = 0.01
 
+#: Has all other processes give back memory that they keep warm. Returns None if there is nothing to wait for; else what tells,
+#: while that is waited for, whether they may have so many bytes to give back.
+Relieve = Callable[[], Callable[[int], bool] | None]
+
 
 class Sender:
     """Encodes objects into one owner's arena and keeps its books.
@@ -66,9 +70,25 @@ class Sender:
         self.lent_bytes = 0
         #: Told of objects of which so many bytes could not be shared.
         self.pickled: Callable[[Any, int], None] | None = None
-        #: Asks all others for what they keep warm, when there is no memory; None if there is nothing to wait for. Else what
-        #: tells, while it is waited for that, whether they may have so many bytes to give back.
-        self.relieve: Callable[[], Callable[[int], bool] | None] = type(None)
+
+    @property
+    def lends(self) -> bool:
+        """Whether what lies in other processes' memory is left there, for receivers that can read it."""
+        return self.reducer.lends
+
+    @lends.setter
+    def lends(self, lends: bool) -> None:
+        self.reducer.lends = lends
+
+    @property
+    def resident(self) -> int:
+        """Bytes of the arena that have pages."""
+        return self.arena.resident if self.arena is not None else 0
+
+    def trim(self) -> None:
+        """Give the pages of the arena's free ranges back to the kernel."""
+        if self.arena is not None:
+            self.arena.trim()
 
     def reduce(self, obj: Any, after: Seen | None = None, reducer: Reducer | None = None) -> Reduced:
         """Take `obj` apart.
@@ -115,8 +135,15 @@ class Sender:
             stream = b""
         return Reduced(stream, units)
 
-    def place(self, reduced: Reduced) -> Parcel:
+    def place(self, reduced: Reduced, relieve: Relieve | None = None) -> Parcel:
         """Copy what `reduced` refers to into new segments.
+
+        Parameters
+        ----------
+        reduced : Reduced
+            What to place.
+        relieve : callable, optional
+            Asked for memory when the system has none. By default that is an error at once.
 
         Raises
         ------
@@ -136,7 +163,7 @@ class Sender:
                 self.lifecycle.placed(borrowed)
                 segments.append(borrowed)
             for size in sizes:
-                segment = Segment(*self._allocate(arena, size))
+                segment = Segment(*self._allocate(arena, size, relieve))
                 self.lifecycle.placed(segment)
                 segments.append(segment)
             copies: list[Callable[[], Any]] = []
@@ -174,7 +201,7 @@ class Sender:
                 return False
         return True
 
-    def bring_in(self, parcel: Parcel) -> Parcel:
+    def bring_in(self, parcel: Parcel, relieve: Relieve | None = None) -> Parcel:
         """The same with what is borrowed copied to memory of our own; the parcel's holds pass to what is returned.
 
         Raises
@@ -190,7 +217,7 @@ class Sender:
             for segment in parcel.segments:
                 own = segment
                 if isinstance(segment, Borrowed):
-                    own = Segment(*self._allocate(arena, segment.size))
+                    own = Segment(*self._allocate(arena, segment.size, relieve))
                     self.lifecycle.placed(own)
                     np.copyto(arena.room(own.offset, segment.size), segment.lease.fresh())
                 else:
@@ -202,11 +229,11 @@ class Sender:
         self.unpin(parcel.segments)
         return Parcel(parcel.body, tuple(segments), sum(s.owned for s in segments))
 
-    def _allocate(self, arena: Arena, size: int) -> tuple[int, int]:
+    def _allocate(self, arena: Arena, size: int, relieve: Relieve | None) -> tuple[int, int]:
         try:
             return arena.allocate(size)
         except ArenaFullError:
-            may_come = self.relieve()
+            may_come = relieve() if relieve is not None else None
             if may_come is None:
                 raise
         began = time.monotonic()
@@ -270,8 +297,7 @@ class Sender:
     def use(self, consumer: Hashable) -> Use:
         """What the arena is used for, with this consumer's leases."""
         lifecycle = self.lifecycle
-        resident = self.arena.resident if self.arena is not None else 0
-        return Use(len(lifecycle.live), lifecycle.bytes_live, lifecycle.leases_of(consumer), resident)
+        return Use(len(lifecycle.live), lifecycle.bytes_live, lifecycle.leases_of(consumer), self.resident)
 
     def consumer_lost(self, consumer: Hashable) -> None:
         """Free what only `consumer` held."""

@@ -138,7 +138,6 @@ class _Worker:
         arena = Arena(endpoints.results, control.owners, endpoints.arguments) if endpoints.results >= 0 else None
         self._sender = Sender(arena)
         self._sender.lifecycle.consumer_joined(_PARENT)
-        self._sender.relieve = self._relieve
         self._blobs: dict[int, _Blob] = {}
         self.completed = 0
 
@@ -306,7 +305,7 @@ class _Worker:
         if not reduced.units:
             return protocol.encoded(reduced.stream), ()
         self._reap()
-        parcel = sender.place(reduced)
+        parcel = sender.place(reduced, self._relieve)
         grants = sender.grant(parcel, _PARENT)
         sender.unpin(parcel.segments)
         self._control.results = sender.use(_PARENT)

@@ -1,33 +1,33 @@
-"""The budget and what gives room in it, as a table. No process, no memory."""
+"""The budget, and what gives memory back to it, as a table. No process, no memory."""
 
 from __future__ import annotations
 
 import pytest
 
-from arrowpool.engine.budget import Room
+from arrowpool.engine.budget import Budget, Verdict
+from arrowpool.engine.reclaim import Reclaim
 from arrowpool.memory.lifecycle import Segment
 from arrowpool.transport.protocol import trim
 from arrowpool.transport.sender import Sender
-from tests.workers import a_worker
+from tests.workers import a_task, a_worker
 
 BUDGET = 1000
 
 
 class House:
-    """A room over the books of a sender without an arena, and workers that are none."""
+    """A budget over the books of a sender without an arena, and workers that are none."""
 
     def __init__(self, workers=2):
         self.sender = Sender(None)
         self.workers = [a_worker(pid=number) for number in range(workers)]
         for worker in self.workers:
             self.sender.lifecycle.consumer_joined(worker)
-        self.in_flight = True
-        self.answered = []
-        self.room = Room(self.sender, self.workers, BUDGET, self._settle, lambda: self.in_flight)
+        self.ahead = [a_task()]
+        self.reclaim = Reclaim(self.sender, self.workers)
+        self.budget = Budget(BUDGET, self.sender.lifecycle, self.reclaim, self.workers, self.ahead)
 
-    def _settle(self):
-        while self.answered:
-            self.sender.unpin([self.answered.pop()])
+    def be_in_flight(self, in_flight):
+        self.ahead[:] = [a_task()] if in_flight else []
 
     def place(self, nbytes):
         segment = Segment(0, nbytes)
@@ -57,28 +57,38 @@ def test_what_fits_the_budget(live, pinned, in_flight, asked, fits):
     house = House()
     if live:
         house.place(live)
-    house.room.pinned = pinned
-    house.in_flight = in_flight
-    assert house.room.make(asked) is fits
+    house.budget.pinned = pinned
+    house.be_in_flight(in_flight)
+    assert house.budget.fits(asked) is fits
 
 
 @pytest.mark.parametrize(
     ("live", "asked", "fits"),
     [(0, BUDGET // 2, True), (0, BUDGET // 2 + 1, False), (500, 500, True), (501, 500, False)],
 )
-def test_what_is_lasting_leaves_room_for_what_flies(live, asked, fits):
+def test_what_is_for_many_tasks_leaves_half_to_those_in_flight(live, asked, fits):
     house = House()
     if live:
         house.place(live)
-    assert house.room.make(asked, lasting=True) is fits
+    assert house.budget.fits_for_many(asked) is fits
 
 
 def test_what_was_answered_makes_room():
     house = House()
-    house.answered.append(house.place(BUDGET))
-    assert house.room.make(BUDGET)
-    assert not house.answered
+    answered = house.place(BUDGET)
+    assert not house.budget.fits(1)
+    house.sender.unpin([answered])
+    assert house.budget.fits(BUDGET)
     assert house.sender.lifecycle.bytes_live == 0
+
+
+def test_what_is_in_flight():
+    house = House()
+    assert house.budget.in_flight(), "a task is encoded ahead"
+    house.be_in_flight(False)
+    assert not house.budget.in_flight()
+    house.workers[1].outstanding[0] = a_task()
+    assert house.budget.in_flight()
 
 
 def test_what_workers_have_released_makes_room():
@@ -87,9 +97,9 @@ def test_what_workers_have_released_makes_room():
     slots = [house.grant(segment, worker) for worker in (0, 1)]
     house.sender.unpin([segment])
     for worker, slot in zip(house.workers, slots, strict=True):
-        assert not house.room.make(1), "one has it still"
+        assert not house.budget.fits(1), "one has it still"
         worker.control.worker_leases[slot] = 1
-    assert house.room.make(BUDGET)
+    assert house.budget.fits(BUDGET)
     assert not any(worker.control.worker_leases.any() for worker in house.workers)
     for worker in house.workers:
         assert worker.control.arguments.leases == 0, "others read that"
@@ -100,10 +110,10 @@ def test_the_idle_trim_at_once_and_all_but_who_asks():
     asking, idle, busy, gone = house.workers
     busy.outstanding[0] = None
     gone.channel.gone = True
-    house.room.have_trimmed(asking)
+    house.reclaim.trim_all(asking)
     assert idle.channel.sent == [trim()]
     assert asking.channel.sent == busy.channel.sent == []
-    house.room.have_trimmed()
+    house.reclaim.trim_all()
     assert len(asking.channel.sent) == 1
 
 
@@ -113,22 +123,35 @@ def test_a_worker_that_is_short_is_told_what_others_could_give_back():
     for worker, resident, leased in ((short, 700, 0), (other, 500, 100), (clean, 50, 80)):
         worker.control.results.resident = resident
         worker.receiver.leased = lambda leased=leased: leased
-    house.room.help(short)
+    house.reclaim.help(short)
     assert short.control.answers == [400]
     assert len(other.channel.sent) == len(clean.channel.sent) == 1
     assert short.channel.sent == []
 
 
 @pytest.mark.parametrize(
-    ("may_wait", "in_flight", "workers", "waits"),
-    [(True, True, 2, False), (True, False, 2, True), (False, True, 2, True), (False, False, 0, False)],
+    ("live", "in_flight", "asked", "verdict"),
+    [
+        (0, True, BUDGET, Verdict.PLACE_OR_WAIT),
+        (0, True, BUDGET + 1, Verdict.WAIT),
+        (400, True, 601, Verdict.WAIT),
+        (0, False, BUDGET, Verdict.PLACE),
+        (400, False, 601, Verdict.PLACE),
+    ],
 )
-def test_who_waits_for_other_processes_memory(may_wait, in_flight, workers, waits):
-    """Not what may as well wait for what is in flight, and not where there is nobody."""
+def test_a_task_waits_for_what_is_in_flight_rather_than_for_other_processes(live, in_flight, asked, verdict):
+    house = House()
+    if live:
+        house.place(live)
+    house.be_in_flight(in_flight)
+    assert house.budget.judge(asked) is verdict
+
+
+@pytest.mark.parametrize(("workers", "waits"), [(2, True), (0, False)])
+def test_who_waits_for_other_processes_memory(workers, waits):
+    """Only where there are others."""
     house = House(workers)
-    house.room.may_wait = may_wait
-    house.in_flight = in_flight
-    enough = house.sender.relieve()
+    enough = house.reclaim.relieve()
     assert (enough is not None) is waits
     if enough is not None:
         house.workers[0].control.results.resident = 300

@@ -206,7 +206,7 @@ def test_workers_that_find_they_may_not_read_it_get_copies(monkeypatch, captured
             # They say so once: what comes now is copied at once.
             count, _ = moved(pool, lambda: pool.map(tasks.first, arrays, 1))
             assert count == 8 * arrays[0].nbytes
-        assert pool._task_handler._room.pinned == 0
+        assert pool._task_handler._budget.pinned == 0
     pool.join()
 
 

@@ -266,7 +266,7 @@ def test_states_that_are_over_give_their_memory_back():
             assert (in_state, number, array[0]) == (i, i, i)
         assert pool.stats().peak_bytes <= 8 * state.nbytes
         pool.apply(tasks.square, (2,))
-        assert pool._task_handler._room.pinned == 0
+        assert pool._task_handler._budget.pinned == 0
         deadline = time.monotonic() + LIMIT
         while pool._task_handler.sender.lifecycle.bytes_live:  # a worker lets go of functions after its last reply
             assert time.monotonic() < deadline
