@@ -5,7 +5,7 @@ library's pool.
 
 >>> from arrowpool import Pool
 
-And a shelf, on which frames are put once and read from any process: `put`, `get`.
+The shelf holds frames in shared memory that any process of the same user reads under a key: `put`, `get`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from arrowpool.context import get_context
 from arrowpool.errors import (
     ArenaFullError,
+    ArrowPoolError,
     ForkedPoolError,
     PoolTerminatedError,
     ShelfKeyError,
@@ -27,10 +28,11 @@ from arrowpool.errors import (
 from arrowpool.executor import ProcessPoolExecutor
 from arrowpool.patching import install, uninstall
 from arrowpool.pool import ArrowPool, Pool
-from arrowpool.stats import Stats
+from arrowpool.stats import Stats, WorkerStats
 
 if TYPE_CHECKING:
     from arrowpool.shelf import (
+        Info,
         Shelf,
         delete,
         delete_all,
@@ -46,10 +48,14 @@ if TYPE_CHECKING:
         put_many,
     )
 
+    __version__: str
+
 __all__ = [
     "ArenaFullError",
     "ArrowPool",
+    "ArrowPoolError",
     "ForkedPoolError",
+    "Info",
     "Pool",
     "PoolTerminatedError",
     "ProcessPoolExecutor",
@@ -61,6 +67,8 @@ __all__ = [
     "TransferError",
     "WorkerInitError",
     "WorkerLostError",
+    "WorkerStats",
+    "__version__",
     "delete",
     "delete_all",
     "exists",
@@ -80,9 +88,25 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The shelf imports pandas and pyarrow, which a worker need not wait for that has no use for them.
+    if name == "__version__":
+        return _version()
+    # The shelf imports pandas and pyarrow. A worker that needs neither should not wait for them.
     if name in __all__:
         from arrowpool import shelf
 
         return getattr(shelf, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    """Version of the installed package; "0+unknown" in a checkout that is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(__name__)
+    except metadata.PackageNotFoundError:
+        return "0+unknown"

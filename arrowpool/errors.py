@@ -1,7 +1,7 @@
-"""Every error of arrowpool's own, by whose fault it is.
+"""All errors of arrowpool.
 
-Each subclasses what a user of `multiprocessing` or `concurrent.futures` already catches. What belongs to the Pool API
-keeps the standard library's errors: ``ValueError("Pool not running")``, ``multiprocessing.TimeoutError``,
+Each is an `ArrowPoolError`, and subclasses what users of `multiprocessing` or `concurrent.futures` already catch. Errors that
+belong to the Pool API are the standard library's own: ``ValueError("Pool not running")``, ``multiprocessing.TimeoutError``,
 ``multiprocessing.pool.MaybeEncodingError``.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 __all__ = [
     "ArenaFullError",
+    "ArrowPoolError",
     "ForkedPoolError",
     "PoolTerminatedError",
     "ShelfKeyError",
@@ -26,15 +27,21 @@ __all__ = [
 ]
 
 
-class WorkerLostError(BrokenProcessPool):
-    """A worker process ended while it ran a task; only that task's call fails, the pool goes on.
+class ArrowPoolError(Exception):
+    """Base of all errors of arrowpool."""
+
+
+class WorkerLostError(ArrowPoolError, BrokenProcessPool):
+    """A worker process ended while it ran a task. Only that task's call fails; the pool goes on.
 
     Attributes
     ----------
     pid : int
-        Process id of the worker that was lost.
+        Process id of the lost worker.
     exitcode : int or None
-        Its exit code; negative for the signal that ended it, None when it could not be learnt.
+        Exit code of the worker: negative for the signal that ended it, None when it is unknown.
+    task : str
+        The lost task, such as ``task 3 of compute``.
     """
 
     def __init__(self, pid: int, exitcode: int | None, task: str):
@@ -49,23 +56,26 @@ class WorkerLostError(BrokenProcessPool):
         )
 
 
-class WorkerInitError(BrokenProcessPool):
-    """The initializer failed in a worker, so no worker of this pool can ever run a task."""
+class WorkerInitError(ArrowPoolError, BrokenProcessPool):
+    """No worker of the pool can run tasks: the initializer failed, or no worker can be started."""
 
 
-class TaskExitError(RuntimeError):
-    """A task, or what pickles it, raised SystemExit or KeyboardInterrupt; that would end or interrupt the caller."""
+class TaskExitError(ArrowPoolError, RuntimeError):
+    """A task, or code that pickles it, raised SystemExit or KeyboardInterrupt.
+
+    Raised in place of these, which would end or interrupt the caller.
+    """
 
 
 def contained(error: BaseException, doing: str = "the task") -> BaseException:
-    """`error` itself, or a `TaskExitError` in place of what would end or interrupt whoever it is raised in."""
+    """`error` itself, or a `TaskExitError` in place of a SystemExit or KeyboardInterrupt."""
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
         return TaskExitError(f"{doing} raised {said(error)}")
     return error
 
 
 def said(obj: object, how: Callable[[Any], str] = repr) -> str:
-    """What an object says of itself, or that it cannot: its own code must not end a thread that all calls depend on."""
+    """The `repr` of an object, or a note that it fails: an object's own code must not end a thread that all calls need."""
     try:
         return how(obj)
     except BaseException:
@@ -73,21 +83,23 @@ def said(obj: object, how: Callable[[Any], str] = repr) -> str:
 
 
 def again(error: BaseException) -> BaseException:
-    """The same error for somebody else: one object raised twice would hold on to the frames of both."""
+    """A copy of the error for another call: an object that is raised twice keeps the frames of both alive."""
     other = copy.copy(error)
     other.__cause__ = error.__cause__
     return other
 
 
-class TaskTimeoutError(TimeoutError):
-    """A task ran for longer than the pool's `task_timeout`; its worker was killed and replaced, the pool goes on.
+class TaskTimeoutError(ArrowPoolError, TimeoutError):
+    """A task ran longer than the pool's `task_timeout`. Its worker was killed and replaced; the pool goes on.
 
     Attributes
     ----------
     pid : int
-        Process id of the worker that was killed.
+        Process id of the killed worker.
     seconds : float
-        The time that it had.
+        The limit.
+    task : str
+        The task, such as ``task 3 of compute``.
     """
 
     def __init__(self, pid: int, seconds: float, task: str):
@@ -99,21 +111,21 @@ class TaskTimeoutError(TimeoutError):
     def __str__(self) -> str:
         return (
             f"{self.task} ran for more than {self.seconds:g} s in worker {self.pid}, which was killed and replaced; "
-            "give a larger task_timeout to the pool, or smaller chunks to the tasks."
+            "give the pool a larger task_timeout, or use smaller chunks."
         )
 
 
-class TransferError(RuntimeError):
-    """What a worker sent could not be rebuilt in this process; the cause is the error that rebuilding raised."""
+class TransferError(ArrowPoolError, RuntimeError):
+    """A result could not be rebuilt in this process. The cause is the error that rebuilding raised."""
 
 
-class ForkedPoolError(RuntimeError):
-    """A forked child uses a pool of its parent. The pool's threads stayed there: make a new pool in the child.
+class ForkedPoolError(ArrowPoolError, RuntimeError):
+    """A forked child uses a pool of its parent, whose threads are in the parent. Make a new pool in the child.
 
     Attributes
     ----------
     pid : int
-        The process that has the pool.
+        The process that made the pool.
     """
 
     def __init__(self, pid: int):
@@ -122,28 +134,28 @@ class ForkedPoolError(RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"this pool belongs to process {self.pid}: its threads are not in this process, which was forked from that one. "
+            f"this pool belongs to process {self.pid}; its threads are not in this process, a forked child. "
             "Make a new pool here."
         )
 
 
-class PoolTerminatedError(RuntimeError):
-    """The pool was terminated before this result was there."""
+class PoolTerminatedError(ArrowPoolError, RuntimeError):
+    """The pool was terminated before the call had its result."""
 
 
-class ShelfKeyError(KeyError):
-    """There is nothing on the shelf under that key: never was, was deleted, went with its owner, or is damaged."""
+class ShelfKeyError(ArrowPoolError, KeyError):
+    """The shelf has no object under this key: it was never put, was deleted, ended with its owner, or is damaged."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
-class ArenaFullError(MemoryError):
-    """There is no room for an object in shared memory."""
+class ArenaFullError(ArrowPoolError, MemoryError):
+    """Shared memory has no space for an object."""
 
 
 def describe_exit(exitcode: int | None) -> str:
-    """How a process ended, in words: "was killed by SIGKILL", "exited with code 3"."""
+    """Describe how a process ended: "was killed by SIGKILL", "exited with code 3"."""
     if exitcode is None:
         return "was lost"
     if exitcode >= 0:
@@ -157,11 +169,11 @@ def describe_exit(exitcode: int | None) -> str:
 
 def _likely_cause(exitcode: int | None) -> str:
     if exitcode is None:
-        return "look into the system's log for what ended it."
+        return "see the system's log for the cause."
     if exitcode >= 0:
         return "the task, or a library it calls, ended the process (sys.exit, os._exit). Return or raise an Exception instead."
     if -exitcode == signal.SIGKILL:
         return "often the kernel's out-of-memory killer. Use smaller chunks or fewer processes, and see `dmesg`."
     if -exitcode in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE):
         return "usually a fault in compiled code that the task calls. Run the task alone with `python -X faulthandler`."
-    return "somebody sent it that signal."
+    return "another process sent the signal."

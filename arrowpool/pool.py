@@ -15,7 +15,7 @@ from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE, mapstar, starmapstar  # type: ignore[attr-defined]
 from multiprocessing.process import BaseProcess
 from types import BuiltinFunctionType, FunctionType, NoneType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 from arrowpool.engine.calls import Call, Share, Snapshot
 from arrowpool.engine.engine import Engine, Options
@@ -108,7 +108,7 @@ class ArrowPool(stdlib.Pool):
         maxtasksperchild: int | None = None,
         context: Any = None,
         *,
-        max_bytes: int | None = None,
+        max_bytes: SupportsIndex | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         retries: int = 0,
         task_timeout: float | None = None,
@@ -119,7 +119,8 @@ class ArrowPool(stdlib.Pool):
         self._pid = os.getpid()
         self._ctx = context or multiprocessing.get_context()
         self._processes = default_size() if processes is None else processes
-        _check(self._processes, initializer, maxtasksperchild, max_bytes, retries, task_timeout)
+        nbytes = _integer(max_bytes)
+        _check(self._processes, initializer, maxtasksperchild, nbytes, retries, task_timeout)
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = tuple(initargs)
@@ -132,7 +133,7 @@ class ArrowPool(stdlib.Pool):
             initializer=self._initializer,
             initargs=self._initargs,
             maxtasksperchild=self._maxtasksperchild,
-            max_bytes=max_bytes,
+            max_bytes=nbytes,
             spill_dir=None if spill_dir is None else os.path.abspath(spill_dir),
             retries=retries,
             task_timeout=task_timeout,
@@ -646,10 +647,18 @@ def _check(
         raise ValueError("task_timeout must be a positive number (seconds) or None")
 
 
+def _integer(number: Any) -> Any:
+    """Any integer, NumPy's too, as an int; everything else as it is, for `_check` to refuse."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        return number
+
+
 def default_size() -> int:
-    """How many workers a pool has that is not told."""
+    """Default number of workers."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
-        with contextlib.suppress(OSError):  # a sandbox may refuse to say
+        with contextlib.suppress(OSError):  # a sandbox may refuse
             return os.process_cpu_count() or 1
     return os.cpu_count() or 1
 

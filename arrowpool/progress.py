@@ -3,22 +3,25 @@
     from arrowpool import progress
     features = progress.map(pool, featurise, frames, desc="features")
 
-For users of the pool, in terminals and notebooks; ``pip install 'arrowpool[progress]'`` brings tqdm, which is imported by
-the first bar. Results, their order, errors and interrupts are those of the pool's own methods: these are what is called.
-The bar is drawn by the thread that waits, as notebooks want it, and is closed when the last result is there or an error
-comes. An iterator of the pool needs none of this: ``tqdm(pool.imap(f, items), total=len(items))`` works.
+For terminals and notebooks. ``pip install 'arrowpool[progress]'`` brings tqdm, which the first bar imports. Results, order,
+errors and interrupts are those of the pool's own methods, which these functions call. The waiting thread draws the bar, as
+notebooks need, and closes it at the last result or the first error. For an iterator of the pool, plain tqdm works too:
+``tqdm(pool.imap(f, items), total=len(items))``.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from arrowpool.pool import ArrowPool
 
 __all__ = ["imap", "imap_unordered", "map", "starmap"]
+
+_S = TypeVar("_S")
+_T = TypeVar("_T")
 
 #: tqdm draws no more often by default.
 _REDRAW_SECONDS = 0.1
@@ -26,15 +29,15 @@ _REDRAW_SECONDS = 0.1
 
 def map(
     pool: ArrowPool,
-    fn: Callable[[Any], Any],
-    items: Iterable[Any],
+    fn: Callable[[_S], _T],
+    items: Iterable[_S],
     chunksize: int | None = None,
     **tqdm_options: Any,
-) -> list[Any]:
+) -> list[_T]:
     """`pool.map(fn, items, chunksize)` with a progress bar.
 
-    The bar moves when a chunk is done, by as many items as it has; ``chunksize=1`` moves it with each. It stops at the first
-    error, which is raised when all chunks are answered, as the pool's own `map` does.
+    The bar moves by whole chunks; ``chunksize=1`` moves it with each item. It stops at the first error, which is raised when
+    all chunks are answered, as by the pool's own `map`.
 
     Parameters
     ----------
@@ -54,7 +57,7 @@ def map(
     ModuleNotFoundError
         When tqdm is not installed.
     Exception
-        Whatever the pool's own method raises.
+        As the pool's own method.
 
     Examples
     --------
@@ -68,22 +71,22 @@ def map(
 
 def starmap(
     pool: ArrowPool,
-    fn: Callable[..., Any],
+    fn: Callable[..., _T],
     items: Iterable[Iterable[Any]],
     chunksize: int | None = None,
     **tqdm_options: Any,
-) -> list[Any]:
+) -> list[_T]:
     """`pool.starmap(fn, items, chunksize)` with a progress bar; otherwise as `map`."""
     return _wait(pool, pool.starmap_async, fn, items, chunksize, tqdm_options)
 
 
 def imap(
     pool: ArrowPool,
-    fn: Callable[[Any], Any],
-    items: Iterable[Any],
+    fn: Callable[[_S], _T],
+    items: Iterable[_S],
     chunksize: int = 1,
     **tqdm_options: Any,
-) -> Iterator[Any]:
+) -> Iterator[_T]:
     """`pool.imap(fn, items, chunksize)` with a progress bar, which counts the results that are taken.
 
     Parameters
@@ -97,7 +100,7 @@ def imap(
     Returns
     -------
     iterator
-        The results, in the order of `items`. As with the pool's own, it may go on after an error, then without a bar.
+        The results, in the order of `items`. As with the pool's own iterator, it may go on after an error, without a bar.
 
     Raises
     ------
@@ -109,11 +112,11 @@ def imap(
 
 def imap_unordered(
     pool: ArrowPool,
-    fn: Callable[[Any], Any],
-    items: Iterable[Any],
+    fn: Callable[[_S], _T],
+    items: Iterable[_S],
     chunksize: int = 1,
     **tqdm_options: Any,
-) -> Iterator[Any]:
+) -> Iterator[_T]:
     """`pool.imap_unordered(fn, items, chunksize)` with a progress bar; otherwise as `imap`."""
     return _Counted(pool.imap_unordered, fn, items, chunksize, tqdm_options)
 
@@ -138,14 +141,14 @@ def _wait(
             values: list[Any] = result.get()
             return values
         except BaseException:
-            # Interrupted, or the bar could not be drawn: nobody waits for this call any more.
+            # Interrupted, or the bar could not be drawn: the result is not waited for any more.
             if not result.ready():
                 pool._cancel(result._job)
             raise
 
 
 def _done(result: Any, before: int) -> int:
-    """How many items of a map have their results; `before` once there was an error, after which nothing is stored."""
+    """Number of items of a map that have results; `before` after an error, when the result stores no more."""
     if not result._success:
         return before
     items: int = len(result._value)
@@ -155,14 +158,14 @@ def _done(result: Any, before: int) -> int:
     chunks = -(-items // chunksize)
     left: int = result._number_left
     done = (chunks - left) * chunksize
-    # The last chunk may be a shorter one, and done before others: its result shows, unless it is None.
+    # The last chunk may be shorter, and done before others: its result shows that, unless it is None.
     if left == 0 or result._value[-1] is not None:
         done -= chunks * chunksize - items
     return max(before, done)
 
 
 class _Counted:
-    """An iterator of the pool's, and a bar that moves with it."""
+    """An iterator of the pool, with a bar that moves with it."""
 
     def __init__(
         self,
@@ -199,7 +202,7 @@ def _bar(items: Iterable[Any], options: dict[str, Any]) -> Any:
         if error.name is None or error.name.partition(".")[0] != "tqdm":
             raise
         raise ModuleNotFoundError(
-            "progress bars are drawn by tqdm, which is not installed; install it with: pip install 'arrowpool[progress]'",
+            "progress bars need tqdm, which is not installed; install it with: pip install 'arrowpool[progress]'",
             name=error.name,
         ) from error
     total = len(items) if isinstance(items, Sized) else None

@@ -1,4 +1,4 @@
-"""What a pool has done so far, as values; and how people read them."""
+"""Figures of a pool: what `Pool.stats()` returns, as values, text and tables."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ class WorkerStats:
     Attributes
     ----------
     pid : int
-        Its process.
+        Process id of the worker.
     tasks : int
-        Tasks it has answered.
+        Tasks that the worker answered.
     seconds : float
-        Since it was started.
+        Seconds since the worker started.
     decode, run, encode : float
-        Seconds it spent on rebuilding arguments, on the tasks themselves, and on placing their results. It waited for the
-        rest.
+        Seconds spent on rebuilding arguments, on running tasks, and on placing results. The worker waited for the rest.
     alive : bool
-        Whether it was there when the figures were taken.
+        Whether the worker was running when the figures were taken.
     """
 
     pid: int
@@ -36,13 +35,13 @@ class WorkerStats:
 
     @property
     def wait(self) -> float:
-        """Seconds without work."""
+        """Seconds that the worker waited."""
         return max(0.0, self.seconds - self.decode - self.run - self.encode)
 
 
 @dataclass(frozen=True, slots=True)
 class SlowTask:
-    """One of the slowest tasks: its function, its index in the call, the seconds that it ran."""
+    """One of the slowest tasks: the name of its function, its index in the call, the seconds it ran."""
 
     function: str
     index: int
@@ -51,14 +50,14 @@ class SlowTask:
 
 @dataclass(frozen=True, slots=True)
 class Pickled:
-    """Objects of 32 kB or more that were pickled, not shared, for the same reason.
+    """Objects of 32 kB or more that were pickled, not shared, for one reason.
 
     Attributes
     ----------
     why : str
-        Such as ``column 'x': object dtype with int, str``.
+        The reason, such as ``column 'x': object dtype with int, str``.
     count, nbytes : int
-        How many, and the bytes of their pickles.
+        Number of objects, and bytes of their pickles.
     """
 
     why: str
@@ -68,7 +67,7 @@ class Pickled:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Stats:
-    """What a pool has done so far; arguments and results together where not said otherwise.
+    """What a pool has done so far. Figures count arguments and results together, unless they say otherwise.
 
     Attributes
     ----------
@@ -77,40 +76,40 @@ class Stats:
     piped_bytes : int
         Bytes that went through pickle streams and pipes.
     shared_bytes : int
-        Bytes that were copied into shared memory, once, and read there.
+        Bytes that were copied into shared memory.
     copies : int
-        How many buffers that was.
+        Buffers that were copied into shared memory.
     copies_saved, saved_bytes : int
-        How often a task was referred to memory that lay there already, for another task or call, and the bytes of it.
+        Times that a task used memory which was already shared for another task or call, and the bytes of it.
     live_segments, live_bytes : int
-        Segments of arguments that are in use, and their bytes.
+        Segments of arguments in use, and their bytes.
     peak_segments, peak_bytes : int
-        The most of these so far.
+        Largest values of these two so far.
     live_results, live_result_bytes : int
         Segments of results that this process still refers to, and their bytes.
     workers : tuple of WorkerStats
-        One for each worker, those that have ended last (no more than 100 of them).
+        One for each worker: running workers first, then up to 100 that have ended.
     slowest : tuple of SlowTask
         The slowest tasks, slowest first.
     pickled : tuple of Pickled
-        What took the slow path, and why; most bytes first.
+        What was pickled instead of shared, and why; most bytes first.
     """
 
-    tasks: int
-    piped_bytes: int
-    shared_bytes: int
-    copies: int
-    copies_saved: int
-    saved_bytes: int
-    live_segments: int
-    live_bytes: int
-    peak_segments: int
-    peak_bytes: int
-    live_results: int
-    live_result_bytes: int
-    workers: tuple[WorkerStats, ...]
-    slowest: tuple[SlowTask, ...]
-    pickled: tuple[Pickled, ...]
+    tasks: int = 0
+    piped_bytes: int = 0
+    shared_bytes: int = 0
+    copies: int = 0
+    copies_saved: int = 0
+    saved_bytes: int = 0
+    live_segments: int = 0
+    live_bytes: int = 0
+    peak_segments: int = 0
+    peak_bytes: int = 0
+    live_results: int = 0
+    live_result_bytes: int = 0
+    workers: tuple[WorkerStats, ...] = ()
+    slowest: tuple[SlowTask, ...] = ()
+    pickled: tuple[Pickled, ...] = ()
 
     def __repr__(self) -> str:
         parts = []
@@ -125,7 +124,7 @@ class Stats:
         )
 
     def _tables(self) -> list[tuple[str, Sequence[str], list[Sequence[str]]]]:
-        """Title, header (empty: none) and rows of what there is to say."""
+        """Title, header (empty for none) and rows of each table."""
         saved = f"{self.copies_saved:,} ({show_bytes(self.saved_bytes)})"
         now = f"{self.live_segments:,} segments ({show_bytes(self.live_bytes)})"
         peak = f"{self.peak_segments:,} ({show_bytes(self.peak_bytes)})"
@@ -148,8 +147,8 @@ class Stats:
             rows = [(one.function, f"{one.index:,}", _show_seconds(one.seconds)) for one in self.slowest]
             tables.append(("slowest tasks", ("function", "task", "ran"), list(rows)))
         if self.pickled:
-            told = [(one.why, f"{one.count:,}", show_bytes(one.nbytes)) for one in self.pickled]
-            tables.append(("pickled, not shared", ("because of", "objects", "bytes"), list(told)))
+            rows_of_pickled = [(one.why, f"{one.count:,}", show_bytes(one.nbytes)) for one in self.pickled]
+            tables.append(("pickled, not shared", ("because of", "objects", "bytes"), list(rows_of_pickled)))
         return tables
 
 
@@ -171,7 +170,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int | None = None) -> list[str]:
-    """Rows as lines of text, in columns: the first `left` of them (by default all) to the left, the others to the right."""
+    """Rows as lines of text in columns. The first `left` columns, by default all, are aligned left, the others right."""
     columns = range(len(rows[0])) if rows else range(0)
     widths = [max(len(row[column]) for row in rows) for column in columns]
     justified = [str.ljust if left is None or column < left else str.rjust for column in columns]
@@ -182,7 +181,7 @@ def aligned(rows: Sequence[Sequence[str]], left: int | None = None) -> list[str]
 
 
 def show_bytes(nbytes: float) -> str:
-    """Bytes as people read them: ``1.2 GB``."""
+    """Bytes with a unit: ``1.2 GB``."""
     for unit in ("bytes", "kB", "MB"):
         if nbytes < 1000:
             return f"{nbytes:,.0f} {unit}" if unit == "bytes" or nbytes >= 100 else f"{nbytes:.1f} {unit}"

@@ -1,7 +1,7 @@
-"""The executor: `concurrent.futures.ProcessPoolExecutor`, on the engine of `ArrowPool`.
+"""The executor: `concurrent.futures.ProcessPoolExecutor` on the engine of `ArrowPool`.
 
-A user's `submit` and `map` become calls of a pool, with futures in place of result objects (see `futures`). The pool is made
-with the first call, and ends with `shutdown`, the executor's garbage collection, or Python's exit.
+`submit` and `map` become calls of a pool, with futures in place of result objects (see `jobs`). The first call makes the pool.
+It ends with `shutdown`, the executor's garbage collection, or Python's exit.
 """
 
 from __future__ import annotations
@@ -24,38 +24,42 @@ from contextlib import AbstractContextManager
 from multiprocessing.pool import mapstar, starmapstar  # type: ignore[attr-defined]
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 from arrowpool.engine.calls import Call
 from arrowpool.errors import again
+from arrowpool.executor.chunks import batched, flattened
 from arrowpool.executor.jobs import Job, PoolCloser, is_exiting
 from arrowpool.interrupts import check_process
 from arrowpool.pool import ArrowPool, default_size
+from arrowpool.stats import Stats
 
 _log = logging.getLogger(__name__)
-_Shared = TypeVar("_Shared")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class ProcessPoolExecutor(futures.ProcessPoolExecutor):
     """The standard library's `ProcessPoolExecutor`; frames, tables and arrays travel through shared memory.
 
-    Signature, methods, results, cancellation, `shutdown`, and the ends by garbage collection and by Python's exit are the
-    standard library's. A future runs from when its task is prepared for a worker; at most `max_workers` are prepared
-    beyond those that workers have. Different, and so documented:
+    Signature, methods, results, cancellation, `shutdown`, and the ends by garbage collection and at Python's exit are the
+    standard library's. A future is running once its task is prepared for a worker; at most `max_workers` tasks are prepared
+    in addition to those that workers have. The differences:
 
-    - A worker that is killed or crashes takes only the task with it that it ran: that future's exception is
-      `WorkerLostError`, a `BrokenProcessPool`. The executor stays usable, the worker is replaced. Only an initializer that
-      fails breaks it, with `WorkerInitError`, which is a `BrokenProcessPool` too.
-    - A task that calls `sys.exit` has a `TaskExitError`.
-    - `map` sends its function, and an object that occurs several times in its iterables, once. With `buffersize`, of which
-      every Python has it here, and with `submit`, they go with each task; `share` changes that.
-    - Ctrl-C in the ``with`` block ends it in a moment: what waits is cancelled, what runs is interrupted.
-    - Workers are daemonic: they cannot have worker processes of their own.
+    - A worker that is killed or crashes loses only the task that it ran: the exception of that future is `WorkerLostError`,
+      a `BrokenProcessPool`. The worker is replaced and the executor stays usable. Only a failing initializer breaks the
+      executor, with `WorkerInitError`, also a `BrokenProcessPool`.
+    - A task that calls `sys.exit` raises `TaskExitError`.
+    - `map` sends its function, and an object that occurs several times in its iterables, once. `submit`, and `map` with
+      `buffersize`, send them with each task, unless `share` is used.
+    - `map` takes `buffersize` in every version of Python.
+    - Ctrl-C in the ``with`` block ends it at once: waiting tasks are cancelled, running tasks are interrupted.
+    - Workers are daemonic: they cannot start worker processes of their own.
 
     Parameters
     ----------
     max_workers, mp_context, initializer, initargs, max_tasks_per_child
-        As for `concurrent.futures.ProcessPoolExecutor`, in every version of Python.
+        As for `concurrent.futures.ProcessPoolExecutor`.
     max_bytes, spill_dir, retries, task_timeout
         As for `ArrowPool`.
 
@@ -82,12 +86,12 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
-        max_bytes: int | None = None,
+        max_bytes: SupportsIndex | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         retries: int = 0,
         task_timeout: float | None = None,
     ):
-        # Not the standard library's constructor: that makes its queues.
+        # Not the standard library's constructor, which makes queues.
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -104,10 +108,10 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
                     "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; "
                     "supply a different mp_context."
                 )
-        # What dask, adaptive and others read.
+        # dask, adaptive and others read these two.
         self._mp_context = mp_context
         self._max_workers: int = max_workers or default_size()
-        # No reference to this executor: its last user lets go of it at once, not at some garbage collection.
+        # Without a reference to this executor: it ends as soon as its last user drops it, not at a later garbage collection.
         self._make_pool = functools.partial(
             ArrowPool,
             self._max_workers,
@@ -141,47 +145,68 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
 
     # Calls
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Schedule ``fn(*args, **kwargs)``.
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Start ``fn(*args, **kwargs)`` in a worker. Does not block.
 
         Returns
         -------
-        Future
-            Of its value.
+        concurrent.futures.Future
+            Of the value.
 
         Raises
         ------
         BrokenProcessPool
-            When the initializer has failed.
+            After the initializer has failed.
         RuntimeError
             After `shutdown`, and when Python exits.
+
+        Examples
+        --------
+        >>> from arrowpool import ProcessPoolExecutor
+        >>> with ProcessPoolExecutor(2) as executor:
+        ...     executor.submit(pow, 2, 10).result()
+        1024
         """
         return self._call([(fn, args, kwargs)])[0]
 
     def map(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., _T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
-    ) -> Iterator[Any]:
-        """As the built-in `map`, in the workers.
+    ) -> Iterator[_T]:
+        """Return an iterator over the results of `fn`, called with one item of each iterable, in the order of the items.
+
+        The iterator raises the exception of a task in place of its result, and ends there. Dropping the iterator cancels the
+        futures that do not run.
 
         Parameters
         ----------
+        fn : callable
+            Called with as many arguments as there are iterables.
+        *iterables : iterable
+            The shortest one ends the call.
         timeout : float, optional
             Seconds from now after which the iterator raises TimeoutError.
         chunksize : int
-            How many items go to a worker in one task.
+            Number of items that a worker gets in one task.
         buffersize : int, optional
-            How many tasks are submitted at most whose results were not yielded; the iterables are read no further than that.
-            By default they are read at once, to their end.
+            Maximum number of tasks submitted whose results are not yielded yet; the iterables are read no further. By
+            default they are read to their end at once.
 
         Raises
         ------
         ValueError, TypeError
-            For a chunksize or a buffersize below 1, or one that is no number.
+            For a chunksize or buffersize that is not a positive integer.
+
+        Examples
+        --------
+        >>> from arrowpool import ProcessPoolExecutor
+        >>> with ProcessPoolExecutor(2) as executor:
+        ...     list(executor.map(pow, [2, 3], [10, 2]))
+        [1024, 9]
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -198,9 +223,9 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
 
         if buffersize is None:
             items = list(rest)
-            pending = deque(self._call([work(chunk) for chunk in _batched(items, chunksize)], items))
-            return _results(pending, lambda: None, until)
-        chunks = _batched(rest, chunksize)
+            pending = deque(self._call([work(chunk) for chunk in batched(items, chunksize)], items))
+            return flattened(pending, lambda: None, until)
+        chunks = batched(rest, chunksize)
         pending = deque(self._call([work(chunk)])[0] for chunk in itertools.islice(chunks, buffersize))
         executor = weakref.ref(self)
 
@@ -209,28 +234,56 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
             if alive is not None:
                 pending.extend(alive._call([work(chunk)])[0] for chunk in itertools.islice(chunks, 1))
 
-        return _results(pending, refill, until)
+        return flattened(pending, refill, until)
 
-    def share(self, obj: _Shared) -> AbstractContextManager[_Shared]:
-        """Copy an object once, for all tasks submitted in the ``with`` block; see `ArrowPool.share`."""
+    def share(self, obj: _T) -> AbstractContextManager[_T]:
+        """Copy an object once for all tasks submitted in the ``with`` block; see `ArrowPool.share`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from arrowpool import ProcessPoolExecutor
+        >>> prices = np.arange(100_000.0)
+        >>> with ProcessPoolExecutor(2) as executor, executor.share(prices):
+        ...     futures = [executor.submit(np.quantile, prices, q) for q in (0.25, 0.75)]
+        ...     [float(future.result()) for future in futures]
+        [24999.75, 74999.25]
+        """
         self._check_process()
         with self._changing:
             return self._running().share(obj)
 
+    def stats(self) -> Stats:
+        """Return what this executor has done so far; see `ArrowPool.stats`. All figures are 0 before the first call.
+
+        Examples
+        --------
+        >>> from arrowpool import ProcessPoolExecutor
+        >>> with ProcessPoolExecutor(2) as executor:
+        ...     values = list(executor.map(abs, [-1, -2, -3]))
+        ...     executor.stats().tasks
+        3
+        """
+        closer = self._closer
+        return Stats() if closer is None else closer.pool.stats()
+
     def _check_process(self) -> None:
-        # Before the lock, which another thread may have held at the fork.
+        # Before taking the lock, which another thread may have held at the fork.
         if self._closer is not None:
             check_process(self._closer.pid)
 
     def _call(self, works: list[tuple[Any, ...]], items: list[Any] | None = None) -> list[Future[Any]]:
-        """Futures of these tasks, of one call of the pool: ``(function, args, kwds)`` each; `items` are what they are made of."""
+        """Make one call of the pool with these tasks, each ``(function, args, kwds)``; return their futures.
+
+        `items` are the items that the tasks were made of, when several tasks may hold the same object.
+        """
         if not works:
             return []
         self._check_process()
         with self._changing:
             pool = self._running()
         shares = pool._shared_now()
-        # Without the lock: pickling may call anything, this executor too.
+        # Outside the lock: pickling may run any code, and use this executor.
         snapshot = None
         if items is None:
             function, args, kwds = works[0]
@@ -255,7 +308,7 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         return made
 
     def _running(self) -> ArrowPool:
-        """The pool, made when it is needed first. To be called with the lock."""
+        """The pool, made at the first call. The caller holds the lock."""
         if self._is_shut:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if is_exiting():
@@ -268,12 +321,13 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
     # Ends
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; the workers end once all that were made are answered.
+        """Take no more calls. The workers end when all calls are answered.
 
         Parameters
         ----------
         wait : bool
-            Whether to return only then. (A done callback never waits, nor does any code in a thread of the pool's: all answers would wait for it.)
+            Whether to wait until they have ended. In a done callback, and elsewhere in a thread of the pool, the method never
+            waits: all answers would wait for it.
         cancel_futures : bool
             Whether to cancel the futures that do not run yet.
         """
@@ -291,14 +345,14 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
             closer.join()
 
     def terminate_workers(self) -> None:
-        """Shut down without waiting, cancel what does not run, and end the workers; as in Python 3.14, in every version.
+        """End the workers with SIGTERM and shut down, without waiting. As in Python 3.14, in every version.
 
-        Futures that run get a `BrokenProcessPool`.
+        Running futures raise `BrokenProcessPool`; waiting ones are cancelled.
         """
         self._end_workers(operator.methodcaller("terminate"))
 
     def kill_workers(self) -> None:
-        """As `terminate_workers`, by SIGKILL."""
+        """As `terminate_workers`, with SIGKILL."""
         self._end_workers(operator.methodcaller("kill"))
 
     def _end_workers(self, end: Callable[[BaseProcess], None]) -> None:
@@ -325,34 +379,6 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
     def _interrupt(self) -> None:
         if self._closer is not None:
             self._closer.give_up(CancelledError("interrupted"))
-
-
-def _results(pending: deque[Future[Any]], refill: Callable[[], None], until: float | None) -> Iterator[Any]:
-    """The results of futures whose values are lists, flat, in order; `refill` may append more of them."""
-    try:
-        while pending:
-            chunk = _result(pending.popleft(), until)
-            refill()
-            # Nothing here holds on to what was yielded.
-            chunk.reverse()
-            while chunk:
-                yield chunk.pop()
-    finally:
-        for future in pending:
-            future.cancel()
-
-
-def _result(future: Future[Any], until: float | None) -> Any:
-    try:
-        return future.result(None if until is None else until - time.monotonic())
-    finally:
-        future.cancel()
-        del future  # its exception refers to this frame
-
-
-def _batched(items: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
-    rest = iter(items)
-    return iter(lambda: tuple(itertools.islice(rest, size)), ())
 
 
 __all__ = ["ProcessPoolExecutor"]
