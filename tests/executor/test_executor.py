@@ -60,7 +60,8 @@ class Kind:
 
 STDLIB = [Kind("multiprocessing", futures.ProcessPoolExecutor, method) for method in METHODS]
 OURS = [Kind("arrowpool", ProcessPoolExecutor, method) for method in METHODS]
-EVERY = [*STDLIB, *OURS]
+#: The standard library's is what ours is held against; how its workers start does not matter for that.
+EVERY = [STDLIB[0], *OURS]
 FORKED = [kind for kind in EVERY if kind.method == "fork"]
 
 
@@ -385,7 +386,7 @@ def test_what_cannot_be_made(kind, error, arguments):
         kind(**arguments)
 
 
-@over([kind for kind in EVERY if kind.method == "forkserver"])
+@over([kind for kind in [*STDLIB, *OURS] if kind.method == "forkserver"])
 def test_max_tasks_per_child(kind):
     if sys.version_info < (3, 11) and not kind.ours:
         pytest.skip("new in Python 3.11")

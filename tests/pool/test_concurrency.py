@@ -151,7 +151,8 @@ def test_a_task_that_leaves_a_child_behind(ours):
     pool.join()
 
 
-@pytest.mark.parametrize("ending", ["terminate", "collect", "maxtasksperchild"])
+# The pool ends in its own process. The start method only decides how memory was reached: inherited, or by a descriptor.
+@across_methods("ours, ending", ["terminate", "collect", "maxtasksperchild"])
 def test_results_outlive_what_they_came_from(ours, ending):
     argument = np.arange(BIG, dtype=float)
     pool = ours.pool(2, maxtasksperchild=1 if ending == "maxtasksperchild" else None)
@@ -215,7 +216,7 @@ ENDS = {
 }
 
 
-@across_methods("one, doing", ENDS, few=2)
+@across_methods("one, doing", ENDS)
 def test_the_interpreter_exits(one, tmp_path, doing):
     script = tmp_path / "script.py"
     program = f"""

@@ -40,8 +40,8 @@ def test_by_default_nothing_is_run_twice(our_pool, tmp_path):
 
 @across_methods(("ours", "how"), ["spin", "note_pid_and_block"])
 def test_a_task_that_runs_too_long(ours, tmp_path, how):
-    # Workers that are not forked import pandas with their first task, which takes a while on a busy machine.
-    limit = 1.0 if ours.method == "fork" else 5.0
+    # Workers that are not forked import the tasks' module within the time of their first one.
+    limit = 1.0 if ours.method == "fork" else 2.5
     with ours.pool(2, task_timeout=limit) as pool:
         pool.map(tasks.square, range(4), 1)
         began = time.monotonic()

@@ -26,7 +26,7 @@ from arrowpool.memory import facilities
 from tests.trials import child, hostile, programs
 from tests.trials.programs import HOWS, JOBS, KINDS, PLACES, SIZES, Cloud, Holder, closure_over, portrait
 
-SECONDS = float(os.environ.get("ARROWPOOL_ORACLE_SECONDS", "20"))
+SECONDS = float(os.environ.get("ARROWPOOL_ORACLE_SECONDS", "10"))
 SEED = int(os.environ.get("ARROWPOOL_ORACLE_SEED", random.SystemRandom().randrange(1 << 32)))
 STEPS = 40
 LIMIT = 30
