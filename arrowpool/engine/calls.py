@@ -125,6 +125,12 @@ class Call:
     repeated: frozenset[int] | None = None
     stretches: list[Stretch] | None = None
 
+    def hold(self, blob: Blob) -> None:
+        """Keep a blob until the call is over."""
+        if blob not in self.held:
+            blob.holds += 1
+            self.held.add(blob)
+
     def took(self, seconds: float, nbytes: int) -> None:
         """A task has been answered: how long it ran, how many shared bytes its result has."""
         self.replies += 1

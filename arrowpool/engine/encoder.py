@@ -8,30 +8,24 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from arrowpool.codecs import Extent, extents
 from arrowpool.engine.budget import Budget
 from arrowpool.engine.calls import Blob, Call, EncodedFunction, Task
 from arrowpool.engine.events import Failed
 from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.reclaim import Reclaim
+from arrowpool.engine.shared import SharedByCall
 from arrowpool.engine.snapshot import Snapshots, parts_of
 from arrowpool.errors import ArenaFullError, contained
-from arrowpool.memory import platform
 from arrowpool.transport import protocol
-from arrowpool.transport.overlaps import find, stretches
 from arrowpool.transport.parcel import Parcel, Reduced
 from arrowpool.transport.resolution import constants_of, is_stateless
 from arrowpool.transport.sender import Relieve, Sender
-from arrowpool.tuning import OWN_SEGMENT
 
 #: Functions without data that a pool remembers, and so sends to each worker once and not once a call.
 _FUNCTIONS_KEPT = 1000
-_NOTHING: dict[int, int] = {}
-_NONE: frozenset[int] = frozenset()
 
 
 class Unplaced(NamedTuple):
@@ -71,23 +65,19 @@ class Encoder:
         self._sender = sender
         self._snapshots = snapshots
         self._metrics = metrics
-        sender.pickled = metrics.pickled
         self._budget = budget
         self._reclaim = reclaim
         self._numbers = itertools.count()
         self._known_functions: dict[bytes, Blob] = {}
         #: Blobs that nothing refers to any more, until somebody is told.
         self._ended: list[Blob] = []
-        #: While a task or a function is reduced: its call, and the blobs it turned out to need.
-        self._current: tuple[Call, list[Blob]] | None = None
-        sender.reducer.find_window = self._find_window
 
     def adopt(self, call: Call) -> None:
         """A call has arrived: see to it that what it refers to stays."""
         for share in call.shares:
             blob = share.blob
             if blob is not None and blob.holds:
-                self._hold(call, blob)
+                call.hold(blob)
                 call.pins[blob.number] = blob
                 call.pinned[id(share.obj)] = blob.number
             elif call.snapshot is not None:
@@ -115,13 +105,9 @@ class Encoder:
                 self._metrics.saved(known.nbytes)
             return Task(call, index, star, Parcel(protocol.plain(payload), (), 0), call.blobs)
         snapshot, call.snapshot = call.snapshot, None
-        reducer = self._sender.reducer
         try:
             if snapshot is not None and snapshot.failure is not None:
                 raise snapshot.failure
-            reducer.pinned = call.pinned
-            # What no list has several times need not be looked up there.
-            reducer.shared_number = self._shared_number if call.items is not None and call.repeated != _NONE else None
             changed = None
             if not self._is_encoded(call, function):
                 changed = self._encode_function(call, function, snapshot.function if snapshot is not None else None)
@@ -129,7 +115,7 @@ class Encoder:
             assert encoded is not None
             if encoded.nbytes:
                 self._metrics.saved(encoded.nbytes)
-            blobs = [*encoded.blobs]  # and with the function, once that is placed
+            needed = self._sharing(call, encoded.blobs)
             taken: Parcel | Reduced
             if plain:
                 taken = Parcel(protocol.plain(payload), (), 0)
@@ -137,20 +123,19 @@ class Encoder:
                 if snapshot is not None and snapshot.payload is not None:
                     taken = snapshot.payload
                 else:
-                    self._current = (call, blobs)
-                    taken = self._sender.reduce(payload, encoded.seen)
-                self._refer_to_pins(call, blobs, taken)
+                    taken = self._sender.reduce(payload, encoded.seen, needed)
+                self._note_pickled(payload, taken)
+                needed.refer_to_pins(taken)
                 if not taken.units:
                     taken = Parcel(protocol.encoded(taken.stream), (), 0)
         except BaseException as error:
             return Failed(job, index, contained(error, "pickling it"))
         finally:
-            self._current = None
-            reducer.pinned, reducer.shared_number = _NOTHING, None
             self._snapshots.drop(snapshot)
+        blobs = tuple(needed.blobs)  # and the function, once that is placed
         if changed is not None or not isinstance(taken, Parcel):
-            return Unplaced(call, index, star, taken, tuple(blobs), changed)
-        return self._task(call, index, star, taken, tuple(blobs))
+            return Unplaced(call, index, star, taken, blobs, changed)
+        return self._task(call, index, star, taken, blobs)
 
     def place(self, unplaced: Unplaced, relieve: Relieve | None) -> Task:
         """Copy a task's large memory to where its worker will read it.
@@ -204,18 +189,18 @@ class Encoder:
         memory, which shall not be placed before there is room for it.
         """
         stateless = is_stateless(function)
-        blobs: list[Blob] = []
-        self._current = (call, blobs)
+        needed = self._sharing(call)
         try:
             seen = None
             if reduced is None:
                 if call.encoded is None:
                     self._sender.reducer.refresh()
                 if stateless:
-                    reduced = self._sender.reduce(function)
+                    reduced = self._sender.reduce(function, None, needed)
                 else:
-                    reduced, seen = self._sender.reduce_and_note(function)
-            self._refer_to_pins(call, blobs, reduced)
+                    reduced, seen = self._sender.reduce_and_note(function, needed)
+            self._note_pickled(function, reduced)
+            needed.refer_to_pins(reduced)
             may_change = call.lazy and not stateless
             encoded = EncodedFunction(
                 reduced if may_change else None,
@@ -223,7 +208,7 @@ class Encoder:
                 seen,
                 constants_of(function) if may_change else None,
                 may_change,
-                tuple(blobs),
+                tuple(needed.blobs),
             )
             known = call.encoded
             if known is not None and known.reduced is not None and call.function is function:
@@ -241,8 +226,6 @@ class Encoder:
             if stateless or not call.lazy:
                 call.failure = contained(error, "pickling it")
             raise
-        finally:
-            self._current = None
 
     def _function_blob(self, reduced: Reduced, stateless: bool) -> Blob:
         plain = stateless and not reduced.units
@@ -281,56 +264,19 @@ class Encoder:
 
     # What tasks share
 
-    def _shared_number(self, obj: Any) -> int | None:
-        """The number under which an object goes that occurs several times in a call's list."""
-        if self._current is None:
-            return None
-        call, blobs = self._current
-        blob = self._share(call, obj)
-        if blob is None:
-            return None
-        self._refer(call, blobs, blob)
-        self._metrics.saved(blob.parcel.nbytes)
-        return blob.number
+    def _sharing(self, call: Call, blobs: Iterable[Blob] = ()) -> SharedByCall:
+        sharing = SharedByCall(call, self._take_apart, self._place_for, self._metrics.saved)
+        sharing.blobs.extend(blobs)
+        return sharing
 
-    def _refer_to_pins(self, call: Call, blobs: list[Blob], reduced: Reduced) -> None:
-        """Add what users have shared to the blobs that a task needs."""
-        if call.pins:
-            for unit in reduced.units:
-                blob = call.pins.get(unit.shared_object) if unit.shared_object is not None else None
-                if blob is not None:
-                    self._refer(call, blobs, blob)
-                    if blob.parcel.nbytes:
-                        self._metrics.saved(blob.parcel.nbytes)
-
-    def _refer(self, call: Call, blobs: list[Blob], blob: Blob) -> None:
-        self._hold(call, blob)
-        if blob not in blobs:
-            blobs.append(blob)
-
-    def _hold(self, call: Call, blob: Blob) -> None:
-        if blob not in call.held:
-            blob.holds += 1
-            call.held.add(blob)
-
-    def _share(self, call: Call, obj: Any) -> Blob | None:
-        if call.items is None:
-            return None
-        if call.repeated is None:
-            call.repeated = _repeated(call.items)
-        if id(obj) not in call.repeated:
-            return None
-        if id(obj) in call.shared:
-            return call.shared[id(obj)][1]
-        # A reducer of its own: this one is in the middle of the task that refers to the object.
+    def _take_apart(self, obj: Any) -> Reduced:
         reduced = self._sender.reduce_apart(obj)
-        if reduced.nbytes < OWN_SEGMENT:
-            call.shared[id(obj)] = obj, None
-            return None
-        blob = self._place_for(call, reduced)
-        if blob is not None:
-            call.shared[id(obj)] = obj, blob
-        return blob
+        self._note_pickled(obj, reduced)
+        return reduced
+
+    def _note_pickled(self, obj: Any, reduced: Reduced) -> None:
+        if reduced.placed_stream_bytes:
+            self._metrics.pickled(obj, reduced.placed_stream_bytes)
 
     def _place_for(self, call: Call, reduced: Reduced) -> Blob | None:
         """Place what several tasks of a call refer to, if there is room for it beside them."""
@@ -344,27 +290,6 @@ class Encoder:
         call.held.add(blob)
         return blob
 
-    def _find_window(self, address: int, nbytes: int) -> tuple[int, int] | None:
-        """The number of the blob that holds this memory for all tasks of the call, and where in it."""
-        if self._current is None:
-            return None
-        call, blobs = self._current
-        if call.stretches is None:
-            call.stretches = stretches(_extents(call.items)) if call.items is not None and len(call.items) > 1 else []
-        if not call.stretches:
-            return None
-        stretch = find(call.stretches, address, nbytes)
-        if stretch is None:
-            return None
-        if stretch.blob is None:
-            whole = platform.bytes_at(stretch.start, stretch.stop - stretch.start)
-            stretch.blob = self._place_for(call, self._sender.reduce_apart(whole))
-            if stretch.blob is None:
-                return None
-        self._refer(call, blobs, stretch.blob)
-        self._metrics.saved(nbytes)
-        return stretch.blob.number, address - stretch.start
-
     def pin(self, obj: Any) -> Blob:
         """Place an object, to be referred to by all calls that are made from now on, instead of being copied again.
 
@@ -374,7 +299,7 @@ class Encoder:
             Whatever pickling it raises; ArenaFullError when there is no room.
         """
         self._sender.reducer.refresh()
-        return self._place_lasting(self._sender.reduce_apart(obj))
+        return self._place_lasting(self._take_apart(obj))
 
     def exhausted(self, call: Call) -> None:
         """All tasks of the call are taken: let go of the user's objects, as soon as the standard library does."""
@@ -416,33 +341,3 @@ class Encoder:
     def _take_ended(self) -> list[Blob]:
         ended, self._ended = self._ended, []
         return ended
-
-
-def _members(items: Iterable[Any]) -> Iterator[Any]:
-    """The items, or the members of items that are containers.
-
-    What a subclass stores, not what its own methods would say: that may be made for the occasion, and soon be gone.
-    """
-    for item in items:
-        if isinstance(item, tuple):
-            yield from tuple.__iter__(item)
-        elif isinstance(item, list):
-            yield from list.__iter__(item)
-        elif isinstance(item, dict):
-            yield from dict.values(item)
-        else:
-            yield item
-
-
-def _extents(items: Iterable[Any]) -> Iterator[Extent]:
-    """Where the large memory of all members lies."""
-    for member in {id(member): member for member in _members(items)}.values():
-        yield from extents(member)
-
-
-def _repeated(items: list[Any] | tuple[Any, ...]) -> frozenset[int]:
-    """Ids of the objects that occur more than once among the items, or among the members of items that are containers."""
-    counts: Counter[int] = Counter()
-    for item in items:
-        counts.update({id(member) for member in _members((item,))})
-    return frozenset(number for number, count in counts.items() if count > 1)

@@ -25,9 +25,10 @@ from arrowpool.transport.channel import Channel
 from arrowpool.transport.parcel import Parcel, Reduced
 from arrowpool.transport.protocol import Body, Grants
 from arrowpool.transport.receiver import Receiver
-from arrowpool.transport.reducer import Reducer, Unit
+from arrowpool.transport.reducer import Reducer
 from arrowpool.transport.resolution import Reach
 from arrowpool.transport.sender import Sender
+from arrowpool.transport.unit import Unit
 from arrowpool.tuning import INLINE_LIMIT
 from arrowpool.worker.loop import Endpoints, main
 from arrowpool.worker.signals import Lifeline, signals_held_back, tie

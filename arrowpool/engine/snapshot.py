@@ -23,6 +23,7 @@ from arrowpool.transport.protocol import Star, is_plain
 from arrowpool.transport.reducer import Reducer
 from arrowpool.transport.resolution import is_stateless
 from arrowpool.transport.sender import Sender
+from arrowpool.transport.sharing import PinnedOnly, Sharing
 from arrowpool.tuning import SNAPSHOT_BYTES
 
 
@@ -61,21 +62,19 @@ class Snapshots:
             reducer = self._sender.new_reducer()
         try:
             reducer.refresh()
-            reducer.lends = self._sender.lends
-            reducer.pinned = {id(share.obj): share.blob.number for share in shares if share.blob is not None}
-            snapshot = self._taken_with(reducer, function, None if plain else payload)
+            pinned = {id(share.obj): share.blob.number for share in shares if share.blob is not None}
+            snapshot = self._taken_with(reducer, function, None if plain else payload, PinnedOnly(pinned))
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise
             return Snapshot(failure=contained(error, "pickling it"))
         finally:
-            reducer.pinned = {}
             self._idle.append(reducer)
         with self._counting:
             self._taken += snapshot.nbytes
         return snapshot
 
-    def _taken_with(self, reducer: Reducer, function: Any, payload: Any) -> Snapshot:
+    def _taken_with(self, reducer: Reducer, function: Any, payload: Any, sharing: Sharing) -> Snapshot:
         # What names things of a spawned worker's `__main__` waits for that worker's word: then it is taken later.
         reducer.guessed = False
         seen = None
@@ -83,15 +82,15 @@ class Snapshots:
         encoded: Reduced | None
         encoded_payload: Reduced | None = None
         if stateless or payload is None:
-            encoded = self._sender.reduce(function, reducer=reducer)
+            encoded = self._sender.reduce(function, None, sharing, reducer)
         else:
-            encoded, seen = self._sender.reduce_and_note(function, reducer)
+            encoded, seen = self._sender.reduce_and_note(function, sharing, reducer)
         if reducer.guessed:
             if not stateless:
                 return Snapshot()
             encoded, reducer.guessed = None, False
         if payload is not None:
-            encoded_payload = self._sender.reduce(payload, seen, reducer)
+            encoded_payload = self._sender.reduce(payload, seen, sharing, reducer)
             if reducer.guessed:
                 if not stateless:
                     return Snapshot()

@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from arrowpool.codecs import arrow, library_of
 from arrowpool.errors import ShelfKeyError
 from arrowpool.shelf.frames import FrameTable, resolve
-from arrowpool.transport.reducer import Reducer, Unit, loads
+from arrowpool.transport.reducer import Reducer, loads
+from arrowpool.transport.sharing import PinnedOnly
+from arrowpool.transport.unit import Unit
 from arrowpool.tuning import ALIGNMENT, COPY_THREADS, INLINE_LIMIT, PIECE
 
 Memory = NDArray[np.uint8]
@@ -133,18 +135,9 @@ def _write_table(table: pa.Table, sink: Any) -> None:
 
 
 def _exact_part(obj: Any, frame: FrameTable | None = None) -> Part:
-    references: list[Any] = []
-
-    def number(part: Any) -> int | None:
-        reference = frame.reference(part) if frame is not None else None
-        if reference is None:
-            return None
-        references.append(reference)
-        return len(references) - 1
-
-    reducer = Reducer(inline_limit=INLINE_LIMIT)
-    reducer.shared_number = number
-    body, units = reducer.reduce(obj)
+    in_table = _InTable(frame)
+    body, units = Reducer(inline_limit=INLINE_LIMIT).reduce(obj, sharing=in_table)
+    references = in_table.references
     shared = tuple(unit.shared_object for unit in units)
     stream = _dump_small((references, shared)) + body
     placed = [unit for unit in units if unit.shared_object is None]
@@ -162,6 +155,23 @@ def _exact_part(obj: Any, frame: FrameTable | None = None) -> Part:
             _copy(unit, memory[offset : offset + nbytes])
 
     return Part(EXACT, at, write)
+
+
+class _InTable(PinnedOnly):
+    """Refers to columns of the table instead of storing them twice."""
+
+    def __init__(self, frame: FrameTable | None):
+        super().__init__({})
+        self._frame = frame
+        self.may_repeat = frame is not None
+        self.references: list[Any] = []
+
+    def number_of(self, obj: Any) -> int | None:
+        reference = self._frame.reference(obj) if self._frame is not None else None
+        if reference is None:
+            return None
+        self.references.append(reference)
+        return len(self.references) - 1
 
 
 def _copy(unit: Unit, buffer: Memory) -> None:

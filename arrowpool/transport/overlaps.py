@@ -1,20 +1,22 @@
-"""Memory that the items of one call show again and again: overlapping windows of a frame, slices of a table.
+"""Memory that overlaps: windows of a frame, slices of a table.
 
-Decides, from where each array lies, which stretches of memory are cheaper to copy once than window by window; finds the
-stretch that an array lies in. Pure: addresses in, answers out. Used by the encoder.
+Answers three questions: which stretches of memory are cheaper to copy once than window by window, in which of them an array
+lies, and how spans that overlap are kept apart where each may be written to. Pure: addresses in, answers out. Used by
+what shares memory between tasks, and by the sender.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Sequence
+import heapq
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from arrowpool.codecs.outbox import Extent
 from arrowpool.tuning import ALIGNMENT, LEAST_WINDOW
 
-#: What is visible in all windows together must be so many times what lies behind them: to send a window of shared memory is
-#: cheap, but not quite as cheap as to send memory of its own, which the next task finds warm.
+#: All windows together must show this many times the memory behind them. Sending a window of shared memory is cheap, but
+#: not quite as cheap as sending a segment, which the next task finds warm.
 _WORTH = 1.5
 
 
@@ -24,7 +26,7 @@ class Stretch:
     Attributes
     ----------
     blob : object or None
-        What was made of it, for the encoder to keep; None so far.
+        For the user of the stretch: what was made of it.
     """
 
     __slots__ = ("_owners", "blob", "start", "stop")
@@ -40,14 +42,14 @@ class Stretch:
 
 
 def stretches(extents: Iterable[Extent]) -> list[Stretch]:
-    """The stretches worth to be copied as a whole, by address."""
+    """The stretches that are worth copying as a whole, by address."""
     found: list[Stretch] = []
     start = stop = visible = 0
     owners: list[Any] = []
 
     def end() -> None:
         if len(owners) > 1 and stop - start >= LEAST_WINDOW and visible > _WORTH * (stop - start):
-            # So that every element keeps its alignment. The bytes before it lie on the same page.
+            # From an aligned address, so that every element keeps its alignment. The bytes before `start` lie on its page.
             found.append(Stretch(start - start % ALIGNMENT, stop, owners))
 
     for extent in sorted(extents, key=_by_start):
@@ -75,3 +77,35 @@ def find(among: list[Stretch], address: int, nbytes: int) -> Stretch | None:
 
 def _start(stretch: Stretch) -> int:
     return stretch.start
+
+
+def layers(spans: Sequence[tuple[Hashable, int, int]]) -> list[int]:
+    """Keep spans of the same memory apart: two that overlap get different layers.
+
+    Each layer is one private copy of the memory, so what is written through one span does not show in another.
+
+    Parameters
+    ----------
+    spans : sequence of (memory, start, stop)
+        Which memory, and ``[start, stop)`` in it.
+
+    Returns
+    -------
+    list of int
+        For each span its layer, from 0 on, with as few layers for each memory as there can be.
+    """
+    found = [0] * len(spans)
+    if len(spans) < 2:
+        return found
+    #: By memory, for each layer: where its last span ends, the first to end first.
+    ends: dict[Hashable, list[tuple[int, int]]] = {}
+    for index in sorted(range(len(spans)), key=lambda index: spans[index][1]):
+        memory, start, stop = spans[index]
+        used = ends.setdefault(memory, [])
+        if used and used[0][0] <= start:
+            found[index] = used[0][1]
+            heapq.heapreplace(used, (stop, found[index]))
+        else:
+            found[index] = len(used)
+            heapq.heappush(used, (stop, found[index]))
+    return found

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from arrowpool.memory.lifecycle import Segment
 from arrowpool.transport.protocol import Body, piped_bytes
-from arrowpool.transport.reducer import Unit
+from arrowpool.transport.unit import Unit
 
 
 class Reduced(NamedTuple):
@@ -19,6 +19,11 @@ class Reduced(NamedTuple):
     def nbytes(self) -> int:
         """Bytes that will need room in segments."""
         return sum(unit.nbytes for unit in self.units if unit.lease is None)
+
+    @property
+    def placed_stream_bytes(self) -> int:
+        """Bytes of the stream, where it is so long that it was made the first unit; else 0."""
+        return self.units[0].nbytes if self.units and not self.stream else 0
 
 
 class Parcel(NamedTuple):

@@ -22,10 +22,13 @@ from arrowpool.memory.lifecycle import Borrowed, LifecycleManager, Segment
 from arrowpool.memory.mapping import Lease
 from arrowpool.transport import protocol
 from arrowpool.transport.copiers import Copiers
+from arrowpool.transport.overlaps import layers
 from arrowpool.transport.parcel import Parcel, Reduced
 from arrowpool.transport.protocol import Grants, InSegment, Placement, read_placement
-from arrowpool.transport.reducer import Reducer, Seen, Unit
+from arrowpool.transport.reducer import Reducer, Seen
 from arrowpool.transport.resolution import Reach
+from arrowpool.transport.sharing import NOTHING, Sharing
+from arrowpool.transport.unit import Unit
 from arrowpool.tuning import (
     ALIGNMENT,
     HOPELESS_SECONDS,
@@ -68,17 +71,9 @@ class Sender:
         #: Buffers that were left where they lay, in memory that another process owns, and their bytes.
         self.lent = 0
         self.lent_bytes = 0
-        #: Told of objects of which so many bytes could not be shared.
-        self.pickled: Callable[[Any, int], None] | None = None
-
-    @property
-    def lends(self) -> bool:
-        """Whether what lies in other processes' memory is left there, for receivers that can read it."""
-        return self.reducer.lends
-
-    @lends.setter
-    def lends(self, lends: bool) -> None:
-        self.reducer.lends = lends
+        #: Whether what lies in other processes' memory is left there, for receivers that can read it. The feeder writes;
+        #: threads that take snapshots read. Safe: `bring_in` copies what was lent to a receiver that cannot read it.
+        self.lends = False
 
     @property
     def resident(self) -> int:
@@ -90,7 +85,9 @@ class Sender:
         if self.arena is not None:
             self.arena.trim()
 
-    def reduce(self, obj: Any, after: Seen | None = None, reducer: Reducer | None = None) -> Reduced:
+    def reduce(
+        self, obj: Any, after: Seen | None = None, sharing: Sharing = NOTHING, reducer: Reducer | None = None
+    ) -> Reduced:
         """Take `obj` apart.
 
         Parameters
@@ -99,6 +96,8 @@ class Sender:
             What to send.
         after : Seen, optional
             The objects of what the receiver rebuilds just before, by `Receiver.rebuild_in_turn`: they are referred to.
+        sharing : Sharing
+            What may be referred to by number.
         reducer : Reducer, optional
             One from `new_reducer`; otherwise this sender's own, which is for one thread.
 
@@ -107,16 +106,18 @@ class Sender:
         Exception
             Whatever pickling the object raises; nothing is held then.
         """
-        return self._reduced(obj, *(reducer or self.reducer).reduce(obj, after))
+        return self._reduced(*(reducer or self.reducer).reduce(obj, after, sharing, lends=self.lends))
 
-    def reduce_and_note(self, obj: Any, reducer: Reducer | None = None) -> tuple[Reduced, Seen]:
-        """The same, and what objects there are in it."""
-        stream, units, seen = (reducer or self.reducer).reduce_and_note(obj)
-        return self._reduced(obj, stream, units), seen
+    def reduce_and_note(
+        self, obj: Any, sharing: Sharing = NOTHING, reducer: Reducer | None = None
+    ) -> tuple[Reduced, Seen]:
+        """As `reduce`, with the objects that went into the stream."""
+        stream, units, seen = (reducer or self.reducer).reduce_and_note(obj, sharing, lends=self.lends)
+        return self._reduced(stream, units), seen
 
     def reduce_apart(self, obj: Any) -> Reduced:
-        """The same, while another `reduce` is in the middle of something that refers to `obj`."""
-        return self.reduce(obj, reducer=self.new_reducer())
+        """As `reduce`, while this sender's own reducer is in the middle of something that refers to `obj`."""
+        return self._reduced(*self.new_reducer().reduce(obj))
 
     def new_reducer(self) -> Reducer:
         """One for another thread."""
@@ -126,11 +127,9 @@ class Sender:
         """Whether a function or class goes by its name."""
         return self._reach is not None and self._reach.resolves(obj)
 
-    def _reduced(self, obj: Any, stream: bytes, units: list[Unit]) -> Reduced:
+    def _reduced(self, stream: bytes, units: list[Unit]) -> Reduced:
         if len(stream) >= INLINE_LIMIT and self.arena is not None:
             # Cheaper than through the pipe, and the pipe never blocks on it.
-            if self.pickled is not None:
-                self.pickled(obj, len(stream))
             units = [Unit(len(stream), np.frombuffer(stream, dtype=np.uint8)), *units]
             stream = b""
         return Reduced(stream, units)
@@ -317,25 +316,42 @@ def _memory(arena: Arena, segments: Sequence[Segment], place: InSegment) -> Byte
 
 
 def _lay_out(units: list[Unit]) -> tuple[list[Lease], list[int], list[Placement]]:
-    """What is borrowed, sizes of the segments to make beside that, and where each unit lies, in the one or the other.
+    """The leases to lend, the sizes of the segments to allocate, and where each unit lies in these, leases first.
 
-    A large unit gets a segment of its own, so that keeping it alive keeps nothing else; small ones share.
+    A large unit gets a segment of its own, so that keeping it alive keeps nothing else; small ones share. A lease is lent
+    several times where units overlap in it, and a shared object is copied several times where windows do: what is written
+    to one unit must not show in another.
     """
-    borrowed = _Leases(units)
-    first = len(borrowed.leases)
+    lent = [(unit, unit.lease) for unit in units if unit.lease is not None]
+    lent_layers = iter(layers([(id(lease), unit.offset, unit.offset + unit.nbytes) for unit, lease in lent]))
+    windows = [(unit.shared_object, unit.window) for unit in units if unit.window is not None and unit.window.writable]
+    copies = iter(layers([(number, window.offset, window.offset + window.nbytes) for number, window in windows]))
+    #: The leases in use, by lease and layer, with their indexes.
+    indexes: dict[tuple[int, int], int] = {}
+    leases: list[Lease] = []
+    index_of: dict[int, int] = {}
+    for unit, lease in lent:
+        key = id(lease), next(lent_layers)
+        if key not in indexes:
+            indexes[key] = len(leases)
+            leases.append(lease)
+        index_of[id(unit)] = indexes[key]
+    first = len(leases)
     sizes: list[int] = []
     placements: list[Placement] = []
     shared = -1
     for unit in units:
         size = unit.nbytes
         if unit.shared_object is not None:
-            placements.append(
-                protocol.shared_object(unit.shared_object)
-                if unit.window is None
-                else protocol.shared_window(unit.shared_object, *unit.window)
-            )
+            window = unit.window
+            if window is None:
+                placements.append(protocol.shared_object(unit.shared_object))
+            else:
+                # Copy 0 is for all windows that are only read.
+                copy = next(copies) + 1 if window.writable else 0
+                placements.append(protocol.shared_window(unit.shared_object, window.offset, window.nbytes, copy))
         elif unit.lease is not None:
-            placements.append(protocol.in_segment(borrowed.of_unit[id(unit)], unit.offset, size))
+            placements.append(protocol.in_segment(index_of[id(unit)], unit.offset, size))
         elif size >= OWN_SEGMENT:
             placements.append(protocol.in_segment(first + len(sizes), 0, size))
             sizes.append(size)
@@ -346,31 +362,4 @@ def _lay_out(units: list[Unit]) -> tuple[list[Lease], list[int], list[Placement]
                 sizes.append(0)
             placements.append(protocol.in_segment(first + shared, sizes[shared], size))
             sizes[shared] += padded
-    return borrowed.leases, sizes, placements
-
-
-class _Leases:
-    """The leases that units lie in; one several times where units overlap, since what is written to one must not show in the
-    other."""
-
-    def __init__(self, units: list[Unit]):
-        self.leases: list[Lease] = []
-        #: By the unit's id: which of them.
-        self.of_unit: dict[int, int] = {}
-        reach: list[int] = []
-        for unit in sorted((unit for unit in units if unit.lease is not None), key=_by_offset):
-            assert unit.lease is not None
-            offset = unit.offset
-            for index, lease in enumerate(self.leases):
-                if lease is unit.lease and reach[index] <= offset:
-                    break
-            else:
-                index = len(self.leases)
-                self.leases.append(unit.lease)
-                reach.append(0)
-            reach[index] = offset + unit.nbytes
-            self.of_unit[id(unit)] = index
-
-
-def _by_offset(unit: Unit) -> int:
-    return unit.offset
+    return leases, sizes, placements

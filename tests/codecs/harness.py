@@ -38,7 +38,8 @@ def move(obj: Any, inline_limit: int = 1) -> Moved:
     stream, units = reducer.dumps(obj, inline_limit=inline_limit)
     rooms = [room_of(unit.nbytes) for unit in units]
     for unit, room in zip(units, rooms, strict=True):
-        unit.copy_to(room)
+        for copy in unit.copies_to(room, unit.nbytes):
+            copy()
     return Moved(reducer.loads(stream, rooms), bytes(stream), rooms)
 
 

@@ -78,7 +78,8 @@ def test_the_array_is_read_after_the_dump() -> None:
     stream, [unit] = reducer.dumps(array, inline_limit=1)
     array[:] = 3
     room = room_of(unit.nbytes)
-    unit.copy_to(room)
+    for copy in unit.copies_to(room, unit.nbytes):
+        copy()
     assert (reducer.loads(stream, [room]) == 3).all()
 
 

@@ -80,7 +80,8 @@ def test_writes_reach_nobody_else(make: Any) -> None:
     for _ in range(2):
         rooms = [room_of(unit.nbytes) for unit in units]
         for unit, room in zip(units, rooms, strict=True):
-            unit.copy_to(room)
+            for copy in unit.copies_to(room, unit.nbytes):
+                copy()
         arrived.append(reducer.loads(stream, rooms))
     one, other = arrived
     first = one.columns[0]

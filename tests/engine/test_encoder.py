@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import pytest
 
-from arrowpool.engine.encoder import _members, _repeated
+from arrowpool.engine.shared import members, repeated
 from tests.pool import tasks
 
 
@@ -47,9 +47,9 @@ A, B, C = object(), object(), object()
     ],
 )
 def test_what_occurs_several_times(items, expected):
-    assert _repeated(items) == {id(obj) for obj in expected}
+    assert repeated(items) == {id(obj) for obj in expected}
 
 
 def test_members_are_those_that_live_on():
     """An id of what is gone would be taken for that of something else."""
-    assert list(_members([Listed([A, B]), Tupled([B]), Mapped(c=C), A])) == [A, B, B, C, A]
+    assert list(members([Listed([A, B]), Tupled([B]), Mapped(c=C), A])) == [A, B, B, C, A]

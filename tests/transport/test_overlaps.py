@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arrowpool.codecs import Extent
-from arrowpool.transport.overlaps import find, stretches
+from arrowpool.transport.overlaps import find, layers, stretches
 from arrowpool.tuning import ALIGNMENT, LEAST_WINDOW
 
 K = LEAST_WINDOW
@@ -72,3 +72,24 @@ def test_every_window_lies_in_one_stretch_or_touches_none(pairs):
         behind = sum(extent.visible for extent in extents if stretch.start <= extent.start < stretch.stop)
         assert behind > 1.5 * (stretch.stop - stretch.start)
         assert find(found, stretch.stop - 1, 2) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60), st.integers(1, 20)), max_size=40))
+def test_spans_that_overlap_are_in_different_layers(given_spans):
+    spans = [(memory, start, start + length) for memory, start, length in given_spans]
+    found = layers(spans)
+    assert len(found) == len(spans)
+    for (one, first), (other, second) in itertools.combinations(zip(spans, found, strict=True), 2):
+        if one[0] == other[0] and one[1] < other[2] and other[1] < one[2]:
+            assert first != second
+    for memory in {span[0] for span in spans}:
+        mine = [span for span in spans if span[0] == memory]
+        deepest = max(sum(start <= at < stop for _, start, stop in mine) for _, at, _ in mine)
+        used = {layer for span, layer in zip(spans, found, strict=True) if span[0] == memory}
+        assert used == set(range(deepest)), "no more copies of the memory than spans that lie over one byte"
+
+
+def test_layers_of_a_few():
+    assert layers([]) == []
+    assert layers([("a", 5, 9)]) == [0]
+    assert layers([("a", 0, 4), ("a", 4, 8), ("a", 2, 6), ("b", 0, 8)]) == [0, 0, 1, 0]

@@ -18,7 +18,7 @@ import weakref
 import numpy as np
 import pytest
 
-from arrowpool.transport import reducer, resolution
+from arrowpool.transport import by_type, resolution
 from arrowpool.transport.definitions import fingerprint, fingerprints
 from arrowpool.transport.reducer import Reducer, loads
 from arrowpool.transport.resolution import Reach, constants_of, is_stateless, main_globals, main_names, tell_names
@@ -239,16 +239,16 @@ def test_an_answer_ends_with_its_function(main):
 
 
 def test_types_that_are_gone_are_forgotten():
-    before = dict(reducer._encoders)
+    before = dict(by_type.ways)
     for _ in range(10):
         kind = type("Gone", (dict,), {})
         with contextlib.suppress(pickle.PicklingError):
             Reducer(inline_limit=1 << 20).reduce(kind())
-        assert id(kind) in reducer._encoders
+        assert id(kind) in by_type.ways
         del kind
         gc.collect()
-    assert reducer._encoders.keys() <= before.keys()
-    assert reducer._types.keys() == reducer._encoders.keys()
+    assert by_type.ways.keys() <= before.keys()
+    assert by_type._types.keys() == by_type.ways.keys()
 
 
 def test_a_notebook_is_not_run_again_by_spawned_workers(main):

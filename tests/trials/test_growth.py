@@ -48,11 +48,11 @@ def leaking_memory():
 
 
 def leaking_now_and_then():
-    from arrowpool.transport import reducer
+    from arrowpool.transport import by_type
 
     for number in range(10_000):
         if number % 5 == 0:
-            reducer._encoders[number] = (None, False)
+            by_type.ways[number] = (None, False)
         yield []
 
 
@@ -61,7 +61,7 @@ def leaking_now_and_then():
     [
         (leaking_descriptors, "descriptors"),
         (leaking_memory, "private MB"),
-        (leaking_now_and_then, "arrowpool.transport.reducer._encoders"),
+        (leaking_now_and_then, "arrowpool.transport.by_type.ways"),
     ],
 )
 def test_what_grows_is_found(run, measure):
