@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing import util
 from typing import Any, NamedTuple
 
 from arrowpool.engine.source import Source
+from arrowpool.errors import said
 from arrowpool.interrupts import InterruptibleFuture
 from arrowpool.transport.overlaps import Stretch
 from arrowpool.transport.parcel import Parcel, Reduced
@@ -169,6 +173,36 @@ class Share:
     obj: Any
     placed: InterruptibleFuture = field(default_factory=InterruptibleFuture)
     blob: Blob | None = None
+
+
+def queued_call(tasks: Iterable[Any], set_length: Callable[[int], None] | None) -> Call:
+    """A call in the form in which the standard library's pool puts calls into its queue, as other code does as well.
+
+    (The well-known `istarmap` does, which adds the missing method to `multiprocessing.Pool`.)
+
+    Parameters
+    ----------
+    tasks : iterable of tuple
+        ``(job, index, function, args, kwds)``, at least one of them, or the call is over at once.
+    set_length : callable or None
+        Gets the number of tasks when all are taken.
+    """
+    rest = iter(tasks)
+    first: deque[Any] = deque()
+    try:
+        first.extend(itertools.islice(rest, 1))
+    except (
+        BaseException
+    ) as error:  # whatever a user's iterator raises; the job is not known, and so no result is failed
+        util.debug("a queued call raised %r before its first task", said(error))
+    return Call(_popped(first, rest), set_length, job=first[0][0] if first else -1)
+
+
+def _popped(first: deque[Any], rest: Iterator[Any]) -> Iterator[Any]:
+    """Both in turn; `first` is not kept alive."""
+    while first:
+        yield first.popleft()
+    yield from rest
 
 
 def describe(task: Task) -> str:

@@ -1,17 +1,20 @@
-"""One worker as the parent sees it, and what the parent's threads say of it to each other.
+"""Events: what the parent's threads tell each other.
 
 Who does what
 -------------
 The *supervisor* starts and buries workers. The *feeder* alone encodes, sends, and keeps the books of the arguments' arena.
-The *collector* alone reads replies, rebuilds results and hands them to the caller's result objects. Each has an inbox;
-nothing else is shared between them but `WorkerHandle.outstanding`, a dict of which every operation used is atomic, and counters.
+The *collector* alone reads replies, rebuilds results and hands them to the calls' result objects. Feeder and collector have an
+inbox each. Apart from events they share `WorkerHandle` and `Call` objects, which say at each attribute who writes it.
 
     caller -> feeder -> worker -> collector -> caller
+
+Events are equal when their class and fields are.
 """
 
 from __future__ import annotations
 
 import queue
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,129 +24,170 @@ from arrowpool.tuning import HEADROOM_STEP
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerJoined:
-    """To the collector: read from it from now on. To the feeder: it is ready for tasks."""
+class _Plain:
+    """An event that is the whole message."""
+
+
+@dataclass(frozen=True, slots=True)
+class _OfJob:
+    """An event of one call."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class _OfWorker:
+    """An event of one worker."""
 
     worker: WorkerHandle
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerExited:
-    """To the collector: the process is gone, with this exit code. To the feeder: its leases are over."""
-
-    worker: WorkerHandle
-    exitcode: int | None
+# To the feeder
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """To the feeder: some tasks have their results; look at `Feeder.answered`."""
+class Answered(_Plain):
+    """The mailbox has answers that the feeder wants."""
+
+    __slots__ = ()
+
+
+class Late(_Plain):
+    """Nothing came in the time that the feeder sleeps at most. From its mailbox."""
+
+    __slots__ = ()
+
+
+class LookAgain(_Plain):
+    """Something has changed that has no event of its own."""
+
+    __slots__ = ()
+
+
+class Hurry(_Plain):
+    """The pool is closed: results may pile up."""
+
+    __slots__ = ()
+
+
+class Released(_Plain):
+    """The caller has let go of results: if memory is short, their workers give it back."""
+
+    __slots__ = ()
+
+
+class Drawn(_OfJob):
+    """The source of this job has tasks."""
+
+    __slots__ = ()
+
+
+class Read(_OfJob):
+    """Results of this job, which is held back, were read or need not be kept."""
+
+    __slots__ = ()
+
+
+class Short(_OfWorker):
+    """This worker has no memory for a result: all others are to give back what they keep warm."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Unshare:
-    """To the feeder: no call that is made from now on refers to it."""
+    """No call that is made from now on refers to this object."""
 
     share: Share
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """To the feeder: the source of this job has tasks."""
-
-    job: int
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """To the feeder: results of this job were read, or need not be kept, which it has been waiting for."""
-
-    job: int
-
-
-@dataclass(frozen=True, slots=True)
-class Hurry:
-    """To the feeder: the pool is closed, so results may pile up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """To the collector: nobody will read the results of this imap, and its call ends or is let run."""
-
-    job: int
-    ends: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Late:
-    """To the feeder, by itself: nothing came in the time that it waits."""
-
-
-@dataclass(frozen=True, slots=True)
-class LookAgain:
-    """To the feeder: something has changed that nobody else reports."""
-
-
-@dataclass(frozen=True, slots=True)
 class Returned:
-    """To the feeder: these tasks were sent but never begun."""
+    """These tasks were sent and never begun."""
 
     tasks: list[Task]
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """To the collector: the result of task `index` of `job` is this exception."""
+# To the collector
 
-    job: int
+
+@dataclass(frozen=True, slots=True)
+class Dropped(_OfJob):
+    """The results of this imap will not be read. Its call ends, or its tasks are still run."""
+
+    ends: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(_OfJob):
+    """The result of task `index` is this exception."""
+
     index: int
     error: BaseException
 
 
 @dataclass(frozen=True, slots=True)
-class Short:
-    """To the feeder: this worker finds no memory for a result; have the others give back what they keep warm."""
-
-    worker: WorkerHandle
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """To the feeder: the caller has let go of results; their workers could give that memory back."""
-
-
-class Releases:
-    """Tells the feeder of what the caller lets go of, now and then. Called in finalizers, so it takes no lock."""
-
-    def __init__(self, feeder_inbox: queue.SimpleQueue[Any]):
-        self._inbox = feeder_inbox
-        self._bytes = 0
-
-    def __call__(self, nbytes: int) -> None:
-        self._bytes += nbytes
-        if self._bytes >= HEADROOM_STEP:
-            self._bytes = 0
-            self._inbox.put(Released())
-
-
-@dataclass(frozen=True, slots=True)
-class Cancelled:
-    """Nobody waits for this job any more. To the collector: end its result. To the feeder: do no more of it."""
-
-    job: int
-    #: What its result is then; None for `CancelledError`.
-    error: BaseException | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Broken:
-    """To the collector: no task can ever run again, for this reason."""
+    """No task can ever run again, for this reason."""
 
     error: BaseException
 
 
+# To both
+
+
+class WorkerJoined(_OfWorker):
+    """To the collector: read from it from now on. To the feeder: it is ready for tasks."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExited(_OfWorker):
+    """To the collector: the process has ended, with this exit code. To the feeder: its leases are over."""
+
+    exitcode: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled(_OfJob):
+    """A call is cancelled. To the collector: end its result. To the feeder: do no more of it."""
+
+    #: Its result from then on; None for `CancelledError`.
+    error: BaseException | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """To a thread: end. With `drain`, once every worker is gone; else at once."""
+    """To a thread: end. With `drain`, once every worker has ended; else at once."""
 
     drain: bool
+
+
+class Releases:
+    """Tells the feeder, for every so many bytes, that the caller has let go of results.
+
+    Called in finalizers, in any thread and inside each other, so it takes no lock.
+
+    A caller appends what it lets go of, takes all amounts there are, and appends their sum again if that is not enough for an
+    event. Each amount is taken by one caller alone, since `append` and `popleft` are atomic: none is lost or counted twice. An
+    event may come late while two callers hold a part each; the next call finds both parts.
+    """
+
+    def __init__(self, feeder_inbox: queue.SimpleQueue[Any]):
+        self._inbox = feeder_inbox
+        #: Bytes that no event has told of. Any thread appends and takes.
+        self._amounts: deque[int] = deque()
+
+    def __call__(self, nbytes: int) -> None:
+        amounts = self._amounts
+        amounts.append(nbytes)
+        total = 0
+        try:
+            while True:
+                total += amounts.popleft()
+        except IndexError:
+            pass
+        if total >= HEADROOM_STEP:
+            self._inbox.put(Released())
+        elif total:
+            amounts.append(total)

@@ -45,15 +45,10 @@ class Turns:
         return list(self._running.values())
 
     def add(self, call: Call) -> None:
-        """A new call. One that does not know its job yet is `found` later."""
-        self.found(call)
+        """A new call."""
+        self._running[call.job] = call
         if call.source is None:
             self._listed.append(call)
-
-    def found(self, call: Call) -> None:
-        """The job of this call is known."""
-        if call.job >= 0:
-            self._running[call.job] = call
 
     def find(self, job: int) -> Call | None:
         return self._running.get(job)

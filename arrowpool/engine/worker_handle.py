@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from dataclasses import dataclass, field
 from multiprocessing import process
@@ -64,6 +67,13 @@ class WorkerHandle:
     def close_in_child(self) -> None:
         """A forked child is not the worker's parent; `multiprocessing` would end the worker when that child exits."""
         process._children.discard(self.process)  # type: ignore[attr-defined]
+
+    def interrupt(self, number: int) -> None:
+        """Interrupt the task of this number, if it is still the one that runs."""
+        self.control.interrupt(number)
+        if self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGINT)
 
     def spare(self) -> int:
         """Bytes of its arena that it keeps warm, or that were released and it has not noticed."""

@@ -298,6 +298,10 @@ class Sender:
         lifecycle = self.lifecycle
         return Use(len(lifecycle.live), lifecycle.bytes_live, lifecycle.leases_of(consumer), self.resident)
 
+    def consumer_joined(self, consumer: Hashable) -> None:
+        """`consumer` can be granted segments from now on."""
+        self.lifecycle.consumer_joined(consumer)
+
     def consumer_lost(self, consumer: Hashable) -> None:
         """Free what only `consumer` held."""
         self._free(self.lifecycle.consumer_lost(consumer))

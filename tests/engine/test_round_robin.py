@@ -142,14 +142,3 @@ def test_ending_lets_go_of_the_items():
     turns.exhausted(call)
     assert gone() is None
     assert turns.find(3) is call
-
-
-def test_a_call_whose_job_is_known_only_from_its_first_task():
-    call = a_call(-1)
-    turns = Turns(lambda _: False)
-    turns.add(call)
-    assert turns.next() is call
-    assert len(turns) == 0
-    call.job = 9
-    turns.found(call)
-    assert turns.find(9) is call

@@ -10,6 +10,7 @@ import pickle
 import threading
 import time
 from collections import OrderedDict
+from multiprocessing import pool as stdlib
 from multiprocessing.pool import MaybeEncodingError
 from multiprocessing.reduction import ForkingPickler
 
@@ -62,6 +63,34 @@ def test_an_iterator_that_waits_for_its_own_results_while_tasks_are_timed(ours):
             assert results.next(30) == i * i
             free.release()
     pool.join()
+
+
+def istarmap(pool, function, iterable, chunksize=1):
+    """The well-known recipe for the method that `multiprocessing.Pool` lacks; it reaches into the pool."""
+    pool._check_running()
+    batches = stdlib.Pool._get_tasks(function, iterable, chunksize)
+    result = stdlib.IMapIterator(pool)
+    pool._taskqueue.put((pool._guarded_task_generation(result._job, stdlib.starmapstar, batches), result._set_length))
+    return (item for chunk in result for item in chunk)
+
+
+@pytest.mark.parametrize("chunksize", [1, 4])
+def test_calls_that_others_put_into_the_queue(pool, chunksize):
+    values = istarmap(pool, tasks.add, zip(range(10), range(10), strict=True), chunksize)
+    assert list(values) == [2 * i for i in range(10)]
+    assert list(istarmap(pool, tasks.add, [])) == []
+    arrays = [(np.full(BIG, float(i)), 1.0) for i in range(3)]
+    assert [value[0] for value in istarmap(pool, tasks.add, iter(arrays))] == [1.0, 2.0, 3.0]
+
+    def items():
+        yield 1, 2
+        raise KeyError("as it should")
+
+    failing = istarmap(pool, tasks.add, items())
+    assert next(failing) == 3
+    with pytest.raises(KeyError, match="as it should"):
+        next(failing)
+    assert pool.apply(tasks.square, (3,)) == 9
 
 
 def test_a_list_that_changes_after_the_call(our_pool):

@@ -286,8 +286,8 @@ def test_a_failure_in_the_thread_of_a_source_ends_the_calls():
         results = pool.imap(len, items())
         assert results.next(LIMIT) == 1
         feeder = pool._task_handler
-        eventually(lambda: feeder._asleep)
-        feeder._pump = fails
+        eventually(lambda: feeder._mailbox.asleep)
+        feeder._dispatcher.run = fails
         goes_on.set()
         with pytest.raises(arrowpool.PoolTerminatedError, match="a defect"):
             results.next(LIMIT)

@@ -279,7 +279,7 @@ def test_a_pool_that_ends_while_something_is_shared(ours):
         pool.terminate()
     pool.join()
     pool = ours.pool(1)
-    pool._task_handler._inbox.put(None)  # its feeder ends, and the pool does not know yet
+    pool._task_handler.end()  # its feeder ends, and the pool does not know yet
     pool._task_handler.join()
     with pytest.raises(PoolTerminatedError), pool.share(array):
         pass

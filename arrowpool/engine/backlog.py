@@ -1,0 +1,236 @@
+"""The tasks that come next: those that are encoded ahead, the one that waits for memory, and then what calls give in turn.
+
+Used in the feeder's thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from arrowpool.engine.budget import Budget, Verdict
+from arrowpool.engine.calls import Call, Task
+from arrowpool.engine.encoder import Encoder, Unplaced
+from arrowpool.engine.events import Failed
+from arrowpool.engine.reclaim import Reclaim
+from arrowpool.engine.round_robin import Turns
+from arrowpool.engine.scheduling import draw_size
+from arrowpool.engine.settlement import Settlement
+from arrowpool.engine.throttle import Throttle
+from arrowpool.engine.worker_handle import WorkerHandle
+from arrowpool.errors import ArenaFullError
+from arrowpool.tuning import FRAME_BYTES
+
+
+class Backlog:
+    """Encodes tasks in the order in which they are sent.
+
+    Parameters
+    ----------
+    ahead : deque of Task
+        Tasks that are encoded and not sent. This object's; the budget looks at it.
+    turns : Turns
+        Says which call gives the next task.
+    encoder : Encoder
+        Takes tasks off their calls, and places them.
+    budget : Budget
+        Judges whether a task is placed or waits.
+    reclaim : Reclaim
+        Asked for memory when the system has none.
+    settlement : Settlement
+        Lets go of what answered tasks hold, before the budget is asked.
+    throttle : Throttle
+        Says whether a call is held back.
+    workers : list of WorkerHandle
+        The workers that are up. The feeder's list.
+    tell_collector : callable
+        Gets a `Failed` for each task that cannot be encoded.
+    """
+
+    def __init__(
+        self,
+        *,
+        ahead: deque[Task],
+        turns: Turns,
+        encoder: Encoder,
+        budget: Budget,
+        reclaim: Reclaim,
+        settlement: Settlement,
+        throttle: Throttle,
+        workers: list[WorkerHandle],
+        tell_collector: Callable[[Any], None],
+    ):
+        self._ahead = ahead
+        self._turns = turns
+        self._encoder = encoder
+        self._budget = budget
+        self._reclaim = reclaim
+        self._settlement = settlement
+        self._throttle = throttle
+        self._workers = workers
+        self._tell_collector = tell_collector
+        #: The task that waits for memory. No other is taken before it.
+        self._waiting: Unplaced | None = None
+
+    def __repr__(self) -> str:
+        return f"<Backlog ahead: {len(self._ahead)}{' | one waits for memory' if self._waiting is not None else ''}>"
+
+    def __bool__(self) -> bool:
+        """Whether there is a task now, or one that waits for memory."""
+        return bool(self._ahead) or self._waiting is not None or self._turns.next() is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a task waits for memory."""
+        return self._waiting is not None
+
+    def call(self) -> Call | None:
+        """The call of the next task, as far as it is known."""
+        return self._ahead[0].call if self._ahead else self._turns.next()
+
+    def next(self) -> Task | None:
+        """Take the next task; None when there is none, or it waits for memory."""
+        return self._ahead.popleft() if self._ahead else self._encode()
+
+    def encode_ahead(self, most: int) -> bool:
+        """Encode one more task if fewer than `most` are encoded; whether there was one."""
+        if len(self._ahead) >= most:
+            return False
+        task = self._encode()
+        if task is None:
+            return False
+        self._ahead.append(task)
+        return True
+
+    def companions(self, first: Task, most: int) -> list[Task]:
+        """Take up to `most` more tasks that go in one frame with `first`.
+
+        They are of the same call and function, need no segment, and their bytes fit into a frame.
+        """
+        companions: list[Task] = []
+        nbytes = first.parcel.piped_bytes
+        for _ in range(most):
+            if self._ahead:
+                task = self._ahead.popleft()
+            elif self._waiting is None and _has_more(first.call):
+                taken = self._take(first.call)
+                if taken is None:  # it failed, or there are no more
+                    continue
+                if isinstance(taken, Unplaced):  # it needs a segment, and so a frame of its own
+                    self._waiting = taken
+                    break
+                task = taken
+            else:
+                break
+            nbytes += task.parcel.piped_bytes
+            if nbytes > FRAME_BYTES or not _go_together(first, task):
+                self._ahead.appendleft(task)
+                break
+            companions.append(task)
+        return companions
+
+    def give_back(self, tasks: list[Task]) -> None:
+        """These tasks were sent and never begun: they come first, unless their call was cancelled."""
+        for task in reversed(tasks):
+            if task.call.cancelled:
+                self._settlement.settle(task)
+            else:
+                self._ahead.appendleft(task)
+
+    def drop(self, call: Call) -> None:
+        """Drop the tasks of a cancelled call."""
+        if self._waiting is not None and self._waiting.call is call:
+            self._waiting = None
+            call.pending -= 1
+        dropped = [task for task in self._ahead if task.call is call]
+        if dropped:
+            kept = [task for task in self._ahead if task.call is not call]
+            self._ahead.clear()
+            self._ahead.extend(kept)
+            for task in dropped:
+                self._settlement.settle(task)
+
+    def clear(self) -> None:
+        """Forget all tasks; nothing will be sent any more."""
+        self._ahead.clear()
+        self._waiting = None
+
+    def draw_on(self, call: Call) -> None:
+        """Have a user's iterator go on, if all tasks that it gave are encoded and its call is not held back."""
+        source = call.source
+        if source is None or (self._waiting is not None and self._waiting.call is call):
+            return
+        if source.may_go_on() and not self._throttle.holds_back(call):
+            source.ask(draw_size(call, len(self._workers)))
+
+    def _encode(self) -> Task | None:
+        """Encode the next task; None when there is none, or it waits for memory."""
+        while True:
+            taken: Task | Unplaced | None
+            if self._waiting is not None:
+                taken, self._waiting = self._waiting, None
+            else:
+                call = self._turns.next()
+                if call is None:
+                    return None
+                taken = self._take(call)
+            if isinstance(taken, Unplaced):
+                taken = self._place(taken)
+                if self._waiting is not None:
+                    return None
+            if taken is not None:
+                return taken
+
+    def _place(self, unplaced: Unplaced) -> Task | None:
+        """Place a task; None when it failed, or waits for memory."""
+        self._settlement.settle_answered()
+        verdict = self._budget.judge(unplaced.nbytes)
+        if verdict is Verdict.WAIT:
+            self._waiting = unplaced
+            return None
+        call = unplaced.call
+        try:
+            task = self._encoder.place(unplaced, self._reclaim.relieve if verdict is Verdict.PLACE else None)
+        except Exception as error:
+            if verdict is Verdict.PLACE_OR_WAIT and isinstance(error, ArenaFullError):
+                self._waiting = unplaced
+                return None
+            self._tell_collector(Failed(call.job, unplaced.at, error))
+            call.pending -= 1
+            self._settlement.finish(call)
+            self.draw_on(call)
+            return None
+        self.draw_on(call)
+        return task
+
+    def _take(self, call: Call) -> Task | Unplaced | None:
+        """The next task of a call; None when it failed, or there are no more."""
+        # Their memory is free for what this task shares with later ones, which is placed as soon as it is met.
+        self._settlement.settle_answered()
+        taken = self._encoder.take(call)
+        if taken is None:
+            if call.set_length is not None:
+                call.set_length(call.last_index + 1)
+            self._turns.exhausted(call)
+            self._encoder.exhausted(call)
+            self._settlement.finish(call)
+            return None
+        if isinstance(taken, Failed):
+            self._tell_collector(taken)
+            self.draw_on(call)
+            return None
+        call.pending += 1
+        if isinstance(taken, Task):
+            self.draw_on(call)
+        return taken
+
+
+def _has_more(call: Call) -> bool:
+    """Whether a call may have a task now."""
+    return not call.exhausted and (call.source is None or call.source.has_some())
+
+
+def _go_together(first: Task, task: Task) -> bool:
+    """Whether a task may go in one frame with another one."""
+    return task.call is first.call and not task.parcel.segments and task.blobs[0] == first.blobs[0]

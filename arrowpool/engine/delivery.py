@@ -1,0 +1,79 @@
+"""From encoded tasks to a frame in a worker's pipe, with the blobs that the worker does not know, and its leases."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from arrowpool.engine.calls import Task
+from arrowpool.engine.reclaim import Reclaim
+from arrowpool.engine.worker_handle import WorkerHandle
+from arrowpool.transport import protocol
+from arrowpool.transport.sender import Sender
+
+
+class Delivery:
+    """Sends tasks. Used in the feeder's thread.
+
+    Parameters
+    ----------
+    sender : Sender
+        Grants leases of the segments that tasks refer to.
+    reclaim : Reclaim
+        Asked for memory when a worker cannot read what other processes own, and it must be copied.
+    """
+
+    def __init__(self, sender: Sender, reclaim: Reclaim):
+        self._sender = sender
+        self._reclaim = reclaim
+        #: Bytes that went through pipes. Read by any thread.
+        self.piped_bytes = 0
+
+    def send(self, worker: WorkerHandle, tasks: list[Task]) -> None:
+        """Send tasks of one function to a worker, in one frame.
+
+        Raises
+        ------
+        ArenaFullError
+            When there is no memory for what must be copied, or the worker holds too many leases. Nothing is sent then.
+        """
+        sender = self._sender
+        blobs = tasks[0].blobs if len(tasks) == 1 else tuple(dict.fromkeys(b for task in tasks for b in task.blobs))
+        new = [blob for blob in blobs if blob.number not in worker.known_blobs]
+        if not worker.may_borrow:
+            self._bring_in(tasks)
+        blob_grants = [(blob.number, sender.grant(blob.parcel, worker)) for blob in blobs if blob.parcel.segments]
+        items = [(task.parcel.body, sender.grant(task.parcel, worker)) for task in tasks]
+        if blob_grants or tasks[0].parcel.segments:
+            worker.control.arguments = sender.use(worker)
+        first = worker.sent
+        for task in tasks:
+            worker.outstanding[worker.sent] = task
+            worker.sent += 1
+        worker.last_frame = len(tasks)
+        worker.progress = (time.monotonic(), worker.control.started)
+        if new:
+            worker.known_blobs.update(blob.number for blob in new)
+        message = protocol.frame(
+            new_blobs=[(blob.number, blob.stateless, blob.parcel.body) for blob in new],
+            forgotten=worker.to_forget,
+            function=blobs[0].number,
+            star=tasks[0].star,
+            blob_grants=blob_grants,
+            first=first,
+            tasks=items,
+        )
+        worker.to_forget.clear()
+        # If the worker is gone, the collector returns its tasks, or fails those that it had begun.
+        with contextlib.suppress(OSError):
+            self.piped_bytes += worker.channel.send(message)
+
+    def _bring_in(self, tasks: list[Task]) -> None:
+        """Copy what the tasks borrow from other processes' memory, and borrow nothing from now on."""
+        sender, relieve = self._sender, self._reclaim.relieve
+        sender.lends = False
+        for task in tasks:
+            for blob in task.blobs:
+                blob.parcel = sender.bring_in(blob.parcel, relieve)
+        for task in tasks:
+            task.parcel = sender.bring_in(task.parcel, relieve)

@@ -1,0 +1,114 @@
+"""The dispatcher: brings tasks and workers together, as late as possible, and has tasks encoded ahead for the rest of the time.
+
+Used in the feeder's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from arrowpool.engine.backlog import Backlog
+from arrowpool.engine.calls import Call, Task
+from arrowpool.engine.delivery import Delivery
+from arrowpool.engine.events import Failed
+from arrowpool.engine.mailbox import Mailbox
+from arrowpool.engine.round_robin import Turns
+from arrowpool.engine.scheduling import ahead_size, frame_size, free_worker
+from arrowpool.engine.settlement import Settlement
+from arrowpool.engine.worker_handle import WorkerHandle
+from arrowpool.errors import ArenaFullError
+from arrowpool.tuning import PREFETCH_SECONDS
+
+
+class Dispatcher:
+    """Sends while a worker is free.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes that the results of tasks in one frame may have.
+    one_by_one : bool
+        Whether no task may wait in a worker behind another one.
+    workers : list of WorkerHandle
+        The workers that are up. The feeder's list.
+    backlog : Backlog
+        Gives the next tasks.
+    turns : Turns
+        Told which call has given tasks.
+    delivery : Delivery
+        Sends them.
+    settlement : Settlement
+        Lets go of what tasks hold that cannot be sent.
+    mailbox : Mailbox
+        The feeder's. Any event may change what comes next, so it is looked at first.
+    tell_collector : callable
+        Gets a `Failed` for each task that cannot be sent.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int,
+        one_by_one: bool,
+        workers: list[WorkerHandle],
+        backlog: Backlog,
+        turns: Turns,
+        delivery: Delivery,
+        settlement: Settlement,
+        mailbox: Mailbox,
+        tell_collector: Callable[[Any], None],
+    ):
+        self._limit = limit
+        self._one_by_one = one_by_one
+        self._workers = workers
+        self._backlog = backlog
+        self._turns = turns
+        self._delivery = delivery
+        self._settlement = settlement
+        self._mailbox = mailbox
+        self._tell_collector = tell_collector
+
+    def run(self) -> None:
+        """Send while a worker is free, then encode ahead, until there is an event."""
+        backlog, mailbox = self._backlog, self._mailbox
+        while True:
+            worker = free_worker(self._workers, queue_behind=self._may_queue(backlog.call()))
+            if worker is None:
+                break
+            task = backlog.next()
+            if task is None:
+                return
+            self._send(worker, [task, *backlog.companions(task, self._size(task, worker) - 1)])
+            self._turns.took(task.call)
+            if not mailbox.is_empty():
+                return
+        while mailbox.is_empty():
+            call = self._turns.next()
+            if not backlog.encode_ahead(len(self._workers) if call is None else self._ahead_size(call)):
+                return
+
+    def _send(self, worker: WorkerHandle, tasks: list[Task]) -> None:
+        try:
+            self._delivery.send(worker, tasks)
+        except ArenaFullError as error:
+            for task in tasks:
+                self._tell_collector(Failed(task.call.job, task.index, error))
+                self._settlement.settle(task)
+
+    def _size(self, first: Task, worker: WorkerHandle) -> int:
+        """How many tasks to send in one frame that begins with this one."""
+        if self._one_by_one or first.parcel.segments:
+            return 1
+        return min(frame_size(first, worker, len(self._workers)), self._ahead_size(first.call) * 2)
+
+    def _ahead_size(self, call: Call) -> int:
+        """How many tasks of a call to encode ahead."""
+        worker_count = len(self._workers)
+        return worker_count if self._one_by_one else ahead_size(call, worker_count, self._limit)
+
+    def _may_queue(self, call: Call | None) -> bool:
+        """Whether a task of this call may wait in a worker behind another one: if its tasks are short."""
+        if self._one_by_one or call is None or call.mean_seconds is None:
+            return False
+        return call.mean_seconds < PREFETCH_SECONDS

@@ -1,0 +1,163 @@
+"""The feeder's mailbox: what wakes the feeder, and who works in its place while it sleeps.
+
+The feeder's work is done by one thread at a time, the one that holds `working`: the feeder itself, or the thread of a source
+that *stands in* for it while it sleeps. To wake the feeder costs more than to send a short task, so it is woken only when there
+is something to do for it.
+
+Race between an answer and falling asleep
+-----------------------------------------
+1. The feeder has nothing to send. It says whether it wants answers: whether a worker that becomes free would get a task
+   (`rest`, under a lock).
+2. The feeder looks for answers. If there are none, it sleeps (`wait`).
+3. The collector adds an answer (under the same lock), then looks whether the feeder wants it (`answered`).
+
+If the collector's part of the lock comes before the feeder's, the feeder finds the answer at 2. If it comes after, the collector
+sees at 3 what was said at 1, and puts an event. Verdict: no wanted answer is slept through. The feeder may be woken once too
+often, and then finds nothing to do. The same holds for a call that is exhausted, which the feeder notes before 1 and the
+collector looks at after the lock.
+
+Race between a source and waking up
+-----------------------------------
+1. A source sees that the feeder sleeps, and takes `working`.
+2. An event arrives. The feeder leaves its sleep and waits for `working`.
+3. The source works, rests, and releases `working`. The feeder goes on with its event.
+
+Verdict: nothing is done twice, since all work is done under `working`. Nothing is lost either: the feeder that still sleeps
+does so for as long as was right before 3, so the source wakes it if that has become shorter, or if an answer that is wanted came
+before the source said so.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from typing import Any
+
+from arrowpool.engine.calls import Task
+from arrowpool.engine.events import Answered, Late
+
+
+class Mailbox:
+    """Events and answers for the feeder.
+
+    Parameters
+    ----------
+    inbox : queue.SimpleQueue
+        Calls and events. Any thread puts into it, also in a finalizer.
+    """
+
+    def __init__(self, inbox: queue.SimpleQueue[Any]):
+        self._inbox = inbox
+        #: Tasks that have their results. The collector appends, whoever works takes; both are atomic.
+        self.answers: deque[Task] = deque()
+        #: Held by whoever does the feeder's work.
+        self.working = threading.Lock()
+        #: Guards the two steps of the first race. Neither side does anything else under it.
+        self._lock = threading.Lock()
+        #: Whether an answer is to wake the feeder. Written by whoever works, under `_lock`; read by the collector after it.
+        self._wants_answers = False
+        #: Whether the feeder waits for an event, or has one and waits for `working`. Written by the feeder alone. Sources read
+        #: it without a lock, and once more under `working`, which the feeder takes after it has cleared this.
+        self.asleep = False
+        #: For how many seconds the feeder sleeps at most. Written by whoever works, read by the feeder, and by those that work.
+        self._patience: float | None = None
+        #: What a stand-in's work has raised. Written and read under `working`.
+        self._failure: BaseException | None = None
+
+    def __repr__(self) -> str:
+        words = ("asleep" if self.asleep else "awake", f"answers: {len(self.answers)}")
+        return f"<Mailbox {' | '.join(words)}{' wanted' if self._wants_answers else ''} | patience: {self._patience}>"
+
+    # Any thread
+
+    def put(self, event: Any) -> None:
+        """Wake the feeder with an event. Also in a finalizer."""
+        self._inbox.put(event)
+
+    def is_empty(self) -> bool:
+        """Whether no event waits."""
+        return self._inbox.empty()
+
+    # The collector
+
+    def answered(self, tasks: list[Task]) -> None:
+        """These tasks have their results. Wakes the feeder if it wants answers, or if one gives memory back or ends a call."""
+        with self._lock:
+            self.answers.extend(tasks)
+            wanted = self._wants_answers
+        if wanted or any(task.parcel.segments or task.call.exhausted for task in tasks):
+            self._inbox.put(Answered())
+
+    # The feeder
+
+    def wait(self) -> Any:
+        """The next event; `Late` if none comes in time."""
+        if self.answers:
+            return Answered()
+        self.asleep = True
+        try:
+            return self._inbox.get(timeout=self._patience)
+        except queue.Empty:
+            return Late()
+        finally:
+            self.asleep = False
+
+    def next(self) -> Any:
+        """One more event.
+
+        Raises
+        ------
+        queue.Empty
+            When there is none.
+        """
+        return self._inbox.get_nowait()
+
+    # Whoever works
+
+    def begin(self) -> None:
+        """Work begins: answers wake nobody. Raises what a stand-in's work has raised, if it has."""
+        if self._failure is not None:
+            raise self._failure
+        self._wants_answers = False
+
+    def rest(self, wants_answers: bool, patience: float | None) -> None:
+        """There is no more work.
+
+        Parameters
+        ----------
+        wants_answers : bool
+            Whether there is something to send when a worker becomes free.
+        patience : float or None
+            Seconds to sleep at most; None for no limit.
+        """
+        with self._lock:
+            self._wants_answers = wants_answers
+        self._patience = patience
+
+    # Sources
+
+    def stand_in(self) -> bool:
+        """Whether the calling thread is now to work in the feeder's place, until it calls `stand_down`."""
+        if not self.asleep or not self._inbox.empty() or not self.working.acquire(blocking=False):
+            return False
+        if self.asleep and self._failure is None:
+            return True
+        self.working.release()  # the feeder has woken up, and comes to it next
+        return False
+
+    def rest_as_stand_in(self, wants_answers: bool, patience: float | None) -> None:
+        """As `rest`, while the feeder sleeps: wakes it if it would now sleep too long."""
+        slept = self._patience
+        self.rest(wants_answers, patience)
+        if (patience is not None and (slept is None or patience < slept)) or (wants_answers and self.answers):
+            self._inbox.put(Answered())
+
+    def fail(self, error: BaseException) -> None:
+        """A stand-in's work has raised: the feeder raises it, and no other stand-in works."""
+        self._failure = error
+        self._inbox.put(Answered())
+
+    def stand_down(self) -> None:
+        """The stand-in's work is over."""
+        self.working.release()

@@ -1,0 +1,120 @@
+"""Taking tasks back that wait in a worker: behind a task that turns out long, or of a call that was cancelled.
+
+Decides, and notes it in the worker's control page; the feeder sends what came back to others, and interrupts.
+
+Race between a worker and the parent
+------------------------------------
+The worker begins task n:
+
+1. It sets `started` to n + 1.
+2. It reads the recalled range.
+3. It runs n; or, if n is in the range, replies that it has skipped n.
+
+The parent takes tasks back:
+
+A. It reads `started`, and sets the range: from the task announced last to the end of what was sent.
+B. A period later it reads `started` again, and gives to others what is in the range and not announced: from `started` on.
+
+If 2 comes before A, the worker runs n. It has announced n before that, and the period between A and B is far longer than a store
+takes to become visible to another process: at B, `started` is above n. Verdict: n stays with the worker, and runs once.
+
+If A comes before 2, the worker skips n. If 1 came before B, the parent leaves n at B, and the reply returns it. If 1 comes after
+B, the parent has given n away, and finds no task to the reply. Verdict: in both cases n runs once, elsewhere.
+
+If the range is set once more, it begins at the task announced last and not behind it: the worker may be between 1 and 2 with a
+task that was given away before. No limit of the range ever decreases. Verdict: what was given away stays skipped.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from arrowpool.engine.calls import Call, Task
+from arrowpool.engine.worker_handle import WorkerHandle
+from arrowpool.tuning import RECALL_SECONDS
+
+
+class Recalled(NamedTuple):
+    """What to do now.
+
+    Attributes
+    ----------
+    tasks : list of Task
+        Sent and never begun: they go to others first, in this order.
+    interrupts : list of (WorkerHandle, int)
+        Running tasks of cancelled calls, by number.
+    """
+
+    tasks: list[Task]
+    interrupts: list[tuple[WorkerHandle, int]]
+
+
+class Recall:
+    """Watches what is outstanding. Used in the feeder's thread.
+
+    Parameters
+    ----------
+    workers : list of WorkerHandle
+        The workers that are up. The feeder's list.
+    """
+
+    def __init__(self, workers: list[WorkerHandle]):
+        self._workers = workers
+
+    def is_pending(self) -> bool:
+        """Whether `look` has something to look at."""
+        return any(len(worker.outstanding) > 1 or worker.recalled for worker in self._workers)
+
+    def look(self) -> Recalled:
+        """Take back what waits behind a long task while another worker is idle. To be called each period."""
+        now = time.monotonic()
+        recalled = Recalled([], [])
+        for worker in self._workers:
+            if worker.recalled is not None:
+                if now - worker.recalled_at >= RECALL_SECONDS:
+                    self._collect(worker, recalled)
+                continue
+            if len(worker.outstanding) < 2:
+                continue
+            started = worker.control.started
+            if started != worker.progress[1]:
+                worker.progress = (now, started)
+            elif now - worker.progress[0] >= RECALL_SECONDS and any(not other.outstanding for other in self._workers):
+                self._take_back(worker, started)
+        return recalled
+
+    def cancel(self, call: Call) -> Recalled:
+        """A call was cancelled: take back what was not begun of it, interrupt what runs."""
+        call.cancelled = True
+        recalled = Recalled([], [])
+        for worker in self._workers:
+            if any(task.call is call for task in list(worker.outstanding.values())):
+                self._take_back(worker, worker.control.started)
+            self._interrupt(worker, recalled)
+        return recalled
+
+    def _take_back(self, worker: WorkerHandle, started: int) -> None:
+        """Step A."""
+        worker.control.recall(max(0, started - 1), worker.sent)
+        worker.recalled = (started if worker.recalled is None else worker.recalled[0], worker.sent)
+        worker.recalled_at = time.monotonic()
+
+    def _collect(self, worker: WorkerHandle, recalled: Recalled) -> None:
+        """Step B."""
+        assert worker.recalled is not None
+        first, end = worker.recalled
+        worker.recalled = None
+        worker.last_frame = 0
+        # Once more: it may have begun another task of the call, or have gone on after the first signal.
+        self._interrupt(worker, recalled)
+        for number in range(max(first, worker.control.started), end):
+            task = worker.outstanding.pop(number, None)
+            if task is not None:  # else the worker has said that it skipped it
+                recalled.tasks.append(task)
+
+    def _interrupt(self, worker: WorkerHandle, recalled: Recalled) -> None:
+        number = worker.control.started - 1
+        running = worker.outstanding.get(number)
+        if running is not None and running.call.cancelled:
+            recalled.interrupts.append((worker, number))

@@ -1,0 +1,57 @@
+"""What tasks and calls hold, and how it is let go of at their end. Used in the feeder's thread."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from arrowpool.engine.calls import Blob, Call, Task
+from arrowpool.engine.encoder import Encoder
+from arrowpool.engine.round_robin import Turns
+from arrowpool.engine.worker_handle import WorkerHandle
+
+
+class Settlement:
+    """Settles tasks and finishes calls.
+
+    Parameters
+    ----------
+    answers : deque of Task
+        Tasks that have their results. The collector appends to it.
+    encoder : Encoder
+        Has the books of what tasks and calls refer to.
+    turns : Turns
+        The running calls.
+    workers : list of WorkerHandle
+        The workers that are up. The feeder's list.
+    """
+
+    def __init__(self, answers: deque[Task], encoder: Encoder, turns: Turns, workers: list[WorkerHandle]):
+        self._answers = answers
+        self._encoder = encoder
+        self._turns = turns
+        self._workers = workers
+
+    def settle_answered(self) -> None:
+        """Settle all tasks that have their results."""
+        while self._answers:
+            self.settle(self._answers.popleft())
+
+    def settle(self, task: Task) -> None:
+        """A task is over: let go of what it held, and of what its call held if it was the last one."""
+        self.forget(self._encoder.settled(task))
+        task.call.pending -= 1
+        self.finish(task.call)
+
+    def finish(self, call: Call) -> None:
+        """Let go of what a call held, if no task of it is to come or under way."""
+        if call.exhausted and not call.pending:
+            self._turns.over(call)
+            self.forget(self._encoder.finish(call))
+
+    def forget(self, blobs: list[Blob]) -> None:
+        """No task will refer to these blobs: have the workers that know them drop them, with the next frame."""
+        for blob in blobs:
+            for worker in self._workers:
+                if blob.number in worker.known_blobs:
+                    worker.known_blobs.discard(blob.number)
+                    worker.to_forget.append(blob.number)

@@ -1,0 +1,58 @@
+"""Calls that are held back since their results pile up unread: a user's generator is consumed as fast as results are read."""
+
+from __future__ import annotations
+
+import functools
+import queue
+from collections.abc import Mapping
+from typing import Any
+
+from arrowpool.engine.calls import Call
+from arrowpool.engine.events import Read
+from arrowpool.engine.imap import Imap
+
+
+class Throttle:
+    """Holds calls back. Used in the feeder's thread.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes of unread results that one call may have.
+    cache : Mapping
+        Result objects of running calls by job number.
+    inbox : queue.SimpleQueue
+        The feeder's: gets a `Read` when results of a call that is held back are read.
+    """
+
+    def __init__(self, limit: int, cache: Mapping[int, Any], inbox: queue.SimpleQueue[Any]):
+        self._limit = limit
+        self._cache = cache
+        self._inbox = inbox
+        #: Whether no call is held back any more.
+        self._open = False
+
+    def open(self) -> None:
+        """Hold nothing back from now on: the pool is closed, and its user may read results only after its end."""
+        self._open = True
+
+    def holds_back(self, call: Call) -> bool:
+        """Whether a call is to wait. If so, a `Read` follows when results of it are read.
+
+        1. The feeder finds too many unread results, and asks to be told when some are read.
+        2. A user's thread reads results, and tells whoever has asked.
+        3. The feeder looks once more.
+
+        If 2 comes after 1, it is told. If 2 came before 1, it sees at 3 that there are fewer. Verdict: a call that waits has
+        a `Read` to come.
+        """
+        if self._open or not call.result_bytes:
+            return False
+        results = self._cache.get(call.job)
+        if not isinstance(results, Imap) or not self._is_piled_up(call, results):
+            return False
+        results.when_read(functools.partial(self._inbox.put, Read(call.job)))
+        return self._is_piled_up(call, results)
+
+    def _is_piled_up(self, call: Call, results: Imap) -> bool:
+        return call.result_bytes / call.replies * results.unread() > self._limit

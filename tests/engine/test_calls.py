@@ -1,0 +1,54 @@
+"""Calls in the form in which the standard library's pool queues them. No process."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from arrowpool.engine.calls import queued_call
+from arrowpool.engine.round_robin import Turns
+
+
+def test_a_call_whose_job_is_known_only_from_its_first_task():
+    drawn = []
+    tasks = ((9, drawn.append(i) or i, abs, (i,), {}) for i in range(3))
+    call = queued_call(tasks, None)
+    assert call.job == 9
+    assert drawn == [0], "the others are drawn when it is their turn"
+    turns = Turns(lambda _: False)
+    turns.add(call)
+    assert turns.next() is call
+    assert turns.find(9) is call
+    assert [index for _, index, *_ in call.tasks] == [0, 1, 2]
+
+
+def test_one_without_tasks():
+    lengths = []
+    call = queued_call([], lengths.append)
+    assert list(call.tasks) == []
+    call.set_length(0)
+    assert lengths == [0]
+
+
+@pytest.mark.parametrize("error", [KeyError, SystemExit])
+def test_one_that_raises_before_its_first_task(error):
+    def tasks():
+        raise error
+        yield
+
+    assert list(queued_call(tasks(), None).tasks) == []
+
+
+def test_the_first_task_is_not_kept_alive():
+    class Item:
+        pass
+
+    items = [None, Item()]
+    gone = weakref.ref(items[1])
+    call = queued_call(((0, i, abs, (items.pop(),), {}) for i in range(2)), None)
+    next(call.tasks)
+    next(call.tasks)
+    gc.collect()
+    assert gone() is None
