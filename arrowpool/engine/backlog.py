@@ -109,12 +109,13 @@ class Backlog:
         They are of the same call and function, need no segment, and their bytes fit into a frame.
         """
         companions: list[Task] = []
+        call, function = first.call, first.blobs[0]
         nbytes = first.parcel.piped_bytes
         for _ in range(most):
             if self._ahead:
                 task = self._ahead.popleft()
-            elif self._waiting is None and _has_more(first.call):
-                taken = self._take(first.call)
+            elif self._waiting is None and not call.exhausted and (call.source is None or call.source.has_some()):
+                taken = self._take(call)
                 if taken is None:  # it failed, or there are no more
                     continue
                 if isinstance(taken, Unplaced):  # it needs a segment, and so a frame of its own
@@ -124,7 +125,7 @@ class Backlog:
             else:
                 break
             nbytes += task.parcel.piped_bytes
-            if nbytes > FRAME_BYTES or not _go_together(first, task):
+            if task.call is not call or task.parcel.segments or nbytes > FRAME_BYTES or task.blobs[0] is not function:
                 self._ahead.appendleft(task)
                 break
             companions.append(task)
@@ -184,7 +185,7 @@ class Backlog:
 
     def _place(self, unplaced: Unplaced) -> Task | None:
         """Place a task; None when it failed, or waits for memory."""
-        self._settlement.settle_answered()
+        self._settlement.settle_early()
         verdict = self._budget.judge(unplaced.nbytes)
         if verdict is Verdict.WAIT:
             self._waiting = unplaced
@@ -207,7 +208,7 @@ class Backlog:
     def _take(self, call: Call) -> Task | Unplaced | None:
         """The next task of a call; None when it failed, or there are no more."""
         # Their memory is free for what this task shares with later ones, which is placed as soon as it is met.
-        self._settlement.settle_answered()
+        self._settlement.settle_early()
         taken = self._encoder.take(call)
         if taken is None:
             if call.set_length is not None:
@@ -224,13 +225,3 @@ class Backlog:
         if isinstance(taken, Task):
             self.draw_on(call)
         return taken
-
-
-def _has_more(call: Call) -> bool:
-    """Whether a call may have a task now."""
-    return not call.exhausted and (call.source is None or call.source.has_some())
-
-
-def _go_together(first: Task, task: Task) -> bool:
-    """Whether a task may go in one frame with another one."""
-    return task.call is first.call and not task.parcel.segments and task.blobs[0] == first.blobs[0]

@@ -107,7 +107,7 @@ class Feeder(Service):
         self._encoder = Encoder(sender, self._budget, self._reclaim, metrics, self.snapshots)
         self._throttle = Throttle(budget, cache, inbox)
         self._turns = Turns(self._throttle.holds_back)
-        self._settlement = Settlement(self._mailbox.answers, self._encoder, self._turns, self._workers)
+        self._settlement = Settlement(self._mailbox, self._encoder, self._turns, self._workers)
         self._backlog = Backlog(
             ahead=ahead,
             turns=self._turns,

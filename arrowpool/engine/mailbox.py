@@ -16,6 +16,9 @@ sees at 3 what was said at 1, and puts an event. Verdict: no wanted answer is sl
 often, and then finds nothing to do. The same holds for a call that is exhausted, which the feeder notes before 1 and the
 collector looks at after the lock.
 
+What is taken early, while tasks are encoded (`take_early`), counts at 2 like an answer that is there: its worker became free after
+free workers were last looked for.
+
 Race between a source and waking up
 -----------------------------------
 1. A source sees that the feeder sleeps, and takes `working`.
@@ -57,6 +60,9 @@ class Mailbox:
         self._lock = threading.Lock()
         #: Whether an answer is to wake the feeder. Written by whoever works, under `_lock`; read by the collector after it.
         self._wants_answers = False
+        #: Whether answers were taken since free workers were last looked for. Written and read by whoever works, and by the feeder
+        #: before it sleeps.
+        self._taken_early = False
         #: Whether the feeder waits for an event, or has one and waits for `working`. Written by the feeder alone. Sources read
         #: it without a lock, and once more under `working`, which the feeder takes after it has cleared this.
         self.asleep = False
@@ -93,7 +99,7 @@ class Mailbox:
 
     def wait(self) -> Any:
         """The next event; `Late` if none comes in time."""
-        if self.answers:
+        if self.answers or self._taken_early:
             return Answered()
         self.asleep = True
         try:
@@ -120,6 +126,18 @@ class Mailbox:
         if self._failure is not None:
             raise self._failure
         self._wants_answers = False
+        self._taken_early = False
+
+    def take(self) -> Task | None:
+        """Take an answer, before free workers are looked for; None when there is none."""
+        return self.answers.popleft() if self.answers else None
+
+    def take_early(self) -> Task | None:
+        """Take an answer in the middle of the work; its worker is looked for before the feeder sleeps."""
+        task = self.take()
+        if task is not None:
+            self._taken_early = True
+        return task
 
     def rest(self, wants_answers: bool, patience: float | None) -> None:
         """There is no more work.
@@ -142,6 +160,7 @@ class Mailbox:
         if not self.asleep or not self._inbox.empty() or not self.working.acquire(blocking=False):
             return False
         if self.asleep and self._failure is None:
+            self._taken_early = False
             return True
         self.working.release()  # the feeder has woken up, and comes to it next
         return False
@@ -150,7 +169,9 @@ class Mailbox:
         """As `rest`, while the feeder sleeps: wakes it if it would now sleep too long."""
         slept = self._patience
         self.rest(wants_answers, patience)
-        if (patience is not None and (slept is None or patience < slept)) or (wants_answers and self.answers):
+        if (patience is not None and (slept is None or patience < slept)) or (
+            wants_answers and (self.answers or self._taken_early)
+        ):
             self._inbox.put(Answered())
 
     def fail(self, error: BaseException) -> None:

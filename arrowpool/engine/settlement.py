@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from arrowpool.engine.calls import Blob, Call, Task
 from arrowpool.engine.encoder import Encoder
+from arrowpool.engine.mailbox import Mailbox
 from arrowpool.engine.round_robin import Turns
 from arrowpool.engine.worker_handle import WorkerHandle
 
@@ -15,8 +14,8 @@ class Settlement:
 
     Parameters
     ----------
-    answers : deque of Task
-        Tasks that have their results. The collector appends to it.
+    mailbox : Mailbox
+        The feeder's: has the tasks that have their results.
     encoder : Encoder
         Has the books of what tasks and calls refer to.
     turns : Turns
@@ -25,16 +24,22 @@ class Settlement:
         The workers that are up. The feeder's list.
     """
 
-    def __init__(self, answers: deque[Task], encoder: Encoder, turns: Turns, workers: list[WorkerHandle]):
-        self._answers = answers
+    def __init__(self, mailbox: Mailbox, encoder: Encoder, turns: Turns, workers: list[WorkerHandle]):
+        self._mailbox = mailbox
         self._encoder = encoder
         self._turns = turns
         self._workers = workers
 
     def settle_answered(self) -> None:
-        """Settle all tasks that have their results."""
-        while self._answers:
-            self.settle(self._answers.popleft())
+        """Settle all tasks that have their results, before free workers are looked for."""
+        while (task := self._mailbox.take()) is not None:
+            self.settle(task)
+
+    def settle_early(self) -> None:
+        """The same while tasks are encoded, when memory is about to be needed."""
+        if self._mailbox.answers:
+            while (task := self._mailbox.take_early()) is not None:
+                self.settle(task)
 
     def settle(self, task: Task) -> None:
         """A task is over: let go of what it held, and of what its call held if it was the last one."""

@@ -74,6 +74,39 @@ def test_an_answer_between_wanting_it_and_looking_is_found(steps):
     assert steps.events() == [Answered()], "once too often, which does no harm"
 
 
+def test_an_answer_that_is_taken_while_tasks_are_encoded_is_noticed(steps):
+    """Its worker became free after free workers were looked for."""
+    task = a_task()
+    steps.mailbox.begin()
+    steps.mailbox.answered([task])
+    assert steps.mailbox.take_early() is task
+    assert steps.mailbox.take_early() is None
+    steps.mailbox.rest(True, None)
+    assert steps.mailbox.wait() == Answered()
+    steps.mailbox.begin()
+    steps.mailbox.rest(True, 0.0)
+    assert steps.mailbox.wait() == Late(), "once"
+
+
+def test_an_answer_that_is_taken_before_workers_are_looked_for_is_over(steps):
+    steps.mailbox.answered([task := a_task()])
+    steps.mailbox.begin()
+    assert steps.mailbox.take() is task
+    assert steps.mailbox.take() is None
+    steps.mailbox.rest(True, 0.0)
+    assert steps.mailbox.wait() == Late()
+
+
+def test_a_stand_in_that_took_an_answer_early_wakes_the_feeder(steps, sleeper):
+    woken_by = sleeper()
+    steps.mailbox.answered([a_task()])
+    assert steps.mailbox.stand_in()
+    steps.mailbox.take_early()
+    steps.mailbox.rest_as_stand_in(True, None)
+    steps.mailbox.stand_down()
+    assert woken_by() == Answered()
+
+
 def test_an_answer_to_one_that_sleeps_wakes_it(steps, sleeper):
     steps.mailbox.rest(True, None)
     woken_by = sleeper()
