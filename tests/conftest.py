@@ -162,6 +162,10 @@ def across_methods(names, cases, few=1):
     return pytest.mark.parametrize(names, pairs, ids=[f"{one.method}-{case}" for one, case in pairs])
 
 
+#: For what the pool does in its own process, and waits for: how its workers start does not matter then.
+forked_only = pytest.mark.parametrize("ours", OURS[:1], ids=repr)
+
+
 @pytest.fixture(params=EVERY, ids=repr)
 def implementation(request):
     """The standard library's pool, and ours under each start method."""

@@ -299,8 +299,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("form", ["script", "module"])
+# A worker imports the program by its path or by its name, the same way if it is spawned or a server's; if forked, neither.
+@pytest.mark.parametrize(
+    ("form", "method"), [("script", "fork"), ("script", "spawn"), ("script", "forkserver"), ("module", "spawn")]
+)
 def test_an_unmodified_program_and_its_processes(method, form, tmp_path):
     (tmp_path / "client.py").write_text(CLIENT)
     arguments = [*(["client.py"] if form == "script" else ["-m", "client"]), method]

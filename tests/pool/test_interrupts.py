@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from arrowpool.threads import Service
-from tests.conftest import across_methods
+from tests.conftest import across_methods, forked_only
 from tests.pool import tasks
 
 LIMIT = 30
@@ -358,6 +358,7 @@ def test_a_worker_s_quota_counts_what_was_taken_back(ours):
     pool.join()
 
 
+@forked_only
 def test_what_waits_behind_long_tasks_counts_as_well(ours):
     """Short tasks, many to a frame, with a long one among them: the rest of its frame is taken back."""
     with ours.pool(2, maxtasksperchild=100) as pool:

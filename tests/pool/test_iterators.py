@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import arrowpool
-from tests.conftest import is_arena
+from tests.conftest import forked_only, is_arena
 from tests.pool import tasks
 from tests.pool.test_interrupts import run
 
@@ -319,6 +319,7 @@ def sources():
 SCRIPT = """
 import os, sys, threading, time
 import arrowpool
+from tests.conftest import forked_only
 from tests.pool import tasks
 
 def endless():
@@ -424,6 +425,7 @@ def test_a_closed_pool_ends_although_an_iterator_blocks_that_nobody_waits_for(ou
     pool.join()
 
 
+@forked_only
 @pytest.mark.parametrize("chunksize", [1, 3])
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
 def test_every_iterator_of_results_can_do_the_same(our_pool, method, chunksize):
