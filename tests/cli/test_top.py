@@ -17,6 +17,9 @@ from tests.pool import tasks
 
 LIMIT = 30
 
+# All pools of the process are looked at.
+pytestmark = pytest.mark.own_pool
+
 
 def seen():
     return [use for use in top.workers() if use.parent == os.getpid()]

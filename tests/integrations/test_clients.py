@@ -82,7 +82,7 @@ def test_dask_with_an_executor(way):
     with ProcessPoolExecutor(2) as executor:
         where = {"scheduler": executor} if way == "scheduler" else {"scheduler": "processes", "pool": executor}
         assert dask.compute(delayed, **where) == (sum(i**2 for i in range(20)),)
-        assert executor._engine.pool.stats().tasks > 0
+        assert executor._closer.pool.stats().tasks > 0
 
 
 def test_backtesting(monkeypatch):
@@ -243,7 +243,7 @@ def test_tqdm_with_an_executor(monkeypatch):
     class Counted(ProcessPoolExecutor):
         def shutdown(self, **kwargs):
             super().shutdown(**kwargs)
-            tasks.append(self._engine.pool.stats().tasks)
+            tasks.append(self._closer.pool.stats().tasks)
 
     monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Counted)
     negative = concurrent.process_map(operator.neg, range(9), max_workers=2, chunksize=2, leave=False)
@@ -256,7 +256,7 @@ def test_adaptive():
     with ProcessPoolExecutor(2) as executor:
         learner = adaptive.Learner1D(peak, bounds=(-1, 1))
         adaptive.BlockingRunner(learner, npoints_goal=25, executor=executor, shutdown_executor=False)
-        assert executor._engine.pool.stats().tasks >= 25
+        assert executor._closer.pool.stats().tasks >= 25
     assert 25 <= len(learner.data) <= 28
     assert all(value == peak(x) for x, value in learner.data.items())
 

@@ -108,7 +108,7 @@ def test_arguments_are_private_and_in_shared_memory(backend):
     assert array.sum() == 500_000
     frame = pd.DataFrame(np.ones((50_000, 4)), columns=list("abcd"))
     pd.testing.assert_frame_equal(joblib.Parallel()(calls(tasks.double, [frame] * 2))[1], frame * 2)
-    assert kept().executor._engine.pool.stats().shared_bytes > 8 * array.nbytes
+    assert kept().executor._closer.pool.stats().shared_bytes > 8 * array.nbytes
 
 
 def kept():
@@ -119,7 +119,7 @@ def test_shared_objects_are_copied_once():
     array = np.ones(1_000_000)
     with joblib.parallel_config(backend="arrowpool", n_jobs=2, share=[array], max_bytes=1 << 30):
         assert joblib.Parallel(batch_size=1)(calls(tasks.write_and_sum, [array] * 10)) == [2_000_000.0] * 10
-        assert kept().executor._engine.pool.stats().shared_bytes < 1.5 * array.nbytes
+        assert kept().executor._closer.pool.stats().shared_bytes < 1.5 * array.nbytes
 
 
 def test_the_workers_are_kept_until_others_are_wanted():
@@ -334,7 +334,7 @@ class TestScikitLearn:
         after = search(2)
         assert after.best_params_ == before.best_params_
         np.testing.assert_array_equal(after.cv_results_["mean_test_score"], before.cv_results_["mean_test_score"])
-        assert kept().executor._engine.pool.stats().tasks > 0
+        assert kept().executor._closer.pool.stats().tasks > 0
 
     def test_forests_in_a_search(self, backend, samples):
         selection, ensemble = library("sklearn.model_selection"), library("sklearn.ensemble")
