@@ -9,6 +9,8 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from arrowpool.cli.output import until_not_read
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
@@ -18,8 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return run(words[1:])
     chosen = _parser().parse_args(words)
-    code: int = chosen.do(chosen)
-    return code
+    return until_not_read(lambda: chosen.do(chosen))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,6 +111,8 @@ def _bench(chosen: argparse.Namespace) -> int:
             processes=chosen.processes,
             method=chosen.start_method,
         )
+    except BrokenPipeError:  # what is printed is no longer read
+        raise
     except (OSError, ValueError) as error:  # also pandas' and pyarrow's own
         print(f"{chosen.csv or chosen.parquet or 'generated frames'} cannot be measured with: {error}", file=sys.stderr)
         return 1

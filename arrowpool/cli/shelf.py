@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from arrowpool import shelf
+from arrowpool.cli.output import printable
 from arrowpool.errors import ShelfKeyError
 from arrowpool.shelf import store
 from arrowpool.stats import aligned, show_bytes
@@ -14,9 +15,9 @@ _REFUSALS = (ShelfKeyError, PermissionError, TimeoutError)
 
 
 def ls() -> int:
-    """One line for every object of this user."""
+    """Print one line for each object of this user."""
     rows = [
-        (one.key, one.kind, show_bytes(one.nbytes), f"{one.created:%Y-%m-%d %H:%M:%S}", _life(one))
+        (one.key, printable(one.kind), show_bytes(one.nbytes), f"{one.created:%Y-%m-%d %H:%M:%S}", _life(one))
         for one in sorted(shelf.list_infos(), key=lambda one: one.created)
     ]
     print("\n".join(aligned([("KEY", "KIND", "SIZE", "PUT (UTC)", "LIVES"), *rows])))
@@ -24,7 +25,7 @@ def ls() -> int:
 
 
 def info(key: str) -> int:
-    """All that is known of one object."""
+    """Print the facts about one object."""
     try:
         one = shelf.info(key)
     except _REFUSALS as error:
@@ -32,7 +33,7 @@ def info(key: str) -> int:
         return 1
     facts = [
         ("key", one.key),
-        ("kind", one.kind),
+        ("kind", printable(one.kind)),
         ("size", f"{show_bytes(one.nbytes)} ({one.nbytes:,} bytes)"),
         ("put", f"{one.created:%Y-%m-%d %H:%M:%S} UTC"),
         ("lives", _life(one)),
@@ -41,13 +42,13 @@ def info(key: str) -> int:
     if one.arrow:
         table = shelf.get_arrow(key)
         facts.append(("rows", f"{table.num_rows:,}"))
-        facts += [("column", f"{field.name}: {field.type}") for field in table.schema]
+        facts += [("column", f"{printable(field.name)}: {field.type}") for field in table.schema]
     print("\n".join(aligned(facts)))
     return 0
 
 
 def rm(keys: Sequence[str]) -> int:
-    """Delete objects; 1 if there was nothing under one of the keys."""
+    """Delete objects; return 1 if one of them could not be deleted."""
     failed = 0
     for key in keys:
         try:
@@ -59,7 +60,7 @@ def rm(keys: Sequence[str]) -> int:
 
 
 def clean() -> int:
-    """Remove what processes that were killed have left half-written."""
+    """Remove what killed processes have left half-written."""
     removed = [place for name in store.stores() for place in store.Store(name).clean()]
     print(f"{len(removed)} half-written objects removed")
     return 0

@@ -1,7 +1,7 @@
-"""What the pools of this user hold just now: ``python -m arrowpool top``.
+"""``python -m arrowpool top``: what the pools of this user hold at this moment.
 
-Reads the control pages of all workers, which their processes hold open, through ``/proc``. Nothing is asked of the
-processes themselves, so a pool that is stopped or hangs is seen as well.
+Reads the control pages of all workers, which their processes hold open, through ``/proc``. The processes themselves are not
+asked, so a pool that is stopped or hangs is shown as well.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _NAME = "arrowpool-control"
 
 @dataclass(frozen=True, slots=True)
 class WorkerUse:
-    """One worker as it is just now.
+    """One worker at this moment.
 
     Attributes
     ----------
     parent, worker : int
         Process ids of the pool's process and of the worker.
     begun : int
-        Tasks it has begun, ever.
+        Tasks that it has begun so far.
     running : float or None
-        Seconds for which its task runs; None while it has none.
+        Seconds that its task has been running; None while it has none.
     arguments : Use
         The pool's segments, their bytes, and how many leases of them the worker holds.
     results : Use
@@ -47,14 +47,7 @@ class WorkerUse:
 
 
 def workers() -> list[WorkerUse]:
-    """All workers of arrowpool's pools whose processes this user may look into, by pool.
-
-    Raises
-    ------
-    OSError
-        Where there is no ``/proc``.
-    """
-    os.listdir("/proc/self/fd")
+    """All workers of arrowpool's pools whose processes this user may look into, by pool."""
     seen: dict[int, WorkerUse] = {}
     for process in psutil.process_iter():
         for inode, path in _pages(process.pid):
@@ -80,7 +73,7 @@ def _read(path: str) -> WorkerUse:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if os.fstat(fd).st_size != SIZE:
-            raise ValueError(f"{path} is no control page of this version")
+            raise ValueError(f"{path} is not a control page of this version")
         page = ControlPage(fd, for_reading=True)
     finally:
         os.close(fd)
@@ -97,7 +90,7 @@ def _read(path: str) -> WorkerUse:
 
 
 def table() -> str:
-    """What there is, as text: a line for each pool, and one for each of its workers."""
+    """All pools as text: a line for each pool, and one for each of its workers."""
     found = workers()
     if not found:
         return "no pools of this user are open"
@@ -145,13 +138,15 @@ def _command(pid: int) -> str:
 def run(interval: float | None) -> int:
     """Print the table, once or every `interval` seconds until Ctrl-C; return the exit code."""
     try:
+        os.listdir("/proc/self/fd")
+    except OSError as error:
+        print(f"this needs /proc: {error}")
+        return 1
+    try:
         print(table(), flush=True)
         while interval is not None:
             time.sleep(interval)
             print(f"\n{time.strftime('%H:%M:%S')}\n{table()}", flush=True)
     except KeyboardInterrupt:
         return 130
-    except OSError as error:
-        print(f"this needs /proc: {error}")
-        return 1
     return 0

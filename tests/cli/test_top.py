@@ -25,6 +25,7 @@ def seen():
     return [use for use in top.workers() if use.parent == os.getpid()]
 
 
+@pytest.mark.own_pool
 def test_what_is_seen_of_a_pool(our_pool, tmp_path):
     frames = our_pool.map(tasks.frame_of, range(4), 1)
     uses = seen()

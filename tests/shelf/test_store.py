@@ -685,3 +685,37 @@ def test_where_shelves_lie(tmp_path, monkeypatch):
     assert paths[1] == tmp_path / "arrowpool"
     monkeypatch.setenv("XDG_RUNTIME_DIR", "relative")
     assert all(path.is_absolute() for path in directories.roots()[0])
+
+
+@root_only
+def test_where_strangers_have_taken_every_name_the_error_says_what_to_set(monkeypatch, tmp_path):
+    names = [Path(f"{tempfile.mkdtemp()}/arrowpool-0") for _ in range(2)]
+    missing = tmp_path / "missing" / "arrowpool"
+    for name in names:
+        name.mkdir()
+        os.chown(name, 65534, 65534)
+    for paths in (names, [names[0], missing, names[1]]):
+        monkeypatch.setattr(directories, "roots", lambda paths=paths: (paths, False))
+        with pytest.raises(PermissionError, match=r"other users have taken .*arrowpool-0.*set ARROWPOOL_SHELF_DIR"):
+            arrowpool.put(1, persist=True, key="k")
+    for name in names:
+        shutil.rmtree(name.parent)
+
+
+def test_a_long_name_of_a_type_is_cut(own_shelf):
+    """Its description can be read nevertheless."""
+    cls = type("C" * 70_000, (), {"__reduce__": lambda self: (int, (7,))})
+    assert arrowpool.get(arrowpool.put(cls(), persist=True)) == 7
+    kind = arrowpool.info(arrowpool.put(cls())).kind
+    assert kind == "C" * len(kind)
+
+
+def test_a_private_shelf_forgets_the_keys_that_others_have_deleted():
+    with Shelf() as shelf:
+        kept = shelf.put("kept")
+        for number in range(100):
+            arrowpool.delete(shelf.put(number))
+        by_another_process = shelf.put("it")
+        assert in_a_child(lambda: arrowpool.delete(by_another_process)) is None
+        assert shelf._keys == {kept}
+        assert shelf.list_keys() == [kept]

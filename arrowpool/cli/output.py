@@ -1,0 +1,43 @@
+"""How commands print: quietly ended when their output is no longer read, and without what a terminal would obey."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Callable
+
+#: What a shell reports of a program that ended by SIGPIPE.
+_NOT_READ = 141
+
+
+def until_not_read(command: Callable[[], int]) -> int:
+    """Run a command, and end it without an error when its output is no longer read (``python -m arrowpool ls | head``).
+
+    Returns
+    -------
+    int
+        The command's exit code; 141 when its output is no longer read.
+    """
+    try:
+        code = command()
+        sys.stdout.flush()  # here, not at the exit of the interpreter
+        return code
+    except BrokenPipeError:
+        if _is_read():
+            raise  # another pipe
+        # What is still buffered has to go somewhere when the interpreter exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NOT_READ
+
+
+def _is_read() -> bool:
+    """Whether standard output still has a reader: the kernel reports an error for a pipe that has none."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def printable(text: str) -> str:
+    """Text that is not ours, on one line and without control characters."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
