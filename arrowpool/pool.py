@@ -1,28 +1,29 @@
-"""The pool: `multiprocessing.Pool`, with frames, tables and arrays travelling through shared memory."""
+"""The pool: `multiprocessing.Pool`, with frames, tables and arrays travelling through shared memory.
+
+`ArrowPool` is made and ended here, shares objects, and reports figures. The methods that make calls are in `call_methods`; the
+threads and processes behind a pool are in `engine`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import html
-import logging
-import math
 import multiprocessing
-import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import pool as stdlib
 from multiprocessing import util
-from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE, mapstar, starmapstar  # type: ignore[attr-defined]
+from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
 from multiprocessing.process import BaseProcess
 from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
-from arrowpool.engine.calls import Call, Share, Snapshot
+from arrowpool.arguments import check, default_size, integer
+from arrowpool.call_methods import CallMethods
+from arrowpool.engine.calls import Share
 from arrowpool.engine.engine import Engine, Options
 from arrowpool.engine.imap import IMapIterator, IMapUnorderedIterator
 from arrowpool.engine.results import ApplyResult, AsyncResult, MapResult
-from arrowpool.engine.source import runs_code, tasks_of
-from arrowpool.errors import again
 from arrowpool.interrupts import check_process
 from arrowpool.stats import Stats
 from arrowpool.tuning import COPY_THREADS
@@ -41,10 +42,9 @@ __all__ = [
     "Pool",
 ]
 
-_log = logging.getLogger(__name__)
 _S = TypeVar("_S")
 _T = TypeVar("_T")
-#: Pickle writes these without asking us.
+#: Pickle writes objects of these types without asking the reducer.
 _NOT_SHARED = frozenset(
     (
         *(NoneType, bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset),
@@ -53,37 +53,36 @@ _NOT_SHARED = frozenset(
 )
 
 
-class ArrowPool(stdlib.Pool):
+class ArrowPool(CallMethods):
     """A pool of worker processes: the standard library's, except for how data travels.
 
-    DataFrames, Series, Tables, arrays and whatever is made of them, anywhere in arguments, functions and results, are
-    copied once into shared memory and read there; each task still has its own private, writable copy as far as it can tell.
+    DataFrames, Series, Tables and arrays, anywhere in arguments, functions and results, are copied once into shared memory and
+    read there. A task can write to its arguments as to a private copy: no other task or process sees the change.
 
     Parameters
     ----------
     processes, initializer, initargs, maxtasksperchild, context
         As for `multiprocessing.pool.Pool`.
     max_bytes : int, optional
-        Bytes of shared memory in flight to the workers at a time; the default is half of the memory that is available
-        when the pool is made. What exceeds it waits; an object that exceeds it alone travels alone, or raises
-        `ArenaFullError` when there is no memory for it.
+        Bytes of shared memory in flight to the workers at a time. The default is half of the memory that is available when
+        the pool is made. Further data waits; an object that is larger travels alone, or raises `ArenaFullError` when there is
+        no memory for it.
     spill_dir : path, optional
-        Directory on a disk where segments lie, in files without a name, so that they may exceed the memory. By default they
-        lie in memory.
-
+        Directory on a disk for segments, in files without a name, so that they may exceed the memory. By default segments
+        are in memory.
     retries : int
-        How many times a task is run again whose worker was lost while it ran; for tasks that may run twice. After that,
-        and by default at once, its call raises `WorkerLostError`.
+        How many times a task is run again after its worker was lost; for tasks that may run twice. After that, and by
+        default at once, its call raises `WorkerLostError`.
     task_timeout : float, optional
-        Seconds that a task may run (for `map`, a task is a chunk), from when the worker rebuilds its arguments and, the
-        first time, imports its function. Then its worker is killed and replaced, and its call
-        raises `TaskTimeoutError`; it is not tried again. By default there is no limit. With a limit, short tasks are sent
-        to their workers one by one, which costs some 0.1 ms each.
+        Seconds that a task may run (for `map`, a task is a chunk), counted from when the worker starts to rebuild its
+        arguments and, the first time, to import its function. After that, its worker is killed and replaced, and its call
+        raises `TaskTimeoutError`, without a retry. By default there is no limit. With a limit, short tasks are sent one by
+        one, which costs about 0.1 ms for each task.
 
     Raises
     ------
     ValueError, TypeError
-        As for `multiprocessing.pool.Pool`, and for extras that are out of range.
+        As for `multiprocessing.pool.Pool`, and for the other arguments when they are out of range.
 
     Examples
     --------
@@ -97,7 +96,6 @@ class ArrowPool(stdlib.Pool):
     # Class attributes, so that __del__ and __repr__ find them even if the arguments do not fit __init__.
     #: What the user has done with the pool: the standard library's attribute. The engine's threads go by its `PoolState`.
     _state = INIT
-    #: The process that has this pool's threads. A child forked from it can use none of it.
     _pid = -1
 
     def __init__(
@@ -113,19 +111,18 @@ class ArrowPool(stdlib.Pool):
         retries: int = 0,
         task_timeout: float | None = None,
     ):
-        # First of all, so that __del__ finds them whatever happens here.
+        # First, so that __del__ finds them if anything below fails.
         self._pool: list[BaseProcess] = []
         self._state = INIT
         self._pid = os.getpid()
         self._ctx = context or multiprocessing.get_context()
         self._processes = default_size() if processes is None else processes
-        nbytes = _integer(max_bytes)
-        _check(self._processes, initializer, maxtasksperchild, nbytes, retries, task_timeout)
+        nbytes = integer(max_bytes)
+        check(self._processes, initializer, maxtasksperchild, nbytes, retries, task_timeout)
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = tuple(initargs)
-        #: Objects that are shared now, oldest first. Any thread adds, removes and reads, with one atomic operation each.
-        self._shares: dict[Share, None] = {}
+        self._shares = {}
         options = Options(
             context=self._ctx,
             process=self.Process,
@@ -177,310 +174,13 @@ class ArrowPool(stdlib.Pool):
             super().__del__(*args, **kwargs)
 
     def __enter__(self) -> Self:
-        # A pool that is broken already is entered: nobody ends what a block was not entered with. Its calls say why.
+        # A broken pool can be entered: the end of the block terminates it, and its calls say why it is broken.
         check_process(self._pid)
-        super()._check_running()  # type: ignore[misc]
+        stdlib.Pool._check_running(self)  # type: ignore[attr-defined]
         return self
-
-    def _check_running(self) -> None:
-        check_process(self._pid)
-        super()._check_running()  # type: ignore[misc]
-        if self._broken is not None:
-            raise again(self._broken)
-
-    @property
-    def _broken(self) -> BaseException | None:
-        """Why no worker of this pool can run a task; None while they can."""
-        return self._engine.state.error
 
     def _is_own_thread(self) -> bool:
         return self._engine.is_own_thread()
-
-    # Calls: as in the standard library, but that the feeder is told what it can rely on, and that an interrupt ends a call.
-
-    def apply(self, func: Callable[..., _T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> _T:
-        """Return ``func(*args, **kwds)``, computed in a worker. Blocks until the result is there.
-
-        Parameters
-        ----------
-        func, args, kwds
-            The function and its arguments.
-
-        Raises
-        ------
-        Exception
-            The exception of `func`; errors of the pool, such as `WorkerLostError`.
-        KeyboardInterrupt
-            On Ctrl-C. It ends the call: the task is interrupted.
-
-        Examples
-        --------
-        >>> from arrowpool import Pool
-        >>> with Pool(2) as pool:
-        ...     pool.apply(pow, (2, 10))
-        1024
-        """
-        return self._wait_for(self.apply_async(func, args, kwds))
-
-    def map(self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = None) -> list[_T]:
-        """Return ``[func(item) for item in iterable]``, computed in the workers. Blocks until all results are there.
-
-        Parameters
-        ----------
-        func : callable
-            Called with one item. It is sent once, with everything that it has captured.
-        iterable : iterable
-            Read to its end before the first task is sent, unless it has a length.
-        chunksize : int, optional
-            Number of items that a worker gets in one task. By default each worker gets about four tasks. Large chunks suit
-            many small items; 1 suits few large ones.
-
-        Returns
-        -------
-        list
-            The results, in the order of the items.
-
-        Raises
-        ------
-        Exception
-            The first exception that a task raises, once all tasks are answered; errors of the pool, such as
-            `WorkerLostError`.
-        KeyboardInterrupt
-            On Ctrl-C. It ends the call: running tasks are interrupted, waiting tasks are dropped.
-
-        Examples
-        --------
-        >>> from arrowpool import Pool
-        >>> with Pool(2) as pool:
-        ...     pool.map(abs, [-1, -2, -3])
-        [1, 2, 3]
-        """
-        return self._wait_for(self._map_async(func, iterable, mapstar, chunksize))
-
-    def starmap(
-        self, func: Callable[..., _T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
-    ) -> list[_T]:
-        """Return ``[func(*item) for item in iterable]``: as `map`, but each item holds the arguments of one call.
-
-        Examples
-        --------
-        >>> from arrowpool import Pool
-        >>> with Pool(2) as pool:
-        ...     pool.starmap(pow, [(2, 3), (2, 4)])
-        [8, 16]
-        """
-        return self._wait_for(self._map_async(func, iterable, starmapstar, chunksize))
-
-    def apply_async(
-        self,
-        func: Callable[..., _T],
-        args: Iterable[Any] = (),
-        kwds: Mapping[str, Any] = {},
-        callback: Callable[[_T], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
-    ) -> ApplyResult[_T]:
-        """Start ``func(*args, **kwds)`` in a worker. Does not block.
-
-        Parameters
-        ----------
-        func, args, kwds
-            The function and its arguments. Small objects are taken as they are now; large arrays are read when the task is
-            sent, so leave them unchanged until then.
-        callback, error_callback : callable, optional
-            Called with the result, or with the exception, in a thread of the pool. A callback should return at once, since
-            other results wait for it; its exceptions are logged.
-
-        Returns
-        -------
-        ApplyResult
-            Of the value: call ``get(timeout=None)``, or ``await`` it.
-
-        Examples
-        --------
-        >>> from arrowpool import Pool
-        >>> with Pool(2) as pool:
-        ...     result = pool.apply_async(pow, (2, 10))
-        ...     result.get()
-        1024
-        """
-        self._check_running()
-        shares = self._shared_now()
-        snapshot = self._snapshot(func, args, kwds, shares)
-        result: Any = ApplyResult(self, callback, error_callback)
-        tasks = iter([(result._job, 0, func, args, kwds)])
-        self._submit(Call(tasks, None, job=result._job, length=1, snapshot=snapshot, shares=shares))
-        return result  # type: ignore[no-any-return]
-
-    def map_async(
-        self,
-        func: Callable[[_S], _T],
-        iterable: Iterable[_S],
-        chunksize: int | None = None,
-        callback: Callable[[list[_T]], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult[_T]:
-        """Start a `map`. Does not block, except to read an iterable without a length.
-
-        Parameters
-        ----------
-        func, iterable, chunksize
-            As for `map`.
-        callback, error_callback : callable, optional
-            As for `apply_async`; called once, with the list of results or with the first exception.
-
-        Returns
-        -------
-        MapResult
-            Of the list of results, in the order of the items: call ``get(timeout=None)``, or ``await`` it.
-
-        Examples
-        --------
-        >>> from arrowpool import Pool
-        >>> with Pool(2) as pool:
-        ...     pool.map_async(abs, [-1, -2, -3]).get()
-        [1, 2, 3]
-        """
-        return self._map_async(func, iterable, mapstar, chunksize, callback, error_callback)
-
-    def starmap_async(
-        self,
-        func: Callable[..., _T],
-        iterable: Iterable[Iterable[Any]],
-        chunksize: int | None = None,
-        callback: Callable[[list[_T]], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult[_T]:
-        """Start a `starmap`: as `map_async`, but each item holds the arguments of one call.
-
-        Examples
-        --------
-        >>> from arrowpool import Pool
-        >>> with Pool(2) as pool:
-        ...     pool.starmap_async(pow, [(2, 3), (2, 4)]).get()
-        [8, 16]
-        """
-        return self._map_async(func, iterable, starmapstar, chunksize, callback, error_callback)
-
-    def _map_async(
-        self,
-        func: Callable[..., Any],
-        iterable: Any,
-        mapper: Any,
-        chunksize: int | None = None,
-        callback: Callable[[Any], Any] | None = None,
-        error_callback: Callable[[BaseException], Any] | None = None,
-    ) -> MapResult[Any]:
-        self._check_running()
-        # Copied also when it is a list: the caller may change that while tasks wait.
-        if type(iterable) is list or not hasattr(iterable, "__len__"):
-            iterable = list(iterable)
-        if chunksize is None:
-            chunksize, extra = divmod(len(iterable), self._processes * 4)
-            if extra:
-                chunksize += 1
-        if len(iterable) == 0:
-            chunksize = 0
-        batches = stdlib.Pool._get_tasks(func, iterable, chunksize)  # type: ignore[attr-defined]
-        result: Any = MapResult(self, chunksize, len(iterable), callback, error_callback=error_callback)
-        length = result._number_left
-        tasks = tasks_of(result._job, mapper, batches, length)
-        items = iterable if type(iterable) in (list, tuple) else None
-        lazy, shares = runs_code(iterable), self._shared_now()
-        self._submit(Call(tasks, None, items, job=result._job, length=length, lazy=lazy, shares=shares))
-        return result  # type: ignore[no-any-return]
-
-    def imap(self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = 1) -> IMapIterator[_T]:
-        """Return an iterator over the results of ``func(item)``, in the order of the items. Does not block.
-
-        Parameters
-        ----------
-        func : callable
-            Called with one item.
-        iterable : iterable
-            Read as workers make room, at most `max_bytes` ahead; read in a thread of its own if it runs Python code, so it
-            may wait for results of its own items.
-        chunksize : int
-            Number of items that a worker gets in one task.
-
-        Returns
-        -------
-        IMapIterator
-            For ``for`` and ``async for``; ``next(timeout)`` waits for one result at most so long. An exception of a task is
-            raised in place of its result, and the iterator goes on; with a chunksize above 1 it ends there. Closing or
-            dropping the iterator ends the call: running tasks are interrupted, waiting tasks are dropped. Ctrl-C while
-            waiting for a result does the same.
-
-        Raises
-        ------
-        ValueError
-            For a chunksize below 1.
-
-        Examples
-        --------
-        >>> from arrowpool import Pool
-        >>> with Pool(2) as pool:
-        ...     for value in pool.imap(abs, [-1, -2, -3]):
-        ...         print(value)
-        1
-        2
-        3
-        """
-        return self._imap(IMapIterator, func, iterable, chunksize)
-
-    def imap_unordered(
-        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = 1
-    ) -> IMapIterator[_T]:
-        """As `imap`, with the results in the order in which they arrive.
-
-        Examples
-        --------
-        >>> from arrowpool import Pool
-        >>> with Pool(2) as pool:
-        ...     sorted(pool.imap_unordered(abs, [-1, -2, -3]))
-        [1, 2, 3]
-        """
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize)
-
-    def _imap(
-        self, kind: type[IMapIterator[_T]], func: Any, iterable: Iterable[Any], chunksize: Any
-    ) -> IMapIterator[_T]:
-        self._check_running()
-        if chunksize < 1:
-            raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
-        chunked = chunksize != 1
-        batches = stdlib.Pool._get_tasks(func, iterable, chunksize) if chunked else iterable  # type: ignore[attr-defined]
-        result = kind(self, chunked)
-        tasks = tasks_of(result._job, mapstar if chunked else func, batches)
-        lazy, shares = runs_code(iterable), self._shared_now()
-        self._submit(Call(tasks, result.results._set_length, job=result._job, lazy=lazy, shares=shares))
-        return result
-
-    def _snapshot(
-        self, func: Callable[..., Any], args: Any, kwds: Mapping[str, Any], shares: tuple[Share, ...]
-    ) -> Snapshot | None:
-        return self._engine.snapshot(func, args, kwds, shares)
-
-    def _submit(self, call: Call) -> None:
-        self._engine.submit(call)
-
-    def _wait_for(self, result: ApplyResult[_T]) -> _T:
-        """Wait for a call and return its value. An interrupt, or another exception of a signal handler, ends the call."""
-        try:
-            return result.get()
-        except BaseException:
-            if not result.ready():
-                self._cancel(result._job)  # type: ignore[attr-defined]
-            raise
-
-    def _cancel(self, job: int, error: BaseException | None = None) -> None:
-        """End a call: interrupt its running tasks, drop its waiting ones. Its result is `error`, or `CancelledError`."""
-        if self._pid == os.getpid():
-            self._engine.cancel(job, error)
-
-    def _drop(self, job: int, ends: bool) -> None:
-        """Note that the results of an imap will not be read. Called in finalizers, so it takes no lock."""
-        if self._pid == os.getpid():
-            self._engine.drop(job, ends)
 
     # Ends
 
@@ -526,7 +226,7 @@ class ArrowPool(stdlib.Pool):
         check_process(self._pid)
         if self._is_own_thread():
             raise RuntimeError(
-                "a pool cannot be joined in a callback, nor elsewhere in its own threads: these would not end"
+                "a pool cannot be joined in a callback, or elsewhere in its own threads: these would not end"
             )
         super().join()
         self._terminate()
@@ -534,30 +234,30 @@ class ArrowPool(stdlib.Pool):
 
     @contextlib.contextmanager
     def share(self, obj: _T) -> Iterator[_T]:
-        """Copy an object once, for all calls in the ``with`` block.
+        """Copy an object once for all calls in the ``with`` block.
 
-        Wherever it occurs in these calls, in arguments or captured by functions, the workers read that one copy; each task
-        still gets the object itself, private and writable. They see the state that it has now: changes made to it inside
-        the block do not reach them. What is made of it (a slice, a column) is another object.
+        Wherever the object occurs in these calls, as an argument or captured by a function, workers read the one copy. Each
+        task still gets the object itself, private and writable, in the state it has now: later changes in the block do not
+        reach the tasks. A slice or a column of the object is another object, and is not shared by this.
 
         Parameters
         ----------
         obj : object
-            A frame, table or array, or an object with such inside. Not a list, tuple or dict: share what is in them.
+            A frame, table or array, or an object that holds some. Not a list, tuple or dict: share the objects in it.
 
         Returns
         -------
         context manager
-            For the ``with`` block; gives `obj`.
+            Gives `obj`.
 
         Raises
         ------
         TypeError
-            For what could not be recognized in a call: containers, strings, numbers, functions, classes.
+            For objects that a call could not recognize: containers, strings, numbers, functions, classes.
         ArenaFullError
-            When there is no room. It is not limited by `max_bytes`, which is for what is in flight.
+            When there is no memory for the object. `max_bytes` does not limit it, since it is not in flight.
         Exception
-            Whatever pickling it raises.
+            The exception of pickling it.
 
         Examples
         --------
@@ -586,17 +286,13 @@ class ArrowPool(stdlib.Pool):
             self._shares.pop(share, None)
             self._engine.unshare(share)
 
-    def _shared_now(self) -> tuple[Share, ...]:
-        """What a call that is made now refers to, the newest last."""
-        return tuple(self._shares) if self._shares else ()
-
     def stats(self) -> Stats:
-        """What this pool has done so far: what moved, what did not have to, where the time went, and what took the slow path.
+        """Return what this pool has done so far: data moved, copies saved, where the time went, what was pickled and why.
 
         Returns
         -------
         Stats
-            The figures as of now; shows itself as text, and as tables in a notebook.
+            The figures of this moment. Printed as text, and as tables in a notebook.
 
         Examples
         --------
@@ -621,46 +317,6 @@ class ArrowPool(stdlib.Pool):
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p>" + ("" if self._state == INIT else self.stats()._repr_html_())
-
-
-def _check(
-    processes: int,
-    initializer: Callable[..., Any] | None,
-    maxtasksperchild: int | None,
-    max_bytes: int | None,
-    retries: int,
-    task_timeout: float | None,
-) -> None:
-    """Refuse what a pool cannot be made with."""
-    if processes < 1:
-        raise ValueError("Number of processes must be at least 1")
-    operator.index(processes)
-    if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
-        raise ValueError("maxtasksperchild must be a positive int or None")
-    if initializer is not None and not callable(initializer):
-        raise TypeError("initializer must be a callable")
-    if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes <= 0):
-        raise ValueError("max_bytes must be a positive int (bytes) or None")
-    if not isinstance(retries, int) or retries < 0:
-        raise ValueError("retries must be an int, 0 or more")
-    if task_timeout is not None and not (isinstance(task_timeout, (int, float)) and 0 < task_timeout < math.inf):
-        raise ValueError("task_timeout must be a positive number (seconds) or None")
-
-
-def _integer(number: Any) -> Any:
-    """Any integer, NumPy's too, as an int; everything else as it is, for `_check` to refuse."""
-    try:
-        return operator.index(number)
-    except TypeError:
-        return number
-
-
-def default_size() -> int:
-    """Default number of workers."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        with contextlib.suppress(OSError):  # a sandbox may refuse
-            return os.process_cpu_count() or 1
-    return os.cpu_count() or 1
 
 
 Pool = ArrowPool

@@ -26,12 +26,13 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
+from arrowpool.arguments import default_size
 from arrowpool.engine.calls import Call
 from arrowpool.errors import again
 from arrowpool.executor.chunks import batched, flattened
 from arrowpool.executor.jobs import Job, PoolCloser, is_exiting
 from arrowpool.interrupts import check_process
-from arrowpool.pool import ArrowPool, default_size
+from arrowpool.pool import ArrowPool
 from arrowpool.stats import Stats
 
 _log = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ import arrowpool
 from arrowpool import PoolTerminatedError
 from arrowpool import pool as pool_module
 from arrowpool.engine import ending
+from arrowpool.engine.calls import Call
 from arrowpool.engine.ending import _TERMINATE_SECONDS
 from tests.conftest import across_methods
 from tests.pool import tasks
@@ -250,7 +251,7 @@ def test_a_thread_of_the_pool_fails(which, ending, tmp_path):
     if which == "collector":
         assert thread.join(LIMIT)
     late = pool_module.AsyncResult(pool, None, None)  # of a call that was checked before that
-    pool._submit(pool_module.Call(iter([(late._job, 0, abs, (-4,), {})]), None, job=late._job, length=1))
+    pool._submit(Call(iter([(late._job, 0, abs, (-4,), {})]), None, job=late._job, length=1))
     with contextlib.suppress(PoolTerminatedError):
         assert late.get(LIMIT) == 4  # or it is answered, by those that go on
     getattr(pool, ending)()
