@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 #: For so long a fork waits for other threads' imports.
@@ -73,6 +73,32 @@ class Handover:
     def close_in_child(self) -> None:
         if _forkers.get(threading.get_ident()) is not self:
             self.close()
+
+
+def hold_across_forks(
+    gate: threading.RLock,
+    *,
+    before: Callable[[bool], object] | None = None,
+    after_in_parent: Callable[[], object] | None = None,
+    after_in_child: Callable[[], object],
+) -> None:
+    """Have each forking thread hold `gate` from before the fork until after it, and run these hooks meanwhile.
+
+    A thread in a ``with gate`` block keeps all other threads from forking. `before` is called with whether the forking thread
+    held the gate already: in such a block, or in a fork around this one.
+    """
+
+    def shut() -> None:
+        nested = gate._is_owned()  # type: ignore[attr-defined]
+        gate.acquire()
+        if before is not None:
+            before(nested)
+
+    os.register_at_fork(before=shut, after_in_child=after_in_child)
+    if after_in_parent is not None:
+        os.register_at_fork(after_in_parent=after_in_parent)
+    # After the hooks above, and not Python code: an exception of a signal handler cannot keep the gate shut.
+    os.register_at_fork(after_in_parent=gate.release, after_in_child=gate._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
@@ -135,19 +161,9 @@ def _watch() -> None:
     """Register the fork hooks, once per process and its forked children."""
     global _watching
     if not _watching:
-        # What opens the gate is no Python code: an exception of a signal handler cannot keep it shut.
-        os.register_at_fork(
-            before=_before_fork,
-            after_in_parent=_gate.release,
-            after_in_child=_gate._at_fork_reinit,  # type: ignore[attr-defined]
-        )
-        os.register_at_fork(after_in_child=_after_in_child)
-        # Last: what was interrupted is done again, and hooks that are registered twice do no harm.
+        hold_across_forks(_gate, after_in_child=_after_in_child)
+        # Last: a registration that was interrupted is done again; hooks that are registered twice do no harm.
         _watching = True
-
-
-def _before_fork() -> None:
-    _gate.acquire()
 
 
 def _after_in_child() -> None:

@@ -152,4 +152,4 @@ def test_nobody_forks_while_descriptors_are_made():
 
 def waits_in_fork(thread):
     frame = sys._current_frames().get(thread.ident)
-    return frame is not None and frame.f_code.co_name == "_before_fork"
+    return frame is not None and frame.f_code.co_name == "shut"

@@ -24,7 +24,7 @@ class Control:
         self.answers = []
         self.arguments = None
         self.results = types.SimpleNamespace(resident=0)
-        self.worker_leases = np.zeros(16, dtype=np.uint8)
+        self.released_by_worker = np.zeros(16, dtype=np.uint8)
 
     def recall(self, first, end):
         self.recalled.append((first, end))

@@ -42,7 +42,7 @@ from arrowpool.errors import (
     again,
     said,
 )
-from arrowpool.memory.grant import settle_forks
+from arrowpool.memory.forks import settle_forks
 from arrowpool.threads import Service
 from arrowpool.transport import protocol
 from arrowpool.transport.protocol import (

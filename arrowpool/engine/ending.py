@@ -20,7 +20,7 @@ from arrowpool.engine.collector import Collector
 from arrowpool.engine.feeder import Feeder
 from arrowpool.engine.state import Move, PoolState
 from arrowpool.engine.supervisor import Notifier, Supervisor
-from arrowpool.memory.grant import settle_forks
+from arrowpool.memory.forks import settle_forks
 from arrowpool.threads import Service, tell
 from arrowpool.transport.sender import Sender
 

@@ -33,7 +33,7 @@ from arrowpool.engine.state import Move, PoolState
 from arrowpool.engine.supervisor import Notifier, Supervisor
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
-from arrowpool.memory.grant import live_grants_of
+from arrowpool.memory.lease import live_leases_of
 from arrowpool.memory.limits import limits
 from arrowpool.stats import Stats, show_bytes
 from arrowpool.transport.resolution import Reach
@@ -258,13 +258,13 @@ class Engine:
     def usage(self) -> str:
         """What the arguments' arena is used for, in words."""
         lifecycle = self._sender.lifecycle
-        return f"segments: {len(lifecycle.live)} ({show_bytes(lifecycle.bytes_live)}) | leases: {lifecycle.leases()}"
+        return f"segments: {len(lifecycle.live)} ({show_bytes(lifecycle.bytes_live)}) | leases: {lifecycle.grants()}"
 
     def stats(self) -> Stats:
         """What the pool has done so far."""
         feeder, metrics, sender = self.feeder, self._metrics, self._sender
         lifecycle = sender.lifecycle
-        live_results, live_result_bytes = live_grants_of(self._releases)
+        live_results, live_result_bytes = live_leases_of(self._releases)
         return Stats(
             tasks=metrics.tasks,
             piped_bytes=feeder.piped_bytes + metrics.piped_bytes,

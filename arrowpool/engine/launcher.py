@@ -19,7 +19,7 @@ from arrowpool.forking import Handover, keep_from_children, no_forks, worker_for
 from arrowpool.memory import arena, control_page, facilities, platform
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control_page import ControlPage
-from arrowpool.memory.grant import watch_forks
+from arrowpool.memory.forks import watch_forks
 from arrowpool.transport import protocol
 from arrowpool.transport.channel import Channel
 from arrowpool.transport.parcel import Parcel, Reduced
@@ -182,7 +182,7 @@ class Launcher:
                 reader=reader, writer=writer, control=page, lifeline=lifeline, arguments=arguments, results=results
             )
             shared.owners = self.owners
-            receiver = Receiver(os.dup(results) if results >= 0 else -1, shared.parent_leases, self.released)
+            receiver = Receiver(os.dup(results) if results >= 0 else -1, shared.released_by_parent, self.released)
             ours.callback(receiver.close)
             process = self.process(
                 self.context,

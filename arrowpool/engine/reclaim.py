@@ -32,7 +32,7 @@ class Reclaim:
     def reap(self) -> None:
         """Free the segments that workers have released."""
         for worker in self._workers:
-            if self._sender.reap(worker, worker.control.worker_leases):
+            if self._sender.reap(worker, worker.control.released_by_worker):
                 worker.control.arguments = self._sender.use(worker)
 
     def trim(self) -> None:

@@ -109,8 +109,8 @@ class ControlPage:
         self._words = memoryview(shared)[:_WORDS].cast("Q")
         self._times = memoryview(shared)[:_WORDS].cast("d")
         flags = np.frombuffer(shared, dtype=np.uint8, offset=_WORDS)
-        self.worker_leases: Flags = flags[:LEASE_SLOTS]
-        self.parent_leases: Flags = flags[LEASE_SLOTS:]
+        self.released_by_worker: Flags = flags[:LEASE_SLOTS]
+        self.released_by_parent: Flags = flags[LEASE_SLOTS:]
 
     @property
     def started(self) -> int:

@@ -40,7 +40,7 @@ class Segment:
 class Borrowed(Segment):
     """A segment of somebody else's arena that this process has a lease of, and lends on for as long as it has it."""
 
-    lease: Any = None
+    memory: Any = None
 
     @property
     def owned(self) -> int:
@@ -51,7 +51,7 @@ class Borrowed(Segment):
 class _Consumer:
     """The leases of one consumer by slot, and the slot numbers that were used before and are free again."""
 
-    leases: dict[int, Segment] = field(default_factory=dict)
+    grants: dict[int, Segment] = field(default_factory=dict)
     free_slots: list[int] = field(default_factory=list)
     next_slot: int = 0
 
@@ -68,16 +68,16 @@ class LifecycleManager:
         self.peak_bytes = 0
 
     def __repr__(self) -> str:
-        return f"<LifecycleManager segments: {len(self.live)} ({self.bytes_live:,} bytes) | leases: {self.leases()}>"
+        return f"<LifecycleManager segments: {len(self.live)} ({self.bytes_live:,} bytes) | leases: {self.grants()}>"
 
-    def leases(self) -> int:
+    def grants(self) -> int:
         """How many leases are running."""
-        return sum(len(consumer.leases) for consumer in list(self._consumers.values()))
+        return sum(len(consumer.grants) for consumer in list(self._consumers.values()))
 
-    def leases_of(self, consumer: Hashable) -> int:
+    def grants_of(self, consumer: Hashable) -> int:
         """How many of them are this consumer's."""
         books = self._consumers.get(consumer)
-        return len(books.leases) if books is not None else 0
+        return len(books.grants) if books is not None else 0
 
     def placed(self, segment: Segment) -> None:
         """A new segment, with one pin on it: that of whoever placed it."""
@@ -119,21 +119,21 @@ class LifecycleManager:
             books.next_slot += 1
         else:
             return None
-        books.leases[slot] = segment
+        books.grants[slot] = segment
         segment.holds += 1
         return slot
 
     def slots_in_use(self, consumer: Hashable) -> int:
         """All leases of `consumer` are in slots below this number; 0 when there is none."""
         books = self._consumers.get(consumer)
-        return books.next_slot if books is not None and books.leases else 0
+        return books.next_slot if books is not None and books.grants else 0
 
     def released(self, consumer: Hashable, slots: Iterable[int]) -> list[Segment]:
         """These leases of `consumer` are over; return the segments that are free now."""
         books = self._consumers[consumer]
         freed = []
         for slot in slots:
-            segment = books.leases.pop(slot)
+            segment = books.grants.pop(slot)
             heapq.heappush(books.free_slots, slot)
             freed += self._drop(segment)
         return freed
@@ -144,7 +144,7 @@ class LifecycleManager:
         if books is None:
             return []
         freed = []
-        for segment in books.leases.values():
+        for segment in books.grants.values():
             freed += self._drop(segment)
         return freed
 

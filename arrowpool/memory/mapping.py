@@ -17,47 +17,47 @@ import numpy as np
 from arrowpool.codecs.outbox import ByteArray
 from arrowpool.memory import pages, platform
 from arrowpool.memory.allocator import IntervalSet
-from arrowpool.memory.grant import Grant
+from arrowpool.memory.lease import Lease
 from arrowpool.tuning import OWN_MAPS
 
 
-class Lease:
+class LeasedMemory:
     """The base object of every array over a leased segment; NumPy reads the attribute and keeps the object alive.
 
     Attributes
     ----------
     mapping : Mapping
         Through which it is seen.
-    grant : Grant
+    lease : Lease
         The right to it.
     address : int
         Where it begins in this process.
     """
 
-    __slots__ = ("__array_interface__", "__weakref__", "address", "grant", "mapping")
+    __slots__ = ("__array_interface__", "__weakref__", "address", "lease", "mapping")
 
-    def __init__(self, mapping: Mapping, grant: Grant, address: int):
+    def __init__(self, mapping: Mapping, lease: Lease, address: int):
         self.mapping = mapping
-        self.grant = grant
+        self.lease = lease
         self.address = address
         self.__array_interface__: dict[str, Any] = {
             "data": (address, False),
-            "shape": (grant.size,),
+            "shape": (lease.size,),
             "typestr": "|u1",
             "version": 3,
         }
 
     def fresh(self) -> ByteArray:
         """The segment as its owner wrote it, whatever was written here since."""
-        return self.mapping.lease(self.grant)
+        return self.mapping.view(self.lease)
 
 
-def lease_under(array: np.ndarray[Any, Any]) -> Lease | None:
+def leased_memory_under(array: np.ndarray[Any, Any]) -> LeasedMemory | None:
     """The lease that the elements of a contiguous array lie in, if nobody here has written to them; else None."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
-    if type(base) is not Lease or not base.mapping.is_clean(array.ctypes.data, array.nbytes):
+    if type(base) is not LeasedMemory or not base.mapping.is_clean(array.ctypes.data, array.nbytes):
         return None
     return base
 
@@ -93,7 +93,7 @@ class Mapping:
         """By what other processes find the arena's file: this process's descriptor, and the inode."""
         return self._fd, self._inode
 
-    def read(self, grant: Grant, start: int, nbytes: int) -> ByteArray:
+    def read(self, lease: Lease, start: int, nbytes: int) -> ByteArray:
         """A copy of a part of a granted segment, in memory of this process: where there can be no more maps.
 
         Raises
@@ -101,12 +101,12 @@ class Mapping:
         MemoryError
             When there is not that much memory.
         """
-        self._check(grant.offset + start, nbytes)
+        self._check(lease.offset + start, nbytes)
         copy = platform.aligned(nbytes)
         memory: Any = copy
         done = 0
         while done < nbytes:
-            done += os.preadv(self._fd, [memory[done:]], grant.offset + start + done)
+            done += os.preadv(self._fd, [memory[done:]], lease.offset + start + done)
         return copy
 
     def _check(self, offset: int, size: int) -> None:
@@ -131,7 +131,7 @@ class Mapping:
         """Whether this process, which made the mapping, has written nothing there."""
         return os.getpid() == self._pid and self._pages.is_clean(address, nbytes)
 
-    def lease(self, grant: Grant) -> ByteArray:
+    def view(self, lease: Lease) -> ByteArray:
         """The bytes of a granted segment: writable, private to this lease.
 
         Raises
@@ -139,7 +139,7 @@ class Mapping:
         OSError
             When this process has as many maps as it can have; see `read`.
         """
-        offset, size = grant.offset, grant.size
+        offset, size = lease.offset, lease.size
         self._check(offset, size)
         # Whoever still holds an earlier lease of the same segment may have written to it; those writes are its own.
         shared_map = self._address and offset not in self._leased
@@ -150,19 +150,19 @@ class Mapping:
             _own_maps.add(address)
         else:
             raise OSError(errno.ENOMEM, f"there are {OWN_MAPS:,} maps of shared memory already")
-        holder = Lease(self, grant, address)
+        holder = LeasedMemory(self, lease, address)
         if shared_map:
             self._leased.add(offset)
-            weakref.finalize(holder, _end, self, grant).atexit = False
+            weakref.finalize(holder, _end, self, lease).atexit = False
         else:
-            weakref.finalize(holder, _end_own_map, self, grant, address).atexit = False
+            weakref.finalize(holder, _end_own_map, self, lease, address).atexit = False
         return np.asarray(holder)
 
 
 #: Addresses of the maps that are one lease's own.
 _own_maps: set[int] = set()
 #: Grants that never end: what was written to their memory may still show.
-_kept: list[Grant] = []
+_kept: list[Lease] = []
 
 
 def has_maps() -> bool:
@@ -170,24 +170,24 @@ def has_maps() -> bool:
     return len(_own_maps) < OWN_MAPS
 
 
-def _end(mapping: Mapping, grant: Grant) -> None:
+def _end(mapping: Mapping, lease: Lease) -> None:
     if os.getpid() != mapping._pid:
         return
-    if mapping._pages.restore(mapping._address + grant.offset, grant.size, mapping._fd, grant.offset):
-        mapping._leased.discard(grant.offset)
+    if mapping._pages.restore(mapping._address + lease.offset, lease.size, mapping._fd, lease.offset):
+        mapping._leased.discard(lease.offset)
     else:
         mapping._intact.clear()
-        _kept.append(grant)
-    # Else `grant` is released only now: the owner may write to the segment from then on.
+        _kept.append(lease)
+    # Else `lease` is released only now: the owner may write to the segment from then on.
 
 
-def _end_own_map(mapping: Mapping, grant: Grant, address: int) -> None:
+def _end_own_map(mapping: Mapping, lease: Lease, address: int) -> None:
     if os.getpid() != mapping._pid:
         return
     # Forgotten first: another thread may be given that address at once.
     _own_maps.discard(address)
-    if not platform.unmap(address, grant.size):
-        _kept.append(grant)
+    if not platform.unmap(address, lease.size):
+        _kept.append(lease)
 
 
 def _close(fd: int, address: int, size: int, intact: list[bool], pid: int) -> None:

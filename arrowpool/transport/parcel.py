@@ -18,7 +18,7 @@ class Reduced(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes that will need room in segments."""
-        return sum(unit.nbytes for unit in self.units if unit.lease is None)
+        return sum(unit.nbytes for unit in self.units if unit.leased is None)
 
     @property
     def placed_stream_bytes(self) -> int:

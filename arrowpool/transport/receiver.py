@@ -13,7 +13,7 @@ import numpy as np
 from arrowpool.codecs.outbox import ByteArray
 from arrowpool.memory import platform
 from arrowpool.memory.control_page import Flags
-from arrowpool.memory.grant import Account, Grant, disown, unreleased
+from arrowpool.memory.lease import Account, Lease, disown, unreleased
 from arrowpool.memory.limits import memory
 from arrowpool.memory.mapping import Mapping, has_maps
 from arrowpool.transport.protocol import (
@@ -83,10 +83,10 @@ class Receiver:
         self._account = Account(flags, released)
         self._mapping: Mapping | None = None
 
-    def accept(self, grants: Grants) -> list[Grant]:
+    def accept(self, grants: Grants) -> list[Lease]:
         """Take the rights to some segments; they end when the returned objects and all built on them are gone."""
         account = self._account
-        return [Grant(account, slot, offset, nbytes, source) for slot, offset, nbytes, source in grants]
+        return [Lease(account, slot, offset, nbytes, source) for slot, offset, nbytes, source in grants]
 
     def leased(self) -> int:
         """Bytes that may still be read, here or by a forked child."""
@@ -106,7 +106,7 @@ class Receiver:
             mapping = self._mapping or Mapping(self._fd)
             self._mapping = mapping
             mapping.reclaim_all_but(disown(self._account, mapping.reclaim))
-            # That one refers to the mapping now, and is its grants' alone: others may keep this receiver for longer.
+            # That one refers to the mapping now, and is its leases' alone: others may keep this receiver for longer.
             self._account = Account(self._account.flags, self._account.released)
         self.close()
 
@@ -117,14 +117,14 @@ class Receiver:
         self._mapping, self._fd = None, -1
         self.trim()
 
-    def rebuild(self, body: Body, grants: list[Grant], shared: Callable[[int], Any] | None = None) -> Any:
+    def rebuild(self, body: Body, leases: list[Lease], shared: Callable[[int], Any] | None = None) -> Any:
         """The object, new and private to the caller.
 
         Parameters
         ----------
         body : Body
             Where the object is.
-        grants : list of Grant
+        leases : list of Lease
             The rights to the segments that the body's units lie in.
         shared : callable, optional
             Rebuilds the shared object of a number; needed when the body refers to such.
@@ -140,11 +140,11 @@ class Receiver:
         stream, placements = body
         if not placements:
             return loads(stream)
-        arrays = self._units(placements, grants, shared)
+        arrays = self._units(placements, leases, shared)
         return loads(next(arrays) if stream is None else stream, arrays)
 
     def rebuild_in_turn(
-        self, parts: Sequence[tuple[Body, list[Grant]]], shared: Callable[[int], Any] | None = None
+        self, parts: Sequence[tuple[Body, list[Lease]]], shared: Callable[[int], Any] | None = None
     ) -> list[Any]:
         """The objects of several bodies, each of which was reduced `after` the one before: what they share, they share here.
 
@@ -155,29 +155,29 @@ class Receiver:
         """
         streams: list[Any] = []
         arrays: list[Iterator[Any]] = []
-        for body, grants in parts:
+        for body, leases in parts:
             assert not is_plain_body(body)
             stream, placements = body
-            units = self._units(placements, grants, shared)
+            units = self._units(placements, leases, shared)
             streams.append(next(units) if stream is None else stream)
             arrays.append(units)
         return loads_in_turn(streams, itertools.chain.from_iterable(arrays))
 
     def _units(
-        self, placements: Iterable[Placement], grants: list[Grant], shared: Callable[[int], Any] | None
+        self, placements: Iterable[Placement], leases: list[Lease], shared: Callable[[int], Any] | None
     ) -> Iterator[Any]:
         """What lies at each of the placements, in order."""
-        leases = [self._lease(grant) for grant in grants]
+        views = [self._view(lease) for lease in leases]
         copies: dict[tuple[int, int], ByteArray | None] = {}
         unmapped = _Copies()
         for placement in placements:
             place = read_placement(placement)
             if isinstance(place, InSegment):
-                whole = leases[place.segment]
+                whole = views[place.segment]
                 if whole is None:
                     unmapped.check(place.nbytes)
-                    grant = grants[place.segment]
-                    yield self._mapping_of(grant).read(grant, place.offset, place.nbytes)
+                    lease = leases[place.segment]
+                    yield self._mapping_of(lease).read(lease, place.offset, place.nbytes)
                 else:
                     yield whole[place.offset : place.offset + place.nbytes]
                 continue
@@ -202,18 +202,18 @@ class Receiver:
             else:
                 yield whole[offset : offset + nbytes]
 
-    def _lease(self, grant: Grant) -> ByteArray | None:
+    def _view(self, lease: Lease) -> ByteArray | None:
         """The bytes of a segment; None when there can be no more maps."""
-        mapping = self._mapping_of(grant)
+        mapping = self._mapping_of(lease)
         try:
-            return mapping.lease(grant)
+            return mapping.view(lease)
         except OSError as error:
             if error.errno != errno.ENOMEM:
                 raise
             return None
 
-    def _mapping_of(self, grant: Grant) -> Mapping:
-        source = grant.source
+    def _mapping_of(self, lease: Lease) -> Mapping:
+        source = lease.source
         if source is None:
             if self._mapping is None:
                 self._mapping = Mapping(self._fd)

@@ -21,7 +21,7 @@ from cloudpickle import cloudpickle as by_value
 
 from arrowpool.codecs import ByteArray, extents
 from arrowpool.codecs.numpy import bounds
-from arrowpool.memory.mapping import lease_under
+from arrowpool.memory.mapping import leased_memory_under
 from arrowpool.transport.by_type import registered, way_of, ways
 from arrowpool.transport.by_value import (
     came_by_value,
@@ -189,8 +189,12 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
     def place(self, array: np.ndarray[Any, Any]) -> pickle.PickleBuffer:
         if self._copies and not self._is_known(array):
             return self._token(Unit(array.nbytes, array.copy(), is_own=True))
-        lease = lease_under(array) if self._lends and array.nbytes >= OWN_SEGMENT and array.flags.c_contiguous else None
-        return self._token(Unit(array.nbytes, array, lease=lease))
+        leased = (
+            leased_memory_under(array)
+            if self._lends and array.nbytes >= OWN_SEGMENT and array.flags.c_contiguous
+            else None
+        )
+        return self._token(Unit(array.nbytes, array, leased=leased))
 
     def _is_known(self, array: np.ndarray[Any, Any]) -> bool:
         """Whether this memory belongs to an array or frame that the latest object had before it was reduced."""

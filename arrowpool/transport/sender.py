@@ -19,7 +19,7 @@ from arrowpool.errors import ArenaFullError
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control_page import Flags, Use
 from arrowpool.memory.lifecycle import Borrowed, LifecycleManager, Segment
-from arrowpool.memory.mapping import Lease
+from arrowpool.memory.mapping import LeasedMemory
 from arrowpool.transport import protocol
 from arrowpool.transport.copiers import Copiers
 from arrowpool.transport.overlaps import layers
@@ -154,11 +154,11 @@ class Sender:
             return Parcel(protocol.encoded(reduced.stream), (), 0)
         arena = self.arena
         assert arena is not None
-        leases, sizes, placements = _lay_out(reduced.units)
+        leased, sizes, placements = _lay_out(reduced.units)
         segments: list[Segment] = []
         try:
-            for lease in leases:
-                borrowed = Borrowed(lease.grant.offset, lease.grant.size, lease=lease)
+            for memory in leased:
+                borrowed = Borrowed(memory.lease.offset, memory.lease.size, memory=memory)
                 self.lifecycle.placed(borrowed)
                 segments.append(borrowed)
             for size in sizes:
@@ -168,7 +168,7 @@ class Sender:
             copies: list[Callable[[], Any]] = []
             for unit, placement in zip(reduced.units, placements, strict=True):
                 place = read_placement(placement)
-                if isinstance(place, InSegment) and place.segment >= len(leases):
+                if isinstance(place, InSegment) and place.segment >= len(leased):
                     copies += unit.copies_to(_memory(arena, segments, place), PIECE)
                     self.copies += 1
             self._copy(copies, reduced.nbytes)
@@ -177,7 +177,7 @@ class Sender:
             raise
         self.shared_bytes += reduced.nbytes
         for unit in reduced.units:
-            if unit.lease is not None:
+            if unit.leased is not None:
                 self.lent += 1
                 self.lent_bytes += unit.nbytes
         return Parcel(
@@ -193,7 +193,7 @@ class Sender:
         ):
             place = read_placement(placement)
             room = None
-            if isinstance(place, InSegment) and unit.lease is None:
+            if isinstance(place, InSegment) and unit.leased is None:
                 assert self.arena is not None
                 room = _memory(self.arena, parcel.segments, place)
             if not unit.is_as(before, room):
@@ -218,7 +218,7 @@ class Sender:
                 if isinstance(segment, Borrowed):
                     own = Segment(*self._allocate(arena, segment.size, relieve))
                     self.lifecycle.placed(own)
-                    np.copyto(arena.room(own.offset, segment.size), segment.lease.fresh())
+                    np.copyto(arena.room(own.offset, segment.size), segment.memory.fresh())
                 else:
                     self.lifecycle.pin(segment)
                 segments.append(own)
@@ -272,7 +272,7 @@ class Sender:
             slot = self.lifecycle.grant(segment, consumer)
             if slot is None:
                 raise ArenaFullError("a process holds too many shared objects at a time; release some of them")
-            source = segment.lease.mapping.source if isinstance(segment, Borrowed) else None
+            source = segment.memory.mapping.source if isinstance(segment, Borrowed) else None
             grants.append(protocol.grant(slot, segment.offset, segment.size, source))
         return tuple(grants)
 
@@ -296,7 +296,7 @@ class Sender:
     def use(self, consumer: Hashable) -> Use:
         """What the arena is used for, with this consumer's leases."""
         lifecycle = self.lifecycle
-        return Use(len(lifecycle.live), lifecycle.bytes_live, lifecycle.leases_of(consumer), self.resident)
+        return Use(len(lifecycle.live), lifecycle.bytes_live, lifecycle.grants_of(consumer), self.resident)
 
     def consumer_joined(self, consumer: Hashable) -> None:
         """`consumer` can be granted segments from now on."""
@@ -309,7 +309,7 @@ class Sender:
     def _free(self, segments: list[Segment]) -> None:
         for segment in segments:
             if isinstance(segment, Borrowed):
-                segment.lease = None  # and with it ours, maybe
+                segment.memory = None  # and with it ours, maybe
             elif self.arena is not None:
                 self.arena.free(segment.offset, segment.size)
 
@@ -319,28 +319,28 @@ def _memory(arena: Arena, segments: Sequence[Segment], place: InSegment) -> Byte
     return arena.room(segments[place.segment].offset + place.offset, place.nbytes)
 
 
-def _lay_out(units: list[Unit]) -> tuple[list[Lease], list[int], list[Placement]]:
+def _lay_out(units: list[Unit]) -> tuple[list[LeasedMemory], list[int], list[Placement]]:
     """The leases to lend, the sizes of the segments to allocate, and where each unit lies in these, leases first.
 
     A large unit gets a segment of its own, so that keeping it alive keeps nothing else; small ones share. A lease is lent
     several times where units overlap in it, and a shared object is copied several times where windows do: what is written
     to one unit must not show in another.
     """
-    lent = [(unit, unit.lease) for unit in units if unit.lease is not None]
-    lent_layers = iter(layers([(id(lease), unit.offset, unit.offset + unit.nbytes) for unit, lease in lent]))
+    lent = [(unit, unit.leased) for unit in units if unit.leased is not None]
+    lent_layers = iter(layers([(id(memory), unit.offset, unit.offset + unit.nbytes) for unit, memory in lent]))
     windows = [(unit.shared_object, unit.window) for unit in units if unit.window is not None and unit.window.writable]
     copies = iter(layers([(number, window.offset, window.offset + window.nbytes) for number, window in windows]))
     #: The leases in use, by lease and layer, with their indexes.
     indexes: dict[tuple[int, int], int] = {}
-    leases: list[Lease] = []
+    leased: list[LeasedMemory] = []
     index_of: dict[int, int] = {}
-    for unit, lease in lent:
-        key = id(lease), next(lent_layers)
+    for unit, memory in lent:
+        key = id(memory), next(lent_layers)
         if key not in indexes:
-            indexes[key] = len(leases)
-            leases.append(lease)
+            indexes[key] = len(leased)
+            leased.append(memory)
         index_of[id(unit)] = indexes[key]
-    first = len(leases)
+    first = len(leased)
     sizes: list[int] = []
     placements: list[Placement] = []
     shared = -1
@@ -354,7 +354,7 @@ def _lay_out(units: list[Unit]) -> tuple[list[Lease], list[int], list[Placement]
                 # Copy 0 is for all windows that are only read.
                 copy = next(copies) + 1 if window.writable else 0
                 placements.append(protocol.shared_window(unit.shared_object, window.offset, window.nbytes, copy))
-        elif unit.lease is not None:
+        elif unit.leased is not None:
             placements.append(protocol.in_segment(index_of[id(unit)], unit.offset, size))
         elif size >= OWN_SEGMENT:
             placements.append(protocol.in_segment(first + len(sizes), 0, size))
@@ -366,4 +366,4 @@ def _lay_out(units: list[Unit]) -> tuple[list[Lease], list[int], list[Placement]
                 sizes.append(0)
             placements.append(protocol.in_segment(first + shared, sizes[shared], size))
             sizes[shared] += padded
-    return leases, sizes, placements
+    return leased, sizes, placements

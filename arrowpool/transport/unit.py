@@ -14,7 +14,7 @@ import numpy as np
 
 from arrowpool.codecs.outbox import ByteArray
 from arrowpool.memory import platform
-from arrowpool.memory.mapping import Lease
+from arrowpool.memory.mapping import LeasedMemory
 
 #: Strided memory is compared in pieces of this many bytes.
 _COMPARED = 1 << 20
@@ -43,13 +43,13 @@ class Unit:
         Number of an object that was placed before.
     window : Window, optional
         The part of that object that is meant.
-    lease : Lease, optional
-        This process's lease of the memory, which may then be lent instead of copied.
+    leased : LeasedMemory, optional
+        The memory, if this process has a lease of it: then it may be lent instead of copied.
     is_own : bool
         Whether the memory is a copy that is not referenced elsewhere.
     """
 
-    __slots__ = ("_source", "_write", "is_own", "lease", "nbytes", "shared_object", "window")
+    __slots__ = ("_source", "_write", "is_own", "leased", "nbytes", "shared_object", "window")
 
     def __init__(
         self,
@@ -58,12 +58,12 @@ class Unit:
         write: Callable[[ByteArray], None] | None = None,
         shared_object: int | None = None,
         window: Window | None = None,
-        lease: Lease | None = None,
+        leased: LeasedMemory | None = None,
         is_own: bool = False,
     ):
         self.is_own = is_own
         self.nbytes = nbytes
-        self.lease = lease
+        self.leased = leased
         self.shared_object = shared_object
         self.window = window
         self._source = source
@@ -73,13 +73,13 @@ class Unit:
         if self.shared_object is not None:
             part = "" if self.window is None else f" {self.window.offset:,}+{self.window.nbytes:,}"
             return f"<Unit of shared object {self.shared_object}{part}>"
-        return f"<Unit of {self.nbytes:,} bytes{', lent' if self.lease is not None else ''}>"
+        return f"<Unit of {self.nbytes:,} bytes{', lent' if self.leased is not None else ''}>"
 
     @property
     def offset(self) -> int:
-        """Where in the lease the memory begins."""
-        assert self.lease is not None
-        offset: int = self._source.ctypes.data - self.lease.address
+        """Where in the leased segment the memory begins."""
+        assert self.leased is not None
+        offset: int = self._source.ctypes.data - self.leased.address
         return offset
 
     def copies_to(self, room: ByteArray, piece: int) -> list[Callable[[], Any]]:
@@ -105,8 +105,8 @@ class Unit:
             return False
         if self.shared_object is not None:
             return True
-        if self.lease is not None or placed.lease is not None:
-            return self.lease is placed.lease and self.offset == placed.offset
+        if self.leased is not None or placed.leased is not None:
+            return self.leased is placed.leased and self.offset == placed.offset
         assert room is not None
         # Immutable types are compared too: the memory of an Arrow buffer may be that of a NumPy array.
         return self._is_in(room)

@@ -29,7 +29,8 @@ from arrowpool.errors import ArenaFullError, contained, said
 from arrowpool.memory import platform
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control_page import ControlPage
-from arrowpool.memory.grant import Grant, live_grants, settle_forks
+from arrowpool.memory.forks import settle_forks
+from arrowpool.memory.lease import Lease, live_leases
 from arrowpool.transport import protocol
 from arrowpool.transport.channel import Channel
 from arrowpool.transport.protocol import (
@@ -134,7 +135,7 @@ class _Worker:
         self._channel = channel
         self._control = control
         self._interrupts = interrupts
-        self._receiver = Receiver(endpoints.arguments, self._control.worker_leases, lender=lender)
+        self._receiver = Receiver(endpoints.arguments, self._control.released_by_worker, lender=lender)
         arena = Arena(endpoints.results, control.owners, endpoints.arguments) if endpoints.results >= 0 else None
         self._sender = Sender(arena)
         self._sender.lifecycle.consumer_joined(_PARENT)
@@ -157,7 +158,7 @@ class _Worker:
     def _receive(self) -> list[Order]:
         idle = 0.0
         while not self._channel.readable(
-            IDLE_SECONDS if self._holds_memory() or (live_grants() and not idle) else None
+            IDLE_SECONDS if self._holds_memory() or (live_leases() and not idle) else None
         ):
             # Garbage may hold leases that the parent waits for; and after a while free pages serve nobody.
             if not idle:
@@ -198,7 +199,7 @@ class _Worker:
         return may_come
 
     def _reap(self) -> None:
-        if self._sender.reap(_PARENT, self._control.parent_leases):
+        if self._sender.reap(_PARENT, self._control.released_by_parent):
             self._control.results = self._sender.use(_PARENT)
 
     def _run_frame(self, frame: Frame) -> None:
@@ -234,7 +235,7 @@ class _Worker:
         star: int,
         body: Body,
         task_grants: Grants,
-        blob_grants: dict[int, list[Grant]],
+        blob_grants: dict[int, list[Lease]],
     ) -> Message:
         # All that refers to arguments is local to this function: it is gone when the reply is sent.
         began = ready = time.perf_counter()
@@ -281,13 +282,13 @@ class _Worker:
             return self._failed(number, (began, ready), _not_encoded(error, value), said(error, str))
 
     def _rebuild_both(
-        self, function: int, body: Body, accepted: list[Grant], grants: dict[int, list[Grant]]
+        self, function: int, body: Body, accepted: list[Lease], grants: dict[int, list[Lease]]
     ) -> list[Any]:
         """A function with data and what goes to it, which may have objects in common."""
         parts = [(self._blobs[function].body, grants.get(function, [])), (body, accepted)]
         return self._receiver.rebuild_in_turn(parts, lambda inner: self._rebuild_blob(inner, grants))
 
-    def _rebuild_blob(self, number: int, grants: dict[int, list[Grant]]) -> Any:
+    def _rebuild_blob(self, number: int, grants: dict[int, list[Lease]]) -> Any:
         blob = self._blobs[number]
         if blob.function is not None:
             return blob.function

@@ -98,9 +98,9 @@ def test_what_workers_have_released_makes_room():
     house.sender.unpin([segment])
     for worker, slot in zip(house.workers, slots, strict=True):
         assert not house.budget.fits(1), "one has it still"
-        worker.control.worker_leases[slot] = 1
+        worker.control.released_by_worker[slot] = 1
     assert house.budget.fits(BUDGET)
-    assert not any(worker.control.worker_leases.any() for worker in house.workers)
+    assert not any(worker.control.released_by_worker.any() for worker in house.workers)
     for worker in house.workers:
         assert worker.control.arguments.leases == 0, "others read that"
 

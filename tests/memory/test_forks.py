@@ -18,8 +18,8 @@ import threading
 import numpy as np
 import pytest
 
-from arrowpool.memory import facilities, grant
-from arrowpool.memory.grant import Account, Grant
+from arrowpool.memory import facilities, forks
+from arrowpool.memory.lease import Account, Lease
 from tests.conftest import needs
 from tests.memory import hostile
 
@@ -63,7 +63,7 @@ def children():
             child.end()
         except (ProcessLookupError, ChildProcessError):
             continue
-    grant.settle_forks()
+    forks.settle_forks()
 
 
 def descriptors():
@@ -71,14 +71,14 @@ def descriptors():
 
 
 def released(flags):
-    grant.settle_forks()
+    forks.settle_forks()
     return np.flatnonzero(flags).tolist()
 
 
 @needs("proc")
 def test_children_that_see_the_same_share_a_descriptor(flags, children):
     account = Account(flags)
-    held = [Grant(account, slot, 0, 1) for slot in range(3)]
+    held = [Lease(account, slot, 0, 1) for slot in range(3)]
     before = descriptors()
     first = [children() for _ in range(10)]
     assert descriptors() == before + 1
@@ -102,11 +102,11 @@ def test_children_that_see_the_same_share_a_descriptor(flags, children):
 
 def test_children_that_are_gone_cost_nothing_while_nothing_ends(flags, children):
     """Nobody settles in between, as in an idle pool."""
-    held = [Grant(Account(flags), 0, 0, 1)]
+    held = [Lease(Account(flags), 0, 0, 1)]
     before = descriptors()
     for slot in range(1, 30):
         children().end()
-        held.append(Grant(Account(flags), slot, 0, 1))
+        held.append(Lease(Account(flags), slot, 0, 1))
         children().end()
     assert descriptors() <= before + 1
     held.clear()
@@ -114,10 +114,10 @@ def test_children_that_are_gone_cost_nothing_while_nothing_ends(flags, children)
 
 
 def test_what_is_over_here_does_not_wait_for_later_children(flags, children):
-    right = Grant(Account(flags), 0, 0, 1)
+    right = Lease(Account(flags), 0, 0, 1)
     first = children()
     del right
-    other = Grant(Account(flags), 1, 0, 1)
+    other = Lease(Account(flags), 1, 0, 1)
     children()
     assert released(flags) == []
     first.end()
@@ -129,11 +129,11 @@ def test_what_is_over_here_does_not_wait_for_later_children(flags, children):
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
 def test_it_waits_for_all_that_see_it_whichever_ends_first(flags, children, order):
     account = Account(flags)
-    held = [Grant(account, 0, 0, 1)]
+    held = [Lease(account, 0, 0, 1)]
     three = []
     for slot in range(1, 4):
         three.append(children())
-        held.append(Grant(account, slot, 0, 1))
+        held.append(Lease(account, slot, 0, 1))
     held.clear()
     assert released(flags) == [3]  # begun after the last fork
     gone = set()
@@ -153,7 +153,7 @@ def test_any_order_of_grants_forks_and_ends(flags, children, seed):
     for slot in range(60):
         what = chance.choice(["grant", "grant", "drop", "drop", "fork", "fork", "end"])
         if what == "grant":
-            held[slot], seen_by[slot] = Grant(account, slot, 0, 1), set()
+            held[slot], seen_by[slot] = Lease(account, slot, 0, 1), set()
         elif what == "drop" and held:
             del held[chance.choice(list(held))]
         elif what == "fork":
@@ -167,13 +167,13 @@ def test_any_order_of_grants_forks_and_ends(flags, children, seed):
 
 
 def test_a_child_releases_nothing(flags, children):
-    right = Grant(Account(flags), 5, 0, 1)
+    right = Lease(Account(flags), 5, 0, 1)
     pid = os.fork()
     if pid == 0:
         del right
         gc.collect()
-        grant.settle_forks()
-        own = Grant(Account(flags), 6, 0, 1)
+        forks.settle_forks()
+        own = Lease(Account(flags), 6, 0, 1)
         del own
         os._exit(int(flags[5]) + 2 * int(flags[6]))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2
@@ -184,7 +184,7 @@ def test_a_child_releases_nothing(flags, children):
 
 def test_grandchildren_see_it_too(flags):
     reader, writer = os.pipe()
-    right = Grant(Account(flags), 0, 0, 1)
+    right = Lease(Account(flags), 0, 0, 1)
     pid = os.fork()
     if pid == 0:
         grandchild = os.fork()
@@ -205,7 +205,7 @@ def test_without_proc_each_child_has_a_pipe(flags, children, monkeypatch):
     monkeypatch.setenv("ARROWPOOL_WITHOUT", "proc")
     facilities._without.cache_clear()
     try:
-        right = Grant(Account(flags), 0, 0, 1)
+        right = Lease(Account(flags), 0, 0, 1)
         two = [children(), children()]
         del right
         two[0].end()
@@ -224,14 +224,14 @@ def test_no_descriptor_at_a_fork(flags):
         sys.unraisablehook = lambda what: ignored.append(what.exc_value)
         logging.getLogger("arrowpool").addHandler(said)
         account = Account(flags)
-        early, held = Grant(account, 0, 0, 1), Grant(account, 1, 0, 1)
+        early, held = Lease(account, 0, 0, 1), Lease(account, 1, 0, 1)
         children = [Child()]
         del early
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         children += [Child(), Child()]
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        late = Grant(account, 2, 0, 1)
+        late = Lease(account, 2, 0, 1)
         children.append(Child())
         del held, late
         for child in children:
@@ -251,7 +251,7 @@ def test_threads_that_end_grants_while_others_fork(flags):
 
     def churn(slot):
         while not stop.is_set():
-            right = Grant(account, slot, 0, 1)
+            right = Lease(account, slot, 0, 1)
             del right
             flags[slot] = 0
 
@@ -261,11 +261,11 @@ def test_threads_that_end_grants_while_others_fork(flags):
         thread.start()
     try:
         for _ in range(60):
-            held = Grant(account, 0, 0, 1)
+            held = Lease(account, 0, 0, 1)
             flags[0] = 0
             child = Child()
             del held
-            grant.settle_forks()
+            forks.settle_forks()
             wrong.append(int(flags[0]))
             child.end()
             while released(flags[:1]) != [0]:
@@ -275,9 +275,9 @@ def test_threads_that_end_grants_while_others_fork(flags):
         for thread in threads:
             thread.join()
     assert not any(wrong)
-    grant.settle_forks()
+    forks.settle_forks()
     assert descriptors() == before
-    assert not grant._deferred
+    assert not forks._deferred
 
 
 #: A program with fork hooks of its own, which run while the lease's are done with theirs, or not yet.
@@ -293,7 +293,8 @@ NESTED = textwrap.dedent(
             inner.pop()()
 
     os.register_at_fork(before=hook)
-    from arrowpool.memory.grant import Account, Grant, settle_forks, watch_forks
+    from arrowpool.memory.forks import settle_forks, watch_forks
+    from arrowpool.memory.lease import Account, Lease
 
     flags = np.frombuffer(mmap.mmap(-1, 64), dtype=np.uint8)
     account = Account(flags)
@@ -310,8 +311,8 @@ NESTED = textwrap.dedent(
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
-    def grant(slot):
-        held[slot] = Grant(account, slot, 0, 1)
+    def lease(slot):
+        held[slot] = Lease(account, slot, 0, 1)
 
     def released():
         settle_forks()
@@ -335,7 +336,7 @@ def run_nested(code):
 def test_a_fork_in_a_fork(order):
     """As by a signal handler that runs in another library's fork hook: both children are waited for."""
     run_nested(f"""
-        grant(0)
+        lease(0)
         children = []
         inner.append(lambda: children.append(fork()))
         children.append(fork())
@@ -346,23 +347,23 @@ def test_a_fork_in_a_fork(order):
         end(children[{order[1]}])
         assert released() == [0]
         assert len(os.listdir("/dev/fd")) == before
-        grant(1)
+        lease(1)
         child = fork()
         held.clear()
         end(child)
         assert released() == [0, 1]
-        other = threading.Thread(target=lambda: grant(2))
+        other = threading.Thread(target=lambda: lease(2))
         other.start()
         other.join()
     """)
 
 
-@pytest.mark.parametrize("first", ["", "grant(0)"], ids=["nothing before", "one before"])
+@pytest.mark.parametrize("first", ["", "lease(0)"], ids=["nothing before", "one before"])
 def test_a_grant_that_begins_in_a_fork(first):
     """The child sees it, though the fork was counted before."""
     run_nested(f"""
         {first or "pass"}
-        inner.append(lambda: grant(1))
+        inner.append(lambda: lease(1))
         child = fork()
         held.clear()
         assert released() == []
@@ -372,7 +373,9 @@ def test_a_grant_that_begins_in_a_fork(first):
     """)
 
 
-@pytest.mark.parametrize("hook", ["_before_fork", "_after_in_parent", "_add_children", "_close_passed", "_settle"])
+@pytest.mark.parametrize(
+    "hook", ["shut", "_before_fork", "_after_in_parent", "_add_children", "_close_passed", "_settle"]
+)
 def test_an_exception_in_a_hook(hook):
     """As of a signal handler, at any line: other forks, and other threads, go on, and nothing is released too early."""
     run_nested(f"""
@@ -382,13 +385,13 @@ def test_an_exception_in_a_hook(hook):
         logging.disable()
         line = 0
         while True:
-            grant(0)
+            lease(0)
             flags[0] = 0
             lines = 0
 
             def trace(frame, event, arg):
                 global lines
-                if frame.f_code.co_name != {hook!r} or "grant" not in frame.f_code.co_filename:
+                if frame.f_code.co_name != {hook!r} or "fork" not in os.path.basename(frame.f_code.co_filename):
                     return None
 
                 def at_line(frame, event, arg):
@@ -404,7 +407,7 @@ def test_an_exception_in_a_hook(hook):
             sys.settrace(trace)
             child = fork()
             sys.settrace(None)
-            other = threading.Thread(target=grant, args=(1,))
+            other = threading.Thread(target=lease, args=(1,))
             other.start()
             other.join()
             second = fork()
@@ -412,7 +415,7 @@ def test_an_exception_in_a_hook(hook):
             assert 0 not in released() or lines <= line, line
             end(child)
             end(second)
-            grant(2)
+            lease(2)
             end(fork())
             held.clear()
             if lines <= line:

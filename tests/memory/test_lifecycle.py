@@ -30,7 +30,7 @@ def test_a_lease_outlives_the_pin():
     segment = placed(manager)
     slot = manager.grant(segment, "w")
     assert manager.unpin([segment]) == []
-    assert manager.leases() == 1
+    assert manager.grants() == 1
     assert manager.released("w", [slot]) == [segment]
 
 
@@ -165,7 +165,7 @@ class LifecycleMachine(RuleBasedStateMachine):
     def books_agree(self):
         assert self.manager.live == set(self.holds)
         assert self.manager.bytes_live == sum(segment.size for segment in self.holds)
-        assert self.manager.leases() == sum(map(len, self.leases.values()))
+        assert self.manager.grants() == sum(map(len, self.leases.values()))
         for name, leases in self.leases.items():
             assert all(slot < self.manager.slots_in_use(name) for slot in leases)
 

@@ -11,7 +11,7 @@ import pytest
 import arrowpool
 from arrowpool.memory import arena, facilities, pages, platform
 from arrowpool.memory.arena import Arena
-from arrowpool.memory.grant import Account, Grant
+from arrowpool.memory.lease import Account, Lease
 from arrowpool.memory.mapping import Mapping
 from tests.conftest import needs
 from tests.memory import hostile
@@ -47,7 +47,7 @@ def may_show_old_writes():
     segment = owner.allocate(300 * platform.PAGE)
     for round_ in range(1, 6):
         owner.room(*segment)[:] = round_
-        seen = consumer.lease(Grant(Account(flags), 0, *segment))
+        seen = consumer.view(Lease(Account(flags), 0, *segment))
         if not (seen == round_).all():
             return True
         seen[:: 2 * platform.PAGE] = 200  # more dirty stretches than one scan reports
@@ -85,10 +85,10 @@ def test_what_cannot_be_restored_is_never_released(monkeypatch):
         flags = np.zeros(8, dtype=np.uint8)
         segment = owner.allocate(platform.PAGE)
         owner.room(*segment)[:] = 1
-        seen = consumer.lease(Grant(Account(flags), 0, *segment))
+        seen = consumer.view(Lease(Account(flags), 0, *segment))
         seen[:] = 2
         del seen
-        again = consumer.lease(Grant(Account(flags), 1, *segment))
+        again = consumer.view(Lease(Account(flags), 1, *segment))
         right = bool((again == 1).all())
         del again, consumer
         return right and flags.tolist()[:2] == [0, 1] and all(size == platform.PAGE for _, size in unmapped)
@@ -104,8 +104,8 @@ def test_a_map_that_stays_is_never_released():
         flags = np.zeros(8, dtype=np.uint8)
         segment = owner.allocate(platform.PAGE)
         first, second = (
-            consumer.lease(Grant(Account(flags), 0, *segment)),
-            consumer.lease(Grant(Account(flags), 1, *segment)),
+            consumer.view(Lease(Account(flags), 0, *segment)),
+            consumer.view(Lease(Account(flags), 1, *segment)),
         )
         hostile.refuse("munmap")
         del second, first

@@ -14,7 +14,8 @@ from arrowpool.memory import arena, facilities, limits, platform
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control_page import ControlPage
 from arrowpool.memory.control_page import create as create_control
-from arrowpool.memory.grant import Account, Grant, settle_forks
+from arrowpool.memory.forks import settle_forks
+from arrowpool.memory.lease import Account, Lease
 from arrowpool.memory.mapping import Mapping
 from tests.conftest import needs
 
@@ -34,14 +35,14 @@ def consumer(owner):
 
 
 def grant(flags, slot, segment):
-    return Grant(Account(flags), slot, *segment)
+    return Lease(Account(flags), slot, *segment)
 
 
 def test_consumer_sees_what_the_owner_wrote_and_keeps_its_writes_to_itself(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
     segment = owner.allocate(3 * platform.PAGE)
     owner.room(*segment)[:] = 7
-    seen = consumer.lease(grant(flags, 0, segment))
+    seen = consumer.view(grant(flags, 0, segment))
     assert seen.size == segment[1]
     assert (seen == 7).all()
     seen[5] = 9
@@ -60,7 +61,7 @@ def test_a_recycled_segment_never_shows_the_consumers_old_writes(owner, consumer
     segment = owner.allocate(300 * platform.PAGE)
     for round_ in range(1, 6):
         owner.room(*segment)[:] = round_
-        seen = consumer.lease(grant(flags, 0, segment))
+        seen = consumer.view(grant(flags, 0, segment))
         assert (seen == round_).all()
         seen[:: 2 * platform.PAGE] = 200  # more dirty stretches than one scan reports
         assert seen[0] == 200
@@ -73,9 +74,9 @@ def test_two_leases_of_one_segment_are_private_to_each(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
     segment = owner.allocate(platform.PAGE)
     owner.room(*segment)[:] = 1
-    first = consumer.lease(grant(flags, 0, segment))
+    first = consumer.view(grant(flags, 0, segment))
     first[:] = 2
-    second = consumer.lease(grant(flags, 1, segment))
+    second = consumer.view(grant(flags, 1, segment))
     assert (second == 1).all()
     second[:] = 3
     assert (first == 2).all()
@@ -90,7 +91,7 @@ def test_a_lease_outlives_mapping_and_owner(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
     segment = owner.allocate(platform.PAGE)
     owner.room(*segment)[:] = 4
-    seen = consumer.lease(grant(flags, 0, segment))
+    seen = consumer.view(grant(flags, 0, segment))
     del consumer
     owner.close()
     gc.collect()
@@ -99,7 +100,7 @@ def test_a_lease_outlives_mapping_and_owner(owner, consumer):
 
 def test_a_grant_that_is_never_opened_ends_too():
     flags = np.zeros(8, dtype=np.uint8)
-    right = Grant(Account(flags), 3, 0, platform.PAGE)
+    right = Lease(Account(flags), 3, 0, platform.PAGE)
     assert flags[3] == 0
     del right
     assert flags[3] == 1
@@ -108,7 +109,7 @@ def test_a_grant_that_is_never_opened_ends_too():
 def test_a_lease_outside_the_arena_is_refused(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
     with pytest.raises(ValueError, match="outside its arena"):
-        consumer.lease(grant(flags, 0, (owner.capacity - platform.PAGE, 2 * platform.PAGE)))
+        consumer.view(grant(flags, 0, (owner.capacity - platform.PAGE, 2 * platform.PAGE)))
 
 
 @needs("proc")
@@ -155,7 +156,7 @@ def test_a_forked_child_keeps_what_it_sees_and_the_parent_waits_for_it(owner, co
     flags = np.zeros(8, dtype=np.uint8)
     segment = owner.allocate(platform.PAGE)
     owner.room(*segment)[:] = 1
-    seen = consumer.lease(grant(flags, 0, segment))
+    seen = consumer.view(grant(flags, 0, segment))
     go_reader, go_writer = os.pipe()
     answer_reader, answer_writer = os.pipe()
     pid = os.fork()
@@ -182,14 +183,14 @@ def test_a_forked_child_keeps_what_it_sees_and_the_parent_waits_for_it(owner, co
 def test_a_lease_begun_after_the_fork_does_not_wait_for_the_child(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
     segment = owner.allocate(platform.PAGE)
-    first = consumer.lease(grant(flags, 0, segment))
+    first = consumer.view(grant(flags, 0, segment))
     go_reader, go_writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.read(go_reader, 1)
         os._exit(0)
     other = owner.allocate(platform.PAGE)
-    second = consumer.lease(grant(flags, 1, other))
+    second = consumer.view(grant(flags, 1, other))
     del second
     assert flags.tolist()[:2] == [0, 1]
     del first
@@ -223,9 +224,9 @@ def test_control_page_is_one_memory_for_both_sides():
     assert [n for n in range(10) if theirs.is_recalled(n)] == [3, 4, 5]
     ours.recall(8, 9)
     assert [n for n in range(10) if theirs.is_recalled(n)] == [8]
-    theirs.worker_leases[7] = 1
-    assert np.flatnonzero(ours.worker_leases[:100]).tolist() == [7]
-    assert not ours.parent_leases[:100].any()
+    theirs.released_by_worker[7] = 1
+    assert np.flatnonzero(ours.released_by_worker[:100]).tolist() == [7]
+    assert not ours.released_by_parent[:100].any()
 
 
 @pytest.fixture
@@ -298,7 +299,7 @@ def test_an_arena_on_a_disk(tmp_path):
         flags = np.zeros(8, dtype=np.uint8)
         segment = owner.allocate(MIB)
         owner.room(*segment)[:] = 3
-        seen = consumer.lease(grant(flags, 0, segment))
+        seen = consumer.view(grant(flags, 0, segment))
         seen[0] = 4
         assert owner.room(*segment)[0] == 3
         assert seen[1:].max() == seen[1:].min() == 3
@@ -330,7 +331,7 @@ def test_what_there_is_of_memory(owner, tmp_path):
 
 def test_fork_pipes_are_closed_when_nobody_waits(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
-    seen = consumer.lease(grant(flags, 0, owner.allocate(platform.PAGE)))
+    seen = consumer.view(grant(flags, 0, owner.allocate(platform.PAGE)))
     before = set(os.listdir("/proc/self/fd"))
     pid = os.fork()
     if pid == 0:
@@ -350,14 +351,14 @@ def test_a_part_of_a_segment_is_read_where_there_can_be_no_more_maps(owner, cons
     segment = owner.allocate(3 * platform.PAGE)
     owner.room(*segment)[:] = 7
     grants = [grant(flags, slot, segment) for slot in range(4)]
-    leases = [consumer.lease(one) for one in grants[:3]]
+    leases = [consumer.view(one) for one in grants[:3]]
     with pytest.raises(OSError, match="2 maps"):
-        consumer.lease(grants[3])
+        consumer.view(grants[3])
     copy = consumer.read(grants[3], 100, 2 * platform.PAGE)
     assert copy.ctypes.data % 64 == 0
     assert copy.tolist() == [7] * 2 * platform.PAGE
     with pytest.raises(ValueError, match="outside its arena"):
         consumer.read(grants[3], owner.capacity, 1)
     leases[1] = None
-    assert (consumer.lease(grants[3]) == 7).all()
+    assert (consumer.view(grants[3]) == 7).all()
     leases.clear()

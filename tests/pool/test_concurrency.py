@@ -21,7 +21,7 @@ import pytest
 
 import arrowpool
 from arrowpool import WorkerLostError
-from arrowpool.memory.grant import live_grants
+from arrowpool.memory.lease import live_leases
 from tests.conftest import across_methods
 from tests.pool import tasks
 
@@ -177,10 +177,10 @@ def test_results_outlive_what_they_came_from(ours, ending):
         frame += 1
     assert all(np.array_equal(half, argument[: BIG // 2]) for half in halves)
     assert table["x"].to_numpy()[-1] == BIG - 1
-    assert live_grants() > 0
+    assert live_leases() > 0
     del frames, frame, halves, table
     gc.collect()
-    assert live_grants() == 0
+    assert live_leases() == 0
 
 
 def test_what_newer_workers_could_see_is_given_back_with_the_pool(ours):

@@ -11,7 +11,7 @@ import pytest
 
 import arrowpool
 from arrowpool import WorkerLostError
-from arrowpool.memory import arena, grant
+from arrowpool.memory import arena, forks
 from arrowpool.memory.arena import Arena
 from tests.conftest import is_arena, needs
 from tests.pool import tasks
@@ -89,7 +89,7 @@ def test_it_stays_for_a_forked_child():
     assert shared_bytes() == 2 * ONE
     os.close(writer)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    grant.settle_forks()
+    forks.settle_forks()
     assert shared_bytes() == ONE
     assert (kept == 2).all()
 

@@ -38,10 +38,10 @@ class Entry:
 #: Workers keep so many maps of others' memory for the next time.
 MAPS_KEPT = dict.fromkeys(("worker descriptors", "worker maps", "weakref.finalize"), 70)
 #: What is over here waits for children that can see it, as many as are held at most.
-WAITING = dict.fromkeys(("arrowpool.memory.grant._deferred", "_Children.waiting"), 50)
+WAITING = dict.fromkeys(("arrowpool.memory.forks._deferred", "_Children.waiting"), 50)
 #: Of a scenario that keeps one more result with every step, for 40 steps.
 ONE_A_STEP = {"descriptors": 60, "maps": 90, "shared MB": 30, "weakref.finalize": 150, "Releases._inbox": 60}
-ONE_A_STEP["arrowpool.memory.grant._live"] = 60
+ONE_A_STEP["arrowpool.memory.forks._live"] = 60
 SCENARIOS: dict[str, Entry] = {}
 
 
