@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import arrowpool
@@ -228,3 +229,14 @@ def test_without_shared_memory_everything_is_pickled(monkeypatch, caplog):
         pool.join()
     assert caplog.text.count("no shared memory") == 1
     assert sys.getrefcount(array) < 10
+
+
+def test_answers_that_come_while_tasks_are_encoded_are_noticed():
+    """Their workers are free by then, and nothing else would wake the thread that sends. It takes many calls to meet that."""
+    frame = pd.DataFrame(np.arange(130_000.0).reshape(13_000, 10))
+    parts = [frame.iloc[at : at + 325] for at in range(0, 13_000, 325)]
+    with arrowpool.get_context("fork").Pool(2) as pool:
+        for _ in range(500):
+            doubled = pool.map_async(tasks.double, parts, 1).get(4)
+        assert doubled[-1].equals(parts[-1] * 2)
+    pool.join()
