@@ -5,6 +5,7 @@ ARROWPOOL_GROWTH_SECONDS=60 python -m pytest -n 0 tests/trials/test_growth.py
 
 from __future__ import annotations
 
+import mmap
 import os
 
 import pytest
@@ -41,9 +42,11 @@ def leaking_descriptors():
 
 
 def leaking_memory():
+    """Of the kernel, not of the heap: this process is a fork of one that may have much free there."""
     held = []
     while True:
-        held.append(b"x" * (1 << 20))
+        held.append(mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE))
+        held[-1].write(b"x" * (1 << 20))
         yield []
 
 
