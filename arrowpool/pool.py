@@ -89,8 +89,8 @@ class ArrowPool(CallMethods):
     >>> import numpy as np
     >>> from arrowpool import Pool
     >>> with Pool(2) as pool:
-    ...     pool.map(np.sum, [np.ones(100_000), np.zeros(100_000)])
-    [np.float64(100000.0), np.float64(0.0)]
+    ...     [float(total) for total in pool.map(np.sum, [np.ones(100_000), np.zeros(100_000)])]
+    [100000.0, 0.0]
     """
 
     # Class attributes, so that __del__ and __repr__ find them even if the arguments do not fit __init__.
@@ -265,10 +265,10 @@ class ArrowPool(CallMethods):
         >>> from arrowpool import Pool
         >>> prices = np.arange(1_000_000.0)
         >>> with Pool(2) as pool, pool.share(prices):
-        ...     pool.starmap(np.quantile, [(prices, 0.25), (prices, 0.75)])
-        ...     pool.apply(np.sum, (prices,))
-        [np.float64(249999.75), np.float64(749999.25)]
-        np.float64(499999500000.0)
+        ...     [float(price) for price in pool.starmap(np.quantile, [(prices, 0.25), (prices, 0.75)])]
+        ...     float(pool.apply(np.sum, (prices,)))
+        [249999.75, 749999.25]
+        499999500000.0
         """
         self._check_running()
         if isinstance(obj, type) or type(obj) in _NOT_SHARED:

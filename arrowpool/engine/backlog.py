@@ -44,6 +44,8 @@ class Backlog:
         Says whether a call is held back.
     workers : list of WorkerHandle
         The workers that are up. The feeder's list.
+    limit : int
+        Bytes that results of tasks that are drawn ahead may have.
     tell_collector : callable
         Gets a `Failed` for each task that cannot be encoded.
     """
@@ -59,6 +61,7 @@ class Backlog:
         settlement: Settlement,
         throttle: Throttle,
         workers: list[WorkerHandle],
+        limit: int,
         tell_collector: Callable[[Any], None],
     ):
         self._ahead = ahead
@@ -69,6 +72,7 @@ class Backlog:
         self._settlement = settlement
         self._throttle = throttle
         self._workers = workers
+        self._limit = limit
         self._tell_collector = tell_collector
         #: The task that waits for memory. No other is taken before it.
         self._waiting: Unplaced | None = None
@@ -163,7 +167,7 @@ class Backlog:
         if source is None or (self._waiting is not None and self._waiting.call is call):
             return
         if source.may_go_on() and not self._throttle.holds_back(call):
-            source.ask(draw_size(call, len(self._workers)))
+            source.ask(draw_size(call, len(self._workers), self._limit))
 
     def _encode(self) -> Task | None:
         """Encode the next task; None when there is none, or it waits for memory."""

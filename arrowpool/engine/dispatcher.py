@@ -100,7 +100,7 @@ class Dispatcher:
         """How many tasks to send in one frame that begins with this one."""
         if self._one_by_one or first.parcel.segments:
             return 1
-        return min(frame_size(first, worker, len(self._workers)), self._ahead_size(first.call) * 2)
+        return frame_size(first, worker, len(self._workers), self._limit)
 
     def _ahead_size(self, call: Call) -> int:
         """How many tasks of a call to encode ahead."""

@@ -117,6 +117,7 @@ class Feeder(Service):
             settlement=self._settlement,
             throttle=self._throttle,
             workers=self._workers,
+            limit=budget,
             tell_collector=tell_collector,
         )
         self._delivery = Delivery(sender, self._reclaim)

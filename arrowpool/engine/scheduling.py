@@ -30,8 +30,11 @@ def free_worker(workers: list[WorkerHandle], queue_behind: bool) -> WorkerHandle
     return best if queue_behind else None
 
 
-def frame_size(first: Task, worker: WorkerHandle, worker_count: int) -> int:
-    """How many tasks may go to a worker in one frame that begins with this one: several if they are short."""
+def frame_size(first: Task, worker: WorkerHandle, worker_count: int, budget: int) -> int:
+    """How many tasks may go to a worker in one frame that begins with this one: several if they are short.
+
+    Each worker may have two frames. The results of all of them are to be within the budget: the user may read none.
+    """
     call = first.call
     mean = call.mean_seconds
     if mean is None or mean >= SHORT_TASK_SECONDS:
@@ -39,26 +42,35 @@ def frame_size(first: Task, worker: WorkerHandle, worker_count: int) -> int:
     # A share of what is left (or, where nobody knows, of what there has been), so that all workers end together.
     share = (call.length - first.index if call.length is not None else first.index) // (2 * worker_count)
     count = min(FRAME_TASKS, share, int(FRAME_SECONDS / (mean + _TASK_OVERHEAD_SECONDS)))
+    if call.result_bytes:
+        count = min(count, max(1, _results_within(budget, call) // (2 * worker_count)))
     return count if worker.quota is None else min(count, worker.quota - worker.sent)
 
 
 def ahead_size(call: Call, worker_count: int, budget: int) -> int:
-    """How many tasks of a call may be encoded ahead, or go in one frame: more than workers if they are short, but no more
-    than so many that their results are within the budget."""
+    """How many tasks of a call may be encoded ahead: more than workers if they are short and their results are within the
+    budget."""
     mean = call.mean_seconds
     if mean is None or mean >= SHORT_TASK_SECONDS:
         return worker_count
     if not call.result_bytes:
         return FRAME_TASKS // 2
-    return max(worker_count, min(FRAME_TASKS // 2, budget * call.replies // call.result_bytes))
+    return max(worker_count, min(FRAME_TASKS // 2, _results_within(budget, call)))
 
 
-def draw_size(call: Call, worker_count: int) -> int:
-    """How many tasks may be drawn ahead from a user's iterator: what workers do in two frames, if they are short.
+def draw_size(call: Call, worker_count: int, budget: int) -> int:
+    """How many tasks may be drawn ahead from a user's iterator: what workers do in two frames, if they are short and their
+    results are within the budget.
 
     One, where it could change the function's data from task to task.
     """
     mean = call.mean_seconds
     if mean is None or mean >= SHORT_TASK_SECONDS or not call.blobs or not call.blobs[0].stateless:
         return 1
-    return min(FRAME_TASKS, 2 * max(1, worker_count) * int(FRAME_SECONDS / (mean + _TASK_OVERHEAD_SECONDS)))
+    count = min(FRAME_TASKS, 2 * max(1, worker_count) * int(FRAME_SECONDS / (mean + _TASK_OVERHEAD_SECONDS)))
+    return min(count, max(1, _results_within(budget, call))) if call.result_bytes else count
+
+
+def _results_within(budget: int, call: Call) -> int:
+    """How many results of a call fit in the budget, by their mean size so far."""
+    return budget * call.replies // call.result_bytes

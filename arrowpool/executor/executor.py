@@ -75,8 +75,8 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
     >>> from arrowpool import ProcessPoolExecutor
     >>> with ProcessPoolExecutor(2) as executor:
     ...     future = executor.submit(np.sum, np.ones(100_000))
-    ...     future.result()
-    np.float64(100000.0)
+    ...     float(future.result())
+    100000.0
     """
 
     def __init__(

@@ -59,7 +59,7 @@ def test_the_worker_that_is_next(workers, queue_behind, chosen):
 def test_how_many_go_in_a_frame(mean, length, index, workers, left, size):
     task = a_task(a_call(mean=mean, length=length), index)
     worker = a_worker(quota=None if left is None else 50 + left, sent=50)
-    assert frame_size(task, worker, workers) == pytest.approx(size, abs=1 if size > 30 else 0)
+    assert frame_size(task, worker, workers, 1000) == pytest.approx(size, abs=1 if size > 30 else 0)
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,28 @@ def test_how_many_are_encoded_ahead(mean, replies, result_bytes, size):
     ],
 )
 def test_how_many_are_drawn_ahead(mean, stateless, workers, size):
-    assert draw_size(a_call(mean=mean, stateless=stateless), workers) == pytest.approx(size, abs=5 if size > 1 else 0)
+    assert draw_size(a_call(mean=mean, stateless=stateless), workers, 1000) == pytest.approx(size, abs=5 if size > 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("replies", "result_bytes", "in_a_frame", "drawn"),
+    [
+        (10, 1000, 2, 10),  # 10 results in the budget of 1000 bytes: in two frames for each of two workers
+        (10, 10_000, 1, 1),
+        (10, 100_000, 1, 1),
+        (10, 1, 100, 400),
+    ],
+)
+def test_results_of_what_is_sent_or_drawn_are_within_the_budget(replies, result_bytes, in_a_frame, drawn):
+    call = a_call(mean=9e-5, length=100_000, replies=replies, result_bytes=result_bytes, stateless=True)
+    assert frame_size(a_task(call, 0), a_worker(), 2, 1000) == pytest.approx(in_a_frame, abs=1 if in_a_frame > 30 else 0)
+    assert draw_size(call, 2, 1000) == pytest.approx(drawn, abs=5 if drawn > 30 else 0)
 
 
 def test_nothing_is_drawn_ahead_of_a_function_that_is_not_known():
     call = a_call(mean=1e-5)
     call.blobs = ()
-    assert draw_size(call, 2) == 1
+    assert draw_size(call, 2, 1000) == 1
 
 
 def test_short_tasks_may_queue():
