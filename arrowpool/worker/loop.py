@@ -153,6 +153,8 @@ class _Worker:
                     self._trim()
                 else:
                     self._run_frame(order)
+                if self._interrupts.ended_an_import:
+                    return
             settle_forks()
 
     def _receive(self) -> list[Order]:
@@ -227,6 +229,8 @@ class _Worker:
             control.began = 0.0
             self._channel.send(reply)
             number += 1
+            if self._interrupts.ended_an_import:
+                return  # the parent sends what has not begun to the next worker
 
     def _run_task(
         self,

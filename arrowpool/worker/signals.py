@@ -24,7 +24,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 from arrowpool.forking import keep_from_children, no_forks
@@ -138,6 +138,9 @@ class Interrupts:
         self._modules = 0
         #: Number of the task that may be interrupted now, as `begin` said; -1 while there is none.
         self.running = -1
+        #: Whether an interrupt ended the import of a module. This process may never be able to import that module again:
+        #: modules in C, such as those of pandas, are initialised once in a process.
+        self.ended_an_import = False
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, self._handle)
         self._inherited = signal.getsignal(signal.SIGTERM)
@@ -170,7 +173,14 @@ class Interrupts:
     def _interrupt_if_meant(self) -> None:
         if self.running >= 0 and self._control.is_interrupted(self.running):
             self.running = -1  # once is enough: what handles the first must not be hit by a second
+            self.ended_an_import = self.ended_an_import or _is_importing()
             raise KeyboardInterrupt
+
+
+def _is_importing() -> bool:
+    """Whether the code of a module runs, in any thread."""
+    specs = (vars(module).get("__spec__") for module in list(sys.modules.values()) if isinstance(module, ModuleType))
+    return any(getattr(spec, "_initializing", False) for spec in specs)
 
 
 class Lifeline:

@@ -91,7 +91,9 @@ def test_how_many_are_encoded_ahead(mean, replies, result_bytes, size):
     ],
 )
 def test_how_many_are_drawn_ahead(mean, stateless, workers, size):
-    assert draw_size(a_call(mean=mean, stateless=stateless), workers, 1000) == pytest.approx(size, abs=5 if size > 1 else 0)
+    assert draw_size(a_call(mean=mean, stateless=stateless), workers, 1000) == pytest.approx(
+        size, abs=5 if size > 1 else 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,9 @@ def test_how_many_are_drawn_ahead(mean, stateless, workers, size):
 )
 def test_results_of_what_is_sent_or_drawn_are_within_the_budget(replies, result_bytes, in_a_frame, drawn):
     call = a_call(mean=9e-5, length=100_000, replies=replies, result_bytes=result_bytes, stateless=True)
-    assert frame_size(a_task(call, 0), a_worker(), 2, 1000) == pytest.approx(in_a_frame, abs=1 if in_a_frame > 30 else 0)
+    assert frame_size(a_task(call, 0), a_worker(), 2, 1000) == pytest.approx(
+        in_a_frame, abs=1 if in_a_frame > 30 else 0
+    )
     assert draw_size(call, 2, 1000) == pytest.approx(drawn, abs=5 if drawn > 30 else 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import dataclasses
 import gc
+import importlib
 import os
 import pickle
 import signal
@@ -654,6 +655,14 @@ def read_file(path):
     """One line of a file; waits for it, where that is a named pipe."""
     with open(path, "rb", buffering=0) as file:
         return file.readline()
+
+
+def extend_path(directory):
+    sys.path.append(directory)
+
+
+def name_of_module(name):
+    return importlib.import_module(name).__name__
 
 
 def note_pid_and_block_once(path):

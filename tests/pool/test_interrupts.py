@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -81,7 +82,7 @@ def test_a_script_ends_at_once_and_quietly(one, tmp_path, call):
         assert time.monotonic() - began < 8
         assert program.returncode in (-signal.SIGINT, 1, 130)
         assert errors.count("KeyboardInterrupt") == 1, errors
-        assert "worker.py" not in errors
+        assert "loop.py" not in errors
         assert errors.rstrip().endswith("KeyboardInterrupt")
         _, alive = psutil.wait_procs(workers, timeout=5)
         assert not alive
@@ -338,6 +339,36 @@ def test_an_interrupt_that_comes_before_its_task_has_begun(ours, tmp_path):
         assert pool.apply_async(os.getpid).get(LIMIT) == worker
         assert pool.apply_async(tasks.first, (np.ones(100_000),)).get(LIMIT) == 1.0
         assert pool.stats().live_segments <= 1, "what the interrupted task had been given went back"
+    pool.join()
+
+
+def test_an_interrupted_import_is_not_left_half_done(ours, tmp_path):
+    """As with the modules of pandas in C, which a process can initialise once: the worker is replaced."""
+    begun, free = tmp_path / "begun", tmp_path / "free"
+    os.mkfifo(begun)
+    (tmp_path / "module_in_c.py").write_text(
+        f"""
+import os, sys, time
+if hasattr(sys, "_module_in_c"):
+    raise AttributeError("partially initialized")
+sys._module_in_c = True
+while not os.path.exists({str(free)!r}):
+    with open({str(begun)!r}, "w"):
+        pass
+    time.sleep(60)
+"""
+    )
+    with ours.pool(1, tasks.extend_path, (str(tmp_path),)) as pool:
+        pid = pool.apply(os.getpid)
+        interrupted = pool.map_async(importlib.import_module, ["module_in_c"] * 3, 1)
+        begun.read_text()
+        pool._cancel(interrupted._job)
+        with pytest.raises(CancelledError):
+            interrupted.get(LIMIT)
+        free.touch()
+        names = pool.map_async(tasks.name_of_module, ["module_in_c"] * 3, 1).get(LIMIT)
+        assert names == ["module_in_c"] * 3
+        assert pool.apply(os.getpid) != pid
     pool.join()
 
 
