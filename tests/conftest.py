@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import signal
+import tempfile
 import threading
 import time
 from multiprocessing import forkserver, resource_tracker
@@ -190,8 +191,10 @@ class Pools:
     def of(self, implementation):
         if implementation not in self._open:
             pool = implementation.pool(2)
-            # All workers are up, and each has memory for results.
-            pool.map(tasks.double, [np.ones(20_000)] * 8, 1)
+            # All workers are up, have imported what tests need, and have memory for results. (One that is interrupted
+            # while it imports something is replaced.)
+            with tempfile.TemporaryDirectory() as directory:
+                pool.starmap(tasks.get_ready, [(np.ones(20_000), directory, 2)] * 2, 1)
             self._open[implementation] = pool
         return self._open[implementation]
 

@@ -157,8 +157,6 @@ def interrupt_and_block(parent, path):
 @pytest.mark.parametrize("name", [*MAPS, *IMAPS])
 def test_an_interrupt_ends_the_call_and_closes_the_bar(our_pool, tmp_path, name):
     parent, path = os.getpid(), str(tmp_path / "begun")
-    # Both workers have imported what they need: one that is interrupted at that is replaced.
-    our_pool.map(lambda seconds: tasks.wait_for(seconds), [0.2] * 2, 1)
     pids = {process.pid for process in our_pool._pool}
     items = [(i,) for i in range(50)] if name == "starmap" else range(50)
     screen = Screen()

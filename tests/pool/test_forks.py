@@ -278,7 +278,8 @@ def test_a_child_that_ends_as_programs_do(tmp_path):
         pool.join()
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)],
+        # Since Python 3.12, each fork of a process with threads is warned of.
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program), str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=LIMIT,
