@@ -185,7 +185,8 @@ class Pools:
     A test that ends its pool, kills workers, or looks at what the pool counts is marked ``own_pool`` and gets another.
     """
 
-    def __init__(self):
+    def __init__(self, module):
+        self._module = module
         self._open = {}
 
     def of(self, implementation):
@@ -194,7 +195,7 @@ class Pools:
             # All workers are up, have imported what tests need, and have memory for results. (One that is interrupted
             # while it imports something is replaced.)
             with tempfile.TemporaryDirectory() as directory:
-                pool.starmap(tasks.get_ready, [(np.ones(20_000), directory, 2)] * 2, 1)
+                pool.starmap(tasks.get_ready, [(np.ones(20_000), directory, 2, self._module)] * 2, 1)
             self._open[implementation] = pool
         return self._open[implementation]
 
@@ -225,7 +226,7 @@ class Pools:
 @pytest.fixture(scope="module")
 def _pools(request):
     before = _leavings()
-    pools = Pools()
+    pools = Pools(request.module.__name__)
     yield pools
     stdlib = any(one.library is multiprocessing for one in pools._open)
     pools.end()

@@ -100,11 +100,10 @@ def _annotated(n: int) -> np.ndarray:
 
 
 def _memmap(n: int) -> np.memmap:
-    file = tempfile.TemporaryFile()  # noqa: SIM115 (the map keeps it)
-    array = np.memmap(file, dtype=np.int32, shape=(n,))
-    array[:] = np.arange(n)
-    file.close()
-    return array
+    with tempfile.TemporaryFile() as file:  # the map keeps it
+        array = np.memmap(file, dtype=np.int32, shape=(n,))
+        array[:] = np.arange(n)
+        return array
 
 
 _RECORD = np.dtype([("f", "<f8"), ("i", "i1"), ("s", "U3")], align=True)

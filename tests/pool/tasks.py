@@ -644,10 +644,10 @@ def meet(array, directory, count):
     return len(os.listdir(directory)) == count
 
 
-def get_ready(array, directory, count):
-    """Have each of so many workers import what tests need, and return a large result."""
-    importlib.import_module("cloudpickle")
-    importlib.import_module("pandas")
+def get_ready(array, directory, count, module):
+    """Have each of so many workers import what the tests of a module need, and return a large result."""
+    for name in ("cloudpickle", "pandas", module):
+        importlib.import_module(name)
     assert meet(array, directory, count)
     return array * 2
 
