@@ -30,12 +30,17 @@ from arrowpool.codecs.arrow import extents as arrow_extents
 from arrowpool.codecs.numpy import bounds, extents_within, pack, unpack
 from arrowpool.codecs.numpy import extents as numpy_extents
 from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
+from arrowpool.codecs.templates import INDEXES, encoder_of_frame, encoder_of_index
 
 __all__ = ["encoder_for", "extents"]
 
 
 def encoder_for(cls: type) -> Encode | None:
     """How to encode objects of type `cls`; None where pandas' own pickling copies nothing."""
+    if cls is pd.DataFrame or cls is pd.Series:
+        return encoder_of_frame(cls)
+    if cls in INDEXES:
+        return encoder_of_index(cls)
     if issubclass(cls, Block):
         return _encode_block
     if cls is BlockManager:

@@ -1,0 +1,163 @@
+"""The arrays that frames, series and indexes are made of: small ones travel together, the others each by themselves.
+
+Called by `values`, `index` and `frame` in this package. A *leaf* is a NumPy array without objects. Small leaves of one object are
+packed into one *heap*: a `bytearray` in the pickle stream, or a token of the outbox if together they reach its `inline_limit`.
+All other leaves become *parts*, which the pickler reduces as it does any array.
+
+Guarantees: a leaf arrives as pickle delivers it: writeable, aligned, in native byte order, in Fortran order if the source was
+Fortran- and not C-contiguous, else in C order.
+
+A leaf in a heap is not in the pickler's memo. So only leaves that nothing else refers to go there (`is_sole`): pickle preserves
+that two objects share one array, and sharing shows as soon as one of them is written to.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from arrowpool.codecs.numpy import bounds
+from arrowpool.codecs.outbox import ByteArray, Outbox
+from arrowpool.tuning import ALIGNMENT
+
+__all__ = ["Code", "Heap", "OWNER_ALONE", "Reader", "heap_of", "reader_of", "rows_are_contiguous", "take_leaf"]
+
+Array = np.ndarray[Any, Any]
+#: What a template says of a leaf: its dtype, after an "F" for Fortran order; None for a part.
+Code = str | None
+Heap = bytearray | ByteArray | None
+
+#: `sys.getrefcount(owner.attribute)` of what only the owner refers to: the owner's reference, and the argument's. To be called
+#: in a statement of its own: what is already on the stack for another call counts, too.
+OWNER_ALONE = 2
+_PLAIN = [np.dtype(char) for char in "?bhilqBHILQefdgFDG"]
+#: By the dtype's id; these are singletons of NumPy's.
+_CODES = {id(dtype): dtype.str for dtype in _PLAIN}
+
+
+def take_leaf(array: Array, is_sole: bool, out: Outbox, small: list[Array], parts: list[Any]) -> Code:
+    """Put an array with the small ones, or among the parts; return its code."""
+    if is_sole and 0 < array.nbytes < out.inline_limit:
+        dtype = array.dtype
+        code = _CODES.get(id(dtype)) or _code_of(dtype)
+        if code is not None:
+            flags = array.flags
+            if flags.c_contiguous or not flags.f_contiguous:
+                small.append(array)
+                return code
+            small.append(array.T)
+            return "F" + code
+    parts.append(_part_of(array, out))
+    return None
+
+
+def _code_of(dtype: np.dtype[Any]) -> str | None:
+    """The code of a dtype that is no singleton: of times, or one that was unpickled. None if more belongs to it."""
+    if dtype.kind in "biufcmM" and dtype.isnative and dtype.metadata is None:
+        return dtype.str
+    return None
+
+
+def _part_of(array: Array, out: Outbox) -> Any:
+    """The array, or where in memory that several messages share it lies."""
+    if array.flags.forc or array.nbytes < out.inline_limit or array.dtype.hasobject or not array.dtype.isnative:
+        return array
+    if rows_are_contiguous(array):
+        start, stop = bounds(array)
+        window = out.place_window(start, stop - start)
+        if window is not None:
+            return window, array.ctypes.data - start, array.dtype, array.shape, array.strides
+    return array
+
+
+def rows_are_contiguous(values: Array) -> bool:
+    """Whether each row of a block, a column of its frame, is contiguous, and none lies over another.
+
+    Only then may a window keep the strides: written to one cell, memory that overlaps itself (a broadcast array, sliding
+    windows by `as_strided`) would change others; and code that wants contiguous columns gets them after pickle.
+    """
+    if values.strides[-1] != values.itemsize:
+        return False
+    return values.ndim == 1 or (values.ndim == 2 and abs(values.strides[0]) >= values.shape[1] * values.itemsize)
+
+
+def heap_of(small: list[Array], out: Outbox) -> Any:
+    """What stands for these leaves in the stream: bytes or a token; None if there are none."""
+    if not small:
+        return None
+    if len(small) == 1:
+        return bytearray(small[0].tobytes())
+    pieces = []
+    total = 0
+    for array in small:
+        total += -total % ALIGNMENT + array.nbytes
+    if total >= out.inline_limit:
+        return out.place_with(total, partial(_write, small))
+    total = 0
+    for array in small:
+        gap = -total % ALIGNMENT
+        if gap:
+            pieces.append(_PADDING[gap])
+        pieces.append(array.tobytes())
+        total += gap + array.nbytes
+    return bytearray().join(pieces)
+
+
+_PADDING = [bytes(nbytes) for nbytes in range(ALIGNMENT)]
+
+
+def _write(small: list[Array], room: ByteArray) -> None:
+    end = 0
+    for array in small:
+        start = end + -end % ALIGNMENT
+        room[end:start] = 0
+        end = start + array.nbytes
+        np.copyto(room[start:end].view(array.dtype).reshape(array.shape), array)
+
+
+class Reader:
+    """Gives the leaves of a heap, and the parts, in the order in which they were taken."""
+
+    __slots__ = ("_end", "_heap", "_next_part", "_parts")
+
+    def __init__(self, heap: Heap, parts: tuple[Any, ...], first: int = 0):
+        self._heap = heap
+        self._end = 0
+        self._parts = parts
+        self._next_part = first
+
+    def leaf(self, code: LeafCode | None, shape: tuple[int, ...]) -> Array:
+        """The next leaf."""
+        if code is None:
+            part = self.part()
+            if type(part) is tuple:
+                room, offset, dtype, shape, strides = part
+                return np.ndarray(shape, dtype, room, offset, strides)
+            return part  # type: ignore[no-any-return]
+        dtype, itemsize, order = code
+        start = self._end + -self._end % ALIGNMENT
+        count = itemsize
+        for length in shape:
+            count *= length
+        self._end = start + count
+        return np.ndarray(shape, dtype, self._heap, start, None, order)
+
+    def part(self) -> Any:
+        """The next part."""
+        part = self._parts[self._next_part]
+        self._next_part += 1
+        return part
+
+
+#: A code as `Reader` wants it: the dtype, its size in bytes, the order.
+LeafCode = tuple[np.dtype[Any], int, Any]
+
+
+def reader_of(code: Code) -> LeafCode | None:
+    """A code, prepared for reading."""
+    if code is None:
+        return None
+    dtype = np.dtype(code.removeprefix("F"))
+    return dtype, dtype.itemsize, "F" if code[0] == "F" else "C"

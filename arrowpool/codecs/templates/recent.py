@@ -1,0 +1,54 @@
+"""A dictionary that forgets: what templates are remembered in, on both sides.
+
+Guarantees: at most twice `limit` entries. What was looked up since half of them were forgotten is kept.
+
+Threads: several may read and write at a time, without a lock. Each step is one operation on one dictionary. If two threads
+interleave, an entry is forgotten too early or the limit is exceeded by one entry a thread; the entry is then made again.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class Recent(Generic[Key, Value]):
+    """The entries used most recently.
+
+    Parameters
+    ----------
+    limit : int
+        Half of the number of entries to keep.
+    """
+
+    __slots__ = ("_limit", "_new", "_old")
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        #: Entries stored or looked up lately; becomes `_old` when it is full. Written by any thread.
+        self._new: dict[Key, Value] = {}
+        self._old: dict[Key, Value] = {}
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._old)
+
+    def get(self, key: Key) -> Value | None:
+        """The entry; None if there is none, or none any more."""
+        found = self._new.get(key)
+        if found is None:
+            found = self._old.get(key)
+            if found is not None:
+                self.put(key, found)
+        return found
+
+    def put(self, key: Key, value: Value) -> None:
+        """Remember an entry, which is not None."""
+        if len(self._new) >= self._limit:
+            self._old, self._new = self._new, {}
+        self._new[key] = value
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._old, self._new = {}, {}

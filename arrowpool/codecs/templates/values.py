@@ -1,0 +1,192 @@
+"""The values of a block or an index: a NumPy array, or an extension array of pandas', taken apart into leaves.
+
+Called by `index` and `frame`. What a template says of values is a *key*, hashable and made of plain values, so that senders look
+templates up by it and receivers build from it:
+
+- the code of a leaf, for a NumPy array;
+- ``None`` for a part that arrives whole: arrays of objects, and every kind that is not known here;
+- ``(kind, dtype, *codes)`` for an extension array.
+
+Guarantees: what arrives is what pickle delivers. An extension array is taken apart only if nothing else refers to it and its
+`__dict__` has nothing that is not known here.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from sys import getrefcount
+from typing import Any
+
+import numpy as np
+from pandas._libs.arrays import NDArrayBacked  # type: ignore[import-not-found]  # no stubs
+from pandas.arrays import (
+    BooleanArray,
+    Categorical,
+    DatetimeArray,
+    FloatingArray,
+    IntegerArray,
+    PeriodArray,
+    TimedeltaArray,
+)
+
+from arrowpool.codecs.outbox import Outbox
+from arrowpool.codecs.templates.leaves import OWNER_ALONE, Code, Reader, reader_of, take_leaf
+from arrowpool.codecs.templates.tokens import period_token, zoned_token
+
+__all__ = ["Build", "Key", "builder_of", "take"]
+
+Array = np.ndarray[Any, Any]
+Key = Code | tuple[Any, ...]
+#: Makes values of the next leaves, given how many columns (None for one dimension) and how many rows they have.
+Build = Callable[[Reader, int | None, int], Any]
+
+
+def take(values: Any, is_sole: bool, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+    """Take values apart; return their key.
+
+    Parameters
+    ----------
+    values : numpy.ndarray or ExtensionArray
+        What to take apart.
+    is_sole : bool
+        Whether only its block or index refers to it.
+    out : Outbox
+        Room in the message.
+    small, parts : list
+        Where leaves and parts are added.
+    """
+    cls = type(values)
+    if cls is np.ndarray:
+        return take_leaf(values, is_sole, out, small, parts)
+    taker = _TAKERS.get(cls)
+    if taker is not None and is_sole:
+        key = taker(values, out, small, parts)
+        if key is not None:
+            return key
+    parts.append(values)
+    return None
+
+
+def builder_of(key: Key) -> Build:
+    """The function that makes values of this key."""
+    if not isinstance(key, tuple):
+        return _leaf_builder(key)
+    kind, dtype, *codes = key
+    return _BUILDERS[kind](dtype, codes)
+
+
+def _leaf_builder(code: Code) -> Build:
+    leaf = reader_of(code)
+
+    def build(reader: Reader, columns: int | None, rows: int) -> Any:
+        return reader.leaf(leaf, (rows,) if columns is None else (columns, rows))
+
+    return build
+
+
+# -------------------------------------------------------------------------- arrays over one NumPy array: times, categories
+
+_CACHES = frozenset({"_cache", "_freq"})
+_BACKED = {"M": DatetimeArray, "m": TimedeltaArray, "P": PeriodArray, "C": Categorical}
+
+
+def _take_times(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+    dtype = values.dtype
+    token = None
+    if type(dtype) is not np.dtype and not isinstance(dtype, np.dtype):
+        token = zoned_token(dtype)
+        if token is None:
+            return None
+    return _take_backed("M" if type(values) is DatetimeArray else "m", token, values, out, small, parts)
+
+
+def _take_periods(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+    token = period_token(values.dtype)
+    return None if token is None else _take_backed("P", token, values, out, small, parts)
+
+
+def _take_categories(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+    if not values.__dict__.keys() <= _CACHES:
+        return None
+    # The dtype is an object of its own: the name of its categories can be changed, and two columns may share it.
+    parts.append(values.dtype)
+    return _take_backed("C", None, values, out, small, parts)
+
+
+def _take_backed(kind: str, token: bytes | None, values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+    if not values.__dict__.keys() <= _CACHES:
+        return None
+    is_sole = getrefcount(values._ndarray) <= OWNER_ALONE
+    return kind, token, take_leaf(values._ndarray, is_sole, out, small, parts)
+
+
+def _backed_builder(kind: str) -> Callable[[Any, list[Code]], Build]:
+    cls = _BACKED[kind]
+    new, init = cls.__new__, NDArrayBacked.__init__
+    is_flat = kind == "C"
+    # Older versions of pandas have the frequency on the array; that of a block is None.
+    has_freq = kind in "Mm" and "_freq" in vars(cls._simple_new(np.empty(0, kind + "8[ns]")))
+
+    def builder(token: bytes | None, codes: list[Code]) -> Build:
+        known = None if token is None else pickle.loads(token)
+        leaf = reader_of(codes[0])
+
+        def build(reader: Reader, columns: int | None, rows: int) -> Any:
+            dtype = reader.part() if is_flat else known
+            array = reader.leaf(leaf, (rows,) if columns is None or is_flat else (columns, rows))
+            values = new(cls)
+            init(values, array, array.dtype if dtype is None else dtype)
+            if has_freq:
+                values._freq = None
+            return values
+
+        return build
+
+    return builder
+
+
+# ------------------------------------------------------------------------------------------------- arrays with a mask
+
+_MASKED = {"I": IntegerArray, "F": FloatingArray, "B": BooleanArray}
+_MASKED_STATE = frozenset({"_data", "_mask", "_cache", "_dtype"})
+_KIND_OF_MASKED = {cls: kind for kind, cls in _MASKED.items()}
+
+
+def _take_masked(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+    if not values.__dict__.keys() <= _MASKED_STATE or values.ndim != 1:
+        return None
+    is_sole = getrefcount(values._data) <= OWNER_ALONE
+    data = take_leaf(values._data, is_sole, out, small, parts)
+    is_sole = getrefcount(values._mask) <= OWNER_ALONE
+    return _KIND_OF_MASKED[type(values)], None, data, take_leaf(values._mask, is_sole, out, small, parts)
+
+
+def _masked_builder(kind: str) -> Callable[[Any, list[Code]], Build]:
+    make = _MASKED[kind]._simple_new  # type: ignore[attr-defined]
+
+    def builder(_: Any, codes: list[Code]) -> Build:
+        data, mask = map(reader_of, codes)
+
+        def build(reader: Reader, columns: int | None, rows: int) -> Any:
+            shape = (rows,)
+            return make(reader.leaf(data, shape), reader.leaf(mask, shape))
+
+        return build
+
+    return builder
+
+
+_TAKERS: dict[type, Callable[[Any, Outbox, list[Array], list[Any]], Key]] = {
+    DatetimeArray: _take_times,
+    TimedeltaArray: _take_times,
+    PeriodArray: _take_periods,
+    Categorical: _take_categories,
+    IntegerArray: _take_masked,
+    FloatingArray: _take_masked,
+    BooleanArray: _take_masked,
+}
+_BUILDERS = {
+    **{kind: _backed_builder(kind) for kind in _BACKED},
+    **{kind: _masked_builder(kind) for kind in _MASKED},
+}
