@@ -1,9 +1,7 @@
 """Frames and series by template: how the blocks lie is the template; the axes, the name and the values are the message's.
 
 Found by :func:`arrowpool.codecs.pandas.encoder_for`. Pickle would take a frame apart into its manager, blocks, placements, dtypes
-and arrays, each of them an object with a reduction in Python. Measured for 250 rows and 5 columns: see
-`benchmarks`.
-
+and arrays, each of them an object with a reduction in Python.
 A frame is a reference to its template, its axes (objects of their own, see `index`), its small leaves in one heap, and parts.
 The frame is in the pickler's memo before its state is pickled, as with the standard library: a cell may refer to its frame.
 
@@ -21,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from pandas._libs.internals import BlockPlacement, _unpickle_block  # type: ignore[import-not-found]  # no stubs
-from pandas.core.generic import NDFrame  # type: ignore[import-not-found]  # no stubs
+from pandas.core.generic import NDFrame
 from pandas.core.internals.blocks import get_block_type  # type: ignore[import-not-found]  # no stubs
 from pandas.core.internals.managers import BlockManager, SingleBlockManager  # type: ignore[import-not-found]  # no stubs
 
@@ -35,7 +33,9 @@ __all__ = ["encoder_of_frame"]
 
 _REDUCTIONS = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
 #: What the pickling of each type was when this module was imported: another library may have replaced it since.
-_KNOWN_REDUCTIONS = {cls: [getattr(cls, name, None) for name in _REDUCTIONS] for cls in (pd.DataFrame, pd.Series)}
+_KNOWN_REDUCTIONS: dict[Any, list[Any]] = {
+    cls: [getattr(cls, name, None) for name in _REDUCTIONS] for cls in (pd.DataFrame, pd.Series)
+}
 
 #: By the key: the bytes of the template.
 _templates: Recent[Any, bytes] = Recent(TEMPLATES)
@@ -100,10 +100,9 @@ def _encode_series(series: Any, out: Outbox) -> Reduced:
 def _common(obj: Any, parts: list[Any]) -> tuple[bool, bool]:
     """Whether there are `attrs` among the parts, and whether duplicate labels are allowed."""
     attrs = obj._attrs
-    has_attrs = bool(attrs) or getrefcount(obj._attrs) > OWNER_ALONE + 1
-    if has_attrs:
+    if attrs:
         parts.append(attrs)
-    return has_attrs, obj._flags._allows_duplicate_labels
+    return bool(attrs), obj._flags._allows_duplicate_labels
 
 
 def _template(key: tuple[Any, ...]) -> bytes:
@@ -170,9 +169,9 @@ def _fill_series(series: Any, state: Any) -> None:
 
 
 def _finish(obj: Any, manager: Any, plan: _Plan, attrs: Any) -> None:
-    NDFrame.__init__(obj, manager)
+    NDFrame.__init__(obj, manager)  # type: ignore[call-arg]  # of its stub
     if attrs is not None:
-        object.__setattr__(obj, "_attrs", attrs)
+        object.__setattr__(obj, "attrs", attrs)  # which copies them, as with pickle
     if not plan.allows_duplicate_labels:
         obj._flags._allows_duplicate_labels = False
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.arrays import DatetimeArray, TimedeltaArray
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
 from arrowpool.codecs.templates.leaves import OWNER_ALONE, Heap, Reader, heap_of
@@ -100,8 +101,10 @@ def _encoder(kind: str) -> Encode:
 
 
 def _arrives_whole(values: Any) -> bool:
-    """Whether an index over values that arrived as an object of their own has just these, whatever they are."""
-    return not isinstance(values, np.ndarray) or values.dtype.kind in "biufcO"
+    """Whether pickle makes an index over just these values, if they arrive as an object of their own; else over a copy."""
+    if isinstance(values, np.ndarray):
+        return values.dtype.kind in "biufc"
+    return isinstance(values, (DatetimeArray, TimedeltaArray))
 
 
 _Plan = Callable[[Reader, int, Any], Any]

@@ -13,6 +13,7 @@ that two objects share one array, and sharing shows as soon as one of them is wr
 
 from __future__ import annotations
 
+import pickle
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from arrowpool.codecs.numpy import bounds
 from arrowpool.codecs.outbox import ByteArray, Outbox
 from arrowpool.tuning import ALIGNMENT
 
-__all__ = ["Code", "Heap", "OWNER_ALONE", "Reader", "heap_of", "reader_of", "rows_are_contiguous", "take_leaf"]
+__all__ = ["OWNER_ALONE", "Code", "Heap", "Reader", "heap_of", "reader_of", "rows_are_contiguous", "take_leaf"]
 
 Array = np.ndarray[Any, Any]
 #: What a template says of a leaf: its dtype, after an "F" for Fortran order; None for a part.
@@ -55,7 +56,7 @@ def take_leaf(array: Array, is_sole: bool, out: Outbox, small: list[Array], part
 
 def _code_of(dtype: np.dtype[Any]) -> str | None:
     """The code of a dtype that is no singleton: of times, or one that was unpickled. None if more belongs to it."""
-    if dtype.kind in "biufcmM" and dtype.isnative and dtype.metadata is None:
+    if dtype.kind in "biufcmM" and dtype.isnative and not dtype.metadata:
         return dtype.str
     return None
 
@@ -160,4 +161,7 @@ def reader_of(code: Code) -> LeafCode | None:
     if code is None:
         return None
     dtype = np.dtype(code.removeprefix("F"))
+    if dtype.kind in "mM":
+        # With empty metadata instead of none, in older versions of NumPy.
+        dtype = pickle.loads(pickle.dumps(dtype, 4))
     return dtype, dtype.itemsize, "F" if code[0] == "F" else "C"

@@ -14,7 +14,7 @@ import zoneinfo
 from typing import Any
 
 import pandas as pd
-from pandas._libs.tslibs import offsets  # type: ignore[import-not-found]  # no stubs
+from pandas._libs.tslibs import offsets
 
 from arrowpool.codecs.templates.recent import Recent
 

@@ -19,7 +19,7 @@ from sys import getrefcount
 from typing import Any
 
 import numpy as np
-from pandas._libs.arrays import NDArrayBacked  # type: ignore[import-not-found]  # no stubs
+from pandas._libs.arrays import NDArrayBacked
 from pandas.arrays import (
     BooleanArray,
     Categorical,
@@ -94,7 +94,7 @@ _BACKED = {"M": DatetimeArray, "m": TimedeltaArray, "P": PeriodArray, "C": Categ
 def _take_times(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
     dtype = values.dtype
     token = None
-    if type(dtype) is not np.dtype and not isinstance(dtype, np.dtype):
+    if not isinstance(dtype, np.dtype):
         token = zoned_token(dtype)
         if token is None:
             return None
@@ -122,7 +122,7 @@ def _take_backed(kind: str, token: bytes | None, values: Any, out: Outbox, small
 
 
 def _backed_builder(kind: str) -> Callable[[Any, list[Code]], Build]:
-    cls = _BACKED[kind]
+    cls: Any = _BACKED[kind]
     new, init = cls.__new__, NDArrayBacked.__init__
     is_flat = kind == "C"
     # Older versions of pandas have the frequency on the array; that of a block is None.
@@ -136,7 +136,7 @@ def _backed_builder(kind: str) -> Callable[[Any, list[Code]], Build]:
             dtype = reader.part() if is_flat else known
             array = reader.leaf(leaf, (rows,) if columns is None or is_flat else (columns, rows))
             values = new(cls)
-            init(values, array, array.dtype if dtype is None else dtype)
+            init(values, array, array.dtype if dtype is None else dtype)  # type: ignore[call-arg]  # of its stub
             if has_freq:
                 values._freq = None
             return values

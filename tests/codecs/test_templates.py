@@ -1,0 +1,385 @@
+"""Frames by template arrive as by pickle: alone, together, sharing what they share, and however they differ from one before."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import zoneinfo
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arrowpool.codecs import pandas as codec
+from arrowpool.codecs.templates import frame as frame_templates
+from arrowpool.codecs.templates import index as index_templates
+from arrowpool.codecs.templates import tokens
+from arrowpool.codecs.templates.recent import Recent
+from arrowpool.transport import reducer
+from tests.codecs.awkward import AWKWARD, Awkward
+from tests.codecs.harness import as_the_stdlib_does, move
+from tests.codecs.sameness import facts
+
+PANDAS_3 = int(pd.__version__.split(".")[0]) >= 3
+LIMITS = [1, 200, 32 << 10]
+
+
+@pytest.fixture
+def without_templates(monkeypatch) -> Iterator[None]:
+    monkeypatch.setattr(codec, "encoder_of_frame", lambda cls: None)
+    monkeypatch.setattr(codec, "encoder_of_index", lambda cls: None)
+    reducer._encoders.clear()
+    yield
+    reducer._encoders.clear()
+
+
+@pytest.mark.usefixtures("without_templates")
+@pytest.mark.parametrize("inline_limit", [1, 64 << 10])
+@pytest.mark.parametrize("awkward", [a for a in AWKWARD if a.library == "pandas"], ids=str)
+def test_without_templates_objects_arrive_as_by_pickle_too(awkward: Awkward, inline_limit: int) -> None:
+    obj = awkward.make(40)
+    assert b"templates" not in pickle_of(obj)
+    assert facts(move(obj, inline_limit).obj) == facts(as_the_stdlib_does(obj))
+
+
+def pickle_of(obj: Any) -> bytes:
+    return reducer.dumps(obj, inline_limit=1 << 15)[0]
+
+
+def _frame(**changes: Any) -> pd.DataFrame:
+    rows = changes.pop("rows", 5)
+    frame = pd.DataFrame({"a": np.arange(rows), "b": np.arange(rows) * 0.5, "c": np.arange(rows) * 1.5, **changes})
+    frame.index = pd.date_range("2020", periods=rows, freq="D", name="when")
+    return frame
+
+
+# ------------------------------------------------------------------------------------------------ what is shared
+
+
+def _shared(obj: Any) -> list[int]:
+    """Numbers for what an object is made of: the same number where it is the same object."""
+    numbers: dict[int, int] = {}
+    seen: list[Any] = []  # kept alive, so that ids stay
+
+    def visit(one: Any) -> Iterator[int]:
+        seen.append(one)
+        yield numbers.setdefault(id(one), len(numbers))
+        for part in _parts(one):
+            yield from visit(part)
+
+    return list(visit(obj))
+
+
+def _parts(one: Any) -> list[Any]:
+    if isinstance(one, (tuple, list)):
+        return list(one)
+    if isinstance(one, (pd.DataFrame, pd.Series)):
+        return [one._mgr, *one._mgr.blocks, *(b.values for b in one._mgr.blocks), *one._mgr.axes, one.attrs]
+    if isinstance(one, pd.MultiIndex):
+        return list(one.levels)
+    if isinstance(one, pd.RangeIndex):
+        return []
+    if isinstance(one, pd.Index):
+        return [one._data]
+    if isinstance(one, pd.Categorical):
+        return [one._ndarray, one.dtype, one.dtype.categories]
+    return [part for name in ("_ndarray", "_data", "_mask") if isinstance(part := getattr(one, name, None), np.ndarray)]
+
+
+def _two_of_one_block() -> Any:
+    frame = _frame()
+    return frame, frame.copy(deep=False)
+
+
+def _with_categories() -> Any:
+    frame = _frame(k=pd.Categorical(list("abcab")))
+    return frame, frame["k"].copy(), frame["k"].cat.categories, frame["k"].dtype
+
+
+TOGETHER: dict[str, Callable[[], Any]] = {
+    "the same twice": lambda: (frame := _frame(), frame, [frame]),
+    "frame and its index": lambda: (frame := _frame(), frame.index),
+    "index and its frame": lambda: ((frame := _frame()).index, frame),
+    "frame and its columns": lambda: (frame := _frame(), frame.columns),
+    "two frames with one index": lambda: ((frame := _frame()), pd.DataFrame({"x": 1.0}, index=frame.index)),
+    "two frames with equal indexes": lambda: (_frame(), _frame()),
+    "groups with one columns index": lambda: tuple(group for _, group in _frame(rows=9).groupby([0, 1, 2] * 3)),
+    "two of one block": _two_of_one_block,
+    "frame and its manager": lambda: ((frame := _frame()), frame._mgr),
+    "frame and its block": lambda: ((frame := _frame()), frame._mgr.blocks[0]),
+    "block and its frame": lambda: ((frame := _frame())._mgr.blocks[1], frame),
+    "frame and its blocks": lambda: ((frame := _frame()), frame._mgr.blocks),
+    "frame and its values": lambda: ((frame := _frame()), frame._mgr.blocks[0].values),
+    "values and their frame": lambda: ((frame := _frame())._mgr.blocks[1].values, frame),
+    "frame and its axes": lambda: ((frame := _frame()), frame._mgr.axes),
+    "frame and its column": lambda: ((frame := _frame()), frame["a"], frame["a"]),
+    "frame and its empty attrs": lambda: ((frame := _frame()), frame.attrs),
+    "series and its empty attrs": lambda: ((series := pd.Series([1.5, 2])), series.attrs),
+    "series and its array": lambda: ((s := pd.Series(pd.date_range("2020", periods=3))), s.array),
+    "series and its masked array": lambda: ((s := pd.Series([1, None], dtype="Int64")), s.array, s.array._mask),
+    "masked array's mask and series": lambda: ((s := pd.Series([1, None], dtype="boolean")).array._mask, s),
+    "series and its strings": lambda: ((s := pd.Series(["a", "b"])), s.array),
+    "index and its array": lambda: ((i := pd.date_range("2020", periods=3)), i._data, i._data._ndarray),
+    "index of numbers and its array": lambda: ((i := pd.Index([3, 1, 2])), i._data),
+    "index and its view": lambda: ((i := pd.Index([3, 1, 2])), i.view()),
+    "index of objects and its array": lambda: ((i := pd.Index([3, "x", None])), i._data, i.view()),
+    "index of categories and its view": lambda: ((i := pd.CategoricalIndex(list("ab"))), i._data, i.view()),
+    "index of masked numbers and its view": lambda: ((i := pd.Index([1, None], dtype="Int8")), i._data, i.view()),
+    "index of periods and its view": lambda: ((i := pd.period_range("2020", periods=3)), i._data, i.view()),
+    "index of booleans and its view": lambda: ((i := pd.Index([True, False])), i._data, i.view()),
+    "index over a series": lambda: ((s := pd.Series([3.0, 1.0])), pd.Index(s, copy=False)),
+    "categories": _with_categories,
+    "multiindex": lambda: ((frame := _frame().set_index("a", append=True)), frame.index, frame.index.levels[0]),
+    "an index that was looked up": lambda: ((frame := _frame()), frame.index.get_loc(frame.index[2]), frame.index),
+}
+
+
+if PANDAS_3:  # in older versions they are objects, which leave the stream as Arrow strings
+    TOGETHER["index of texts and its view"] = lambda: ((i := pd.Index(list("ab"))), i._data, i.view())
+
+
+@pytest.mark.parametrize("inline_limit", LIMITS)
+@pytest.mark.parametrize("name", TOGETHER)
+def test_what_is_one_object_stays_one(name: str, inline_limit: int) -> None:
+    obj = TOGETHER[name]()
+    expected = as_the_stdlib_does(obj)
+    if isinstance(obj[0], (pd.DataFrame, pd.Series, pd.Index)):
+        assert facts(move(obj, inline_limit).obj[0]) == facts(expected[0])
+    assert _shared(move(obj, inline_limit).obj) == _shared(expected)
+
+
+@pytest.mark.parametrize("inline_limit", LIMITS)
+def test_a_cell_may_refer_to_its_frame(inline_limit: int) -> None:
+    frame = _frame(o=[None, 1, "x", [], {}])
+    frame.iat[3, 3].append(frame)
+    arrived = move(frame, inline_limit).obj
+    assert arrived.iat[3, 3][0] is arrived
+    series = pd.Series([[], 1, None], dtype=object)
+    series.iat[0].append(series)
+    arrived = move(series, inline_limit).obj
+    assert arrived.iat[0][0] is arrived
+    attrs: dict[str, Any] = {}
+    frame = _frame()
+    object.__setattr__(frame, "_attrs", attrs)
+    attrs["self"] = frame
+    arrived = move(frame, inline_limit).obj
+    assert arrived.attrs["self"] is arrived
+
+
+# ---------------------------------------------------------------------------------------------- what is different
+
+
+def _renamed(frame: pd.DataFrame) -> None:
+    frame.columns.name = "columns"
+    frame.index.name = "other"
+
+
+def _without_freq(frame: pd.DataFrame) -> None:
+    frame.index = pd.DatetimeIndex(frame.index, freq=None).delete(0).insert(0, frame.index[0])
+    frame.index.freq = None
+
+
+CHANGES: dict[str, Callable[[pd.DataFrame], Any]] = {
+    "nothing": lambda frame: None,
+    "names in place": _renamed,
+    "freq": _without_freq,
+    "another freq": lambda frame: setattr(frame, "index", pd.date_range("2020", periods=len(frame), freq="2D")),
+    "business days": lambda frame: setattr(frame, "index", pd.date_range("2020", periods=len(frame), freq="B")),
+    "week": lambda frame: setattr(frame, "index", pd.date_range("2020", periods=len(frame), freq="W-WED")),
+    "zone": lambda frame: setattr(frame, "index", frame.index.tz_localize("Asia/Tokyo")),
+    "another zone": lambda frame: setattr(frame, "index", frame.index.tz_localize(zoneinfo.ZoneInfo("Asia/Seoul"))),
+    "offset zone": lambda frame: setattr(frame, "index", frame.index.tz_localize("+01:30")),
+    "utc": lambda frame: setattr(frame, "index", frame.index.tz_localize("UTC")),
+    "unit": lambda frame: setattr(frame, "index", frame.index.as_unit("s")),
+    "periods": lambda frame: setattr(frame, "index", frame.index.to_period("D")),
+    "periods of months": lambda frame: setattr(frame, "index", frame.index.to_period("M")),
+    "timedeltas": lambda frame: setattr(frame, "index", pd.timedelta_range(0, periods=len(frame), freq="h")),
+    "range": lambda frame: setattr(frame, "index", pd.RangeIndex(1, 2 * len(frame) + 1, 2, name=("a", 1))),
+    "masked index": lambda frame: setattr(frame, "index", pd.Index(pd.array(range(len(frame)), "Int32"))),
+    "categories": lambda frame: setattr(frame, "index", pd.CategoricalIndex(list("abcab"), list("cba"), ordered=True)),
+    "multi": lambda frame: setattr(frame, "index", pd.MultiIndex.from_product([list("xyzuv"), [1.5]])),
+    "intervals": lambda frame: setattr(frame, "index", pd.interval_range(0, len(frame))),
+    "texts": lambda frame: setattr(frame, "index", pd.Index(list("vwxyz"))),
+    "texts as objects": lambda frame: setattr(frame, "index", pd.Index(list("vwxyz"), dtype=object)),
+    "mixed objects": lambda frame: setattr(frame, "index", pd.Index([1, "a", None, 2.5, (1, 2)])),
+    "columns": lambda frame: setattr(frame, "columns", ["x", "y", "z"]),
+    "duplicate columns": lambda frame: setattr(frame, "columns", ["x", "x", 0]),
+    "columns of numbers": lambda frame: setattr(frame, "columns", [1.0, 2.0, 3.0]),
+    "columns of booleans": lambda frame: setattr(frame, "columns", [True, False, True]),
+    "columns of 1 and True": lambda frame: setattr(frame, "columns", pd.Index([1, True, 1.0], dtype=object)),
+    "attrs": lambda frame: frame.attrs.update(source="x"),
+    "flags": lambda frame: setattr(frame.flags, "allows_duplicate_labels", False),
+    "dtype": lambda frame: frame.isetitem(0, np.arange(len(frame), dtype=np.int32)),
+    "placement": lambda frame: frame.isetitem(1, np.arange(len(frame))),
+    "one by one": lambda frame: frame.insert(1, "new", 1.5),
+    "signed zero": lambda frame: frame.isetitem(2, np.full(len(frame), -0.0)),
+    "categorical": lambda frame: frame.isetitem(2, pd.Categorical(list("xyzxy"))),
+    "ordered": lambda frame: frame.isetitem(2, pd.Categorical(list("xyzxy"), ordered=True)),
+    "other categories": lambda frame: frame.isetitem(2, pd.Categorical([1, 2, 1, 2, None])),
+    "masked": lambda frame: frame.isetitem(0, pd.array([1, None, 3, 4, 5], "UInt8")),
+    "masked floats": lambda frame: frame.isetitem(0, pd.array([1, None, 3, 4, 5], "Float32")),
+    "masked booleans": lambda frame: frame.isetitem(0, pd.array([True, None, True, True, False], "boolean")),
+    "zoned column": lambda frame: frame.isetitem(0, pd.date_range("2020", periods=5, tz="Asia/Tokyo")),
+    "other zone": lambda frame: frame.isetitem(0, pd.date_range("2020", periods=5, tz="UTC")),
+    "times": lambda frame: frame.isetitem(0, pd.date_range("2020", periods=5, unit="s")),
+    "durations": lambda frame: frame.isetitem(0, pd.timedelta_range(0, periods=5)),
+    "objects": lambda frame: frame.isetitem(0, np.array([1, "a", None, [], 2.5], dtype=object)),
+}
+
+
+if PANDAS_3:  # older versions cannot take every other row of it
+    CHANGES["foreign order"] = lambda frame: frame.isetitem(2, np.arange(len(frame)).astype(">f8"))
+
+
+@pytest.mark.parametrize("inline_limit", LIMITS)
+@pytest.mark.parametrize("order", [1, -1], ids=["in order", "reversed"])
+def test_a_frame_never_gets_the_template_of_another(order: int, inline_limit: int) -> None:
+    for name in list(CHANGES)[::order]:
+        frame = _frame()
+        assert facts(move(frame, inline_limit).obj) == facts(as_the_stdlib_does(frame))
+        CHANGES[name](frame)
+        for obj in (frame, frame.copy(), frame[1:4], frame[::-2], frame.iloc[:, 1:], frame.iloc[:, 0], frame.T):
+            assert facts(move(obj, inline_limit).obj) == facts(as_the_stdlib_does(obj)), name
+
+
+def test_a_frame_whose_axis_was_renamed_in_place_has_the_new_name() -> None:
+    frame = _frame()
+    for name in ("a", ("b", 1), None, "c", 1, True, 1.0):
+        frame.columns.name = frame.index.name = name
+        arrived = move(frame).obj
+        assert [type(arrived.columns.name), arrived.columns.name] == [type(name), name]
+        assert [type(arrived.index.name), arrived.index.name] == [type(name), name]
+
+
+def test_columns_that_take_the_place_of_others_in_memory_are_not_mistaken() -> None:
+    for number in range(300):
+        frame = pd.DataFrame({f"{number} {name}": [1.5] for name in "abc"})
+        assert list(move(frame).obj.columns) == [f"{number} {name}" for name in "abc"]
+        zone = zoneinfo.ZoneInfo(("UTC", "Asia/Tokyo", "Europe/Paris")[number % 3])
+        series = pd.Series(pd.DatetimeIndex([0, 1], tz=zone))
+        assert str(move(series).obj.dt.tz) == zone.key
+        del frame, series
+        gc.collect(0)
+
+
+@pytest.mark.parametrize("inline_limit", LIMITS)
+def test_nothing_is_shared_between_frames_of_one_template(inline_limit: int) -> None:
+    frame = _frame(k=pd.Categorical(list("abcab")), m=pd.array([1, None, 2, 3, 4], "Int64"))
+    expected = facts(as_the_stdlib_does(frame))
+    for _ in range(3):
+        arrived = move(frame, inline_limit).obj
+        assert facts(arrived) == expected
+        arrived.columns.name = arrived.index.name = "changed"
+        arrived["k"].cat.categories.name = "changed"
+        arrived.attrs["changed"] = True
+        arrived.flags.allows_duplicate_labels = False
+        arrived.index.freq = None
+        arrived.iloc[0, :3] = 77
+        arrived.loc[:, "m"] = 9
+        arrived["new"] = 1
+    assert facts(as_the_stdlib_does(frame)) == expected
+
+
+@pytest.mark.parametrize("cls", [pd.DataFrame, pd.Series])
+def test_metadata_that_others_have_added_to_the_class_arrives(cls: type, monkeypatch) -> None:
+    monkeypatch.setattr(cls, "_metadata", [*cls._metadata, "unit"])
+    obj = cls([1.5, 2.5])
+    object.__setattr__(obj, "unit", "cm")
+    assert move(obj).obj.unit == "cm"
+
+
+def test_templates_are_written_once_a_message() -> None:
+    frames = [_frame() for _ in range(50)]
+    stream = pickle_of(frames)
+    assert stream.count(b"_fill_frame") == 1
+    one, two = (len(pickle_of(frames[:count])) for count in (1, 2))
+    assert len(stream) < one + 49 * 1.1 * (two - one)
+
+
+def test_templates_are_bounded() -> None:
+    for number in range(3000):
+        frame = pd.DataFrame({"a": [1.5]}, index=pd.date_range("2020", periods=1, freq=f"{number + 1}s"))
+        for column in range(number % 40):
+            frame.isetitem(0, np.zeros(1, "f4" if column % 2 else "i2"))
+        move(frame)
+    for cache in (
+        *(frame_templates._templates, frame_templates._plans, index_templates._templates, index_templates._plans),
+        *(tokens._by_id, tokens._by_parts),
+    ):
+        assert len(cache) <= 2 * index_templates.TEMPLATES
+
+
+def test_what_is_looked_up_again_is_not_forgotten() -> None:
+    recent: Recent[int, str] = Recent(3)
+    recent.put(-1, "kept")
+    for number in range(100):
+        recent.put(number, "x")
+        assert recent.get(-1) == "kept"
+        assert len(recent) <= 6
+    assert recent.get(0) is None
+    recent.clear()
+    assert len(recent) == 0
+
+
+# ---------------------------------------------------------------------------------------------------- at random
+
+NUMBERS = hnp.boolean_dtypes() | hnp.integer_dtypes(endianness="?") | hnp.floating_dtypes(endianness="?")
+
+
+@st.composite
+def _columns(draw: st.DrawFn, rows: int) -> Any:
+    kind = draw(st.sampled_from(["numbers", "times", "zoned", "masked", "categories", "text", "periods", "objects"]))
+    ints = draw(hnp.arrays(np.int64, rows, elements=st.integers(0, 5)))
+    if kind == "numbers":
+        return draw(hnp.arrays(draw(NUMBERS), rows))
+    if kind == "times":
+        return pd.Series(
+            ints.astype(f"{draw(st.sampled_from('Mm'))}8[{draw(st.sampled_from(['s', 'ms', 'ns']))}]")
+        ).array
+    if kind == "zoned":
+        return pd.DatetimeIndex(ints, tz=draw(st.sampled_from(["UTC", "Asia/Tokyo", "+02:00"]))).array
+    if kind == "masked":
+        values = [None if number == 0 else int(number) for number in ints]
+        return pd.array(values, draw(st.sampled_from(["Int8", "UInt64", "Float32"])))
+    if kind == "categories":
+        return pd.Categorical(ints, ordered=draw(st.booleans()))
+    if kind == "text":
+        return pd.array([None if number == 0 else "x" * number for number in ints], "string[python]")
+    if kind == "periods":
+        return pd.PeriodIndex.from_ordinals(ints, freq=draw(st.sampled_from(["D", "M"]))).array if PANDAS_3 else ints
+    return np.array([None if number == 0 else [int(number)] for number in ints] + [0], dtype=object)[:-1]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), rows=st.integers(0, 12), inline_limit=st.sampled_from([1, 50, 1 << 16]))
+def test_any_frames_together_arrive_as_by_pickle(data: st.DataObject, rows: int, inline_limit: int) -> None:
+    columns = data.draw(st.lists(_columns(rows), max_size=6))
+    frame = pd.DataFrame(dict(enumerate(columns)), index=range(rows))
+    frame.columns = data.draw(
+        st.just(frame.columns)
+        | st.just([f"c{i % 3}" for i in range(len(columns))])
+        | st.just(list(range(len(columns))))
+    )
+    if data.draw(st.booleans()):
+        frame.index = pd.Index(data.draw(_columns(rows)), name="i")
+    slices = data.draw(st.lists(st.tuples(st.slices(rows), st.slices(len(columns))), max_size=3))
+    obj = [
+        frame,
+        *(frame.iloc[by] for by in slices),
+        frame.index,
+        frame.columns,
+        *(frame.iloc[:, i] for i in range(len(columns))),
+    ]
+    if data.draw(st.booleans()):
+        obj.insert(0, obj.pop())
+    expected = as_the_stdlib_does(obj)
+    arrived = move(obj, inline_limit).obj
+    assert facts(arrived) == facts(expected)
+    assert _shared(arrived) == _shared(expected)
+    again = move(arrived, inline_limit).obj
+    assert facts(again) == facts(pickle.loads(pickle.dumps(expected, 4)))
