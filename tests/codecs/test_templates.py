@@ -20,7 +20,7 @@ from arrowpool.codecs.templates import frame as frame_templates
 from arrowpool.codecs.templates import index as index_templates
 from arrowpool.codecs.templates import tokens
 from arrowpool.codecs.templates.recent import Recent
-from arrowpool.transport import reducer
+from arrowpool.transport import by_type, reducer
 from tests.codecs.awkward import AWKWARD, Awkward
 from tests.codecs.harness import as_the_stdlib_does, move
 from tests.codecs.sameness import facts
@@ -33,9 +33,9 @@ LIMITS = [1, 200, 32 << 10]
 def without_templates(monkeypatch) -> Iterator[None]:
     monkeypatch.setattr(codec, "encoder_of_frame", lambda cls: None)
     monkeypatch.setattr(codec, "encoder_of_index", lambda cls: None)
-    reducer._encoders.clear()
+    by_type.ways.clear()
     yield
-    reducer._encoders.clear()
+    by_type.ways.clear()
 
 
 @pytest.mark.usefixtures("without_templates")
@@ -328,7 +328,9 @@ def test_what_is_looked_up_again_is_not_forgotten() -> None:
 
 # ---------------------------------------------------------------------------------------------------- at random
 
-NUMBERS = hnp.boolean_dtypes() | hnp.integer_dtypes(endianness="?") | hnp.floating_dtypes(endianness="?")
+#: Older versions of pandas cannot take slices of foreign byte order.
+ENDIANNESS: Any = "?" if PANDAS_3 else "="
+NUMBERS = hnp.boolean_dtypes() | hnp.integer_dtypes(endianness=ENDIANNESS) | hnp.floating_dtypes(endianness=ENDIANNESS)
 
 
 @st.composite
@@ -366,7 +368,9 @@ def test_any_frames_together_arrive_as_by_pickle(data: st.DataObject, rows: int,
         | st.just(list(range(len(columns))))
     )
     if data.draw(st.booleans()):
-        frame.index = pd.Index(data.draw(_columns(rows)), name="i")
+        values = data.draw(_columns(rows))
+        if values.dtype != np.float16:  # of which pandas has no index
+            frame.index = pd.Index(values, name="i")
     slices = data.draw(st.lists(st.tuples(st.slices(rows), st.slices(len(columns))), max_size=3))
     obj = [
         frame,

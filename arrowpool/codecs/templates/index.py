@@ -40,6 +40,12 @@ _KINDS: dict[str, type] = {
     "p": pd.PeriodIndex,
     "c": pd.CategoricalIndex,
 }
+# Older versions of pandas make another dtype when they unpickle such an index, which then shares it with no other object.
+_one = pd.CategoricalIndex(["a"])
+_arrived, _dtype = pickle.loads(pickle.dumps((_one, _one.dtype)))
+if _arrived.dtype is not _dtype:
+    del _KINDS["c"]
+del _one, _arrived, _dtype
 #: Whose exact types have templates.
 INDEXES = frozenset({pd.RangeIndex, *_KINDS.values()})
 _REDUCTIONS = ("__reduce__", "__reduce_ex__", "__getstate__")
