@@ -1,4 +1,4 @@
-"""The command line: ``python -m arrowpool``, or ``arrowpool``; what the commands do is in `commands`."""
+"""The command line: ``python -m arrowpool``, or ``arrowpool``. The commands are in `cli`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arrowpool.cli.output import until_not_read
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if words[:1] == ["run"]:  # all that follows is the program's own
+    if words[:1] == ["run"]:  # the other arguments belong to the program
         from arrowpool.patching import run
 
         return run(words[1:])
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The parser, which notes as `do` what runs the command. Each imports pandas only if it needs it."""
+    """The parser. It sets `do` to the function of the command. That function imports the command's module, and with it pandas."""
     name = os.path.basename(sys.argv[0])
     parser = argparse.ArgumentParser(
         prog=name if name == "arrowpool" else "python -m arrowpool", description="multiprocessing.Pool for data frames"
@@ -35,12 +35,14 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo", help="a pandas job on real data, with multiprocessing.Pool and with arrowpool.Pool"
     )
-    demo.add_argument("--rows", type=_positive, default=1_000_000, help="flights; 336,776 are real (default: 1000000)")
+    demo.add_argument(
+        "--rows", type=_positive, default=1_000_000, help="number of flights; 336,776 are real (default: 1000000)"
+    )
     demo.add_argument("--processes", type=_positive, help="workers of each pool (default: one per core)")
     demo.add_argument("--start-method", choices=methods, help="how workers start")
     demo.set_defaults(do=_demo)
 
-    bench = commands.add_parser("bench", help="measure both pools on this machine, also with your own data")
+    bench = commands.add_parser("bench", help="measure both pools on this machine, with generated or your own data")
     file = bench.add_mutually_exclusive_group()
     file.add_argument("--csv", metavar="FILE", help="measure with this file")
     file.add_argument("--parquet", metavar="FILE", help="measure with this file")
@@ -50,25 +52,25 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--start-method", choices=methods, help="how workers start")
     bench.set_defaults(do=_bench)
 
-    doctor = commands.add_parser("doctor", help="what this machine lacks, what that costs, and how to mend it")
+    doctor = commands.add_parser("doctor", help="what this machine lacks, what that costs, and how to fix it")
     doctor.set_defaults(do=_doctor)
 
-    top = commands.add_parser("top", help="what the pools of this user hold just now")
-    top.add_argument("--interval", type=_seconds, metavar="SECONDS", help="again and again, until Ctrl-C")
+    top = commands.add_parser("top", help="open pools of this user: tasks and memory of each worker")
+    top.add_argument("--interval", type=_seconds, metavar="SECONDS", help="print it repeatedly, until Ctrl-C")
     top.set_defaults(do=_top)
 
-    # Only for the help: `main` does not come here with it.
+    # For the help only: `main` handles this command itself.
     run = commands.add_parser(
         "run", help="run a program in which multiprocessing.Pool is arrowpool.Pool", add_help=False
     )
     run.add_argument("program", nargs=argparse.REMAINDER, metavar="SCRIPT | -m MODULE [ARGUMENT...]")
 
-    ls = commands.add_parser("ls", help="what is on the shelf")
-    info = commands.add_parser("info", help="what is known of one object on the shelf")
+    ls = commands.add_parser("ls", help="list the objects on the shelf")
+    info = commands.add_parser("info", help="show the facts about one object on the shelf")
     info.add_argument("key", metavar="KEY")
     rm = commands.add_parser("rm", help="delete objects from the shelf")
     rm.add_argument("keys", metavar="KEY", nargs="+")
-    clean = commands.add_parser("clean", help="remove what killed processes have left half-written on the shelf")
+    clean = commands.add_parser("clean", help="remove unfinished objects of killed processes from the shelf")
     for of_the_shelf in (ls, info, rm, clean):
         of_the_shelf.set_defaults(do=_shelf)
     return parser
@@ -111,10 +113,10 @@ def _bench(chosen: argparse.Namespace) -> int:
             processes=chosen.processes,
             method=chosen.start_method,
         )
-    except BrokenPipeError:  # what is printed is no longer read
+    except BrokenPipeError:  # the output is no longer read; `until_not_read` handles that
         raise
     except (OSError, ValueError) as error:  # also pandas' and pyarrow's own
-        print(f"{chosen.csv or chosen.parquet or 'generated frames'} cannot be measured with: {error}", file=sys.stderr)
+        print(f"cannot measure with {chosen.csv or chosen.parquet or 'generated frames'}: {error}", file=sys.stderr)
         return 1
 
 

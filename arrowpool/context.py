@@ -1,4 +1,4 @@
-"""`get_context`: a multiprocessing context whose pool is this one."""
+"""`get_context`: a multiprocessing context whose ``Pool`` is an `ArrowPool`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from arrowpool.pool import ArrowPool
 
 
 class _Context:
-    """Everything of the multiprocessing context behind it, except for `Pool`."""
+    """A multiprocessing context: `Pool` is this class's, everything else the wrapped context's."""
 
     def __init__(self, context: Any):
         self._context = context
@@ -29,7 +29,7 @@ class _Context:
         maxtasksperchild: int | None = None,
         **extras: Any,
     ) -> ArrowPool:
-        """Return an `ArrowPool` whose workers are started by this context's method; `extras` are its own keywords."""
+        """Return an `ArrowPool` whose workers are started by this context's method. `extras` are keywords of `ArrowPool`."""
         return ArrowPool(processes, initializer, initargs, maxtasksperchild, context=self._context, **extras)
 
 
@@ -39,12 +39,12 @@ def get_context(method: str | None = None) -> Any:
     Parameters
     ----------
     method : {"fork", "spawn", "forkserver"}, optional
-        How workers are started; the default is the one of `multiprocessing`.
+        The start method of the workers. The default is that of `multiprocessing`.
 
     Raises
     ------
     ValueError
-        When the platform does not know the method.
+        When this platform does not have the method.
 
     Examples
     --------

@@ -1,10 +1,11 @@
-"""Programs that say `multiprocessing.Pool` get arrowpool: `install`, `uninstall`, and ``python -m arrowpool run``.
+"""arrowpool in unmodified programs that use `multiprocessing.Pool`: `install`, `uninstall`, and ``python -m arrowpool run``.
 
-One name is replaced, `multiprocessing.pool.Pool`: there every way to a pool looks it up when it is called, be it
-`multiprocessing.Pool` or a context's, whenever that was imported. Only who has imported the class itself before keeps it.
-New processes of the other start methods than fork are told to install too, in what multiprocessing sends them first.
+`install` replaces one name, `multiprocessing.pool.Pool`. `multiprocessing.Pool` and the `Pool` of every context look this name up
+at each call, so they use the new class even where they were imported before. Code that has imported the class
+`multiprocessing.pool.Pool` itself before keeps the old class. Under spawn and forkserver, the preparation data that
+`multiprocessing` sends to new processes makes them install too.
 
-`run` executes a program as Python itself would: the same `__main__`, `sys.argv`, `sys.path`, tracebacks and exit codes.
+`run` executes a program as Python does: same `__main__`, `sys.argv`, `sys.path`, tracebacks and exit codes.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from arrowpool.pool import ArrowPool
 
 _USAGE = "usage: python -m arrowpool run SCRIPT [ARGUMENT...]\n       python -m arrowpool run -m MODULE [ARGUMENT...]\n"
 
-#: What is replaced, as it was; and whether it is replaced now.
+#: The originals of the two replaced names; and whether they are replaced now. The last two change with `_changing` held.
 _Pool = stdlib.Pool
 _prepare: Callable[..., dict[str, Any]] = spawn.get_preparation_data
 _installed = False
 _changing = threading.Lock()
 
-#: What ``python -m`` calls.
+#: The function behind ``python -m``.
 _as_main: Callable[..., Any] = runpy._run_module_as_main  # type: ignore[attr-defined]
 
 
 class _Standing(type):
-    """Of the class that stands for `multiprocessing.pool.Pool`: each pool is an instance of it, as it is of that one."""
+    """Metaclass of `Pool`: every instance and subclass of `multiprocessing.pool.Pool` is also one of `Pool`."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, _Pool) if cls is Pool else super().__instancecheck__(instance)
@@ -48,18 +49,18 @@ class _Standing(type):
 
 
 class Pool(ArrowPool, metaclass=_Standing):
-    """`ArrowPool`, in the place of `multiprocessing.pool.Pool`."""
+    """`ArrowPool` in place of `multiprocessing.pool.Pool`."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        # `ThreadPool` calls this one by name, and so do subclasses that were made before.
+        # `ThreadPool`, and subclasses that were defined before `install`, call this constructor by the replaced name.
         initialize = ArrowPool.__init__ if ArrowPool in type(self).__mro__ else _Pool.__init__
         initialize(self, *args, **kwargs)
 
 
 def install() -> None:
-    """Have `multiprocessing.Pool`, and every context's, give an `ArrowPool`, here and in processes started from now on.
+    """Make `multiprocessing.Pool`, and the `Pool` of every context, an `ArrowPool`: here, and in processes started from now on.
 
-    Thread pools, and pools that exist, stay what they are. Can be called again; `uninstall` undoes it.
+    Thread pools and existing pools do not change. Can be called again; `uninstall` undoes it.
 
     Examples
     --------
@@ -74,7 +75,7 @@ def install() -> None:
     global _installed, _prepare
     with _changing:
         if not _installed:
-            # In a child that was forked in the middle of this, some of it is done.
+            # A child that was forked in the middle of `install` may find this done already.
             if spawn.get_preparation_data is not _prepare_and_install:
                 _prepare = spawn.get_preparation_data
             stdlib.Pool = Pool  # type: ignore[misc]
@@ -83,7 +84,7 @@ def install() -> None:
 
 
 def _renew_lock() -> None:
-    """In a forked child, which has none of the threads that may have held it."""
+    """Called in a forked child, which has none of the threads that may have held the lock."""
     global _changing
     _changing = threading.Lock()
 
@@ -92,7 +93,7 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 
 def uninstall() -> None:
-    """Have `multiprocessing` give its own pool again, also where its `Pool` was imported in the meantime."""
+    """Make `multiprocessing.Pool` the standard library's again, also where it was imported in the meantime."""
     global _installed
     with _changing:
         if _installed:
@@ -102,36 +103,36 @@ def uninstall() -> None:
 
 
 class _Install:
-    """Installs where it is unpickled."""
+    """Calls `install` when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return install, ()
 
 
 def _prepare_and_install(name: str) -> dict[str, Any]:
-    # First, so that it is done before the main module is imported there; who does not know the key ignores it.
+    # First, so that it is unpickled before the child imports the main module. `multiprocessing` ignores keys that it does not know.
     return {"arrowpool": _Install(), **_prepare(name)}
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run a program that says `multiprocessing.Pool` with arrowpool; for the command line, after which Python exits.
+    """Run a program with arrowpool in place of `multiprocessing.Pool`. For the command line: Python exits afterwards.
 
     Parameters
     ----------
     argv : sequence of str
-        ``[script, argument, ...]`` or ``["-m", module, argument, ...]``. A script is whatever Python runs: a file, or a
-        directory or zip file with a ``__main__.py``.
+        ``[script, argument, ...]`` or ``["-m", module, argument, ...]``. A script is a file, or a directory or zip file with a
+        ``__main__.py``.
 
     Returns
     -------
     int
-        The exit code, when the program has come to its end.
+        The exit code of a program that runs to its end.
 
     Raises
     ------
     BaseException
-        Whatever the program raises, SystemExit too. It is then shown without the frames of this function, as Python
-        would show it.
+        The exception that the program raises, SystemExit included. Its traceback is shown as Python shows it, without the
+        frames of this module.
     """
     if not argv or argv == ["-m"] or argv[0] in ("-h", "--help"):
         asked = argv[:1] not in ([], ["-m"])
@@ -172,7 +173,7 @@ def _compiled(loader: SourceFileLoader | SourcelessFileLoader, content: bytes, p
 
 
 def _set_first_path(path: str, *, always: bool = False) -> None:
-    """Where Python would look for modules first, in place of the directory that ``-m`` has put there."""
+    """Make `path` the first directory of `sys.path`, in place of the one that ``python -m arrowpool`` has put there."""
     safe = sys.flags.isolated or getattr(sys.flags, "safe_path", False)  # the latter since Python 3.11
     if not safe:
         sys.path[0] = path
@@ -181,8 +182,8 @@ def _set_first_path(path: str, *, always: bool = False) -> None:
 
 
 def _execute(main: ModuleType, program: Callable[[], None]) -> int:
-    """Run what there is to run in this ``__main__``, for good."""
-    # By the second name, spawned workers call what they send back; multiprocessing sets both to the same.
+    """Run the program in this ``__main__``, which stays in `sys.modules`."""
+    # Spawned workers pickle objects of the main module under the second name. multiprocessing sets both names to one module.
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
     try:
         program()
@@ -195,7 +196,7 @@ def _execute(main: ModuleType, program: Callable[[], None]) -> int:
 def _without_our_frames(
     hook: Callable[[type[BaseException], BaseException, TracebackType | None], Any], error: BaseException
 ) -> Callable[[type[BaseException], BaseException, TracebackType | None], Any]:
-    # Python itself shows the error, by the program's own hook, and chooses the exit code: a signal's, after Ctrl-C.
+    # Python itself shows the error with the program's own hook, and chooses the exit code: after Ctrl-C, that of the signal.
     theirs = error.__traceback__
     while theirs is not None and theirs.tb_frame.f_code.co_filename == run.__code__.co_filename:
         theirs = theirs.tb_next

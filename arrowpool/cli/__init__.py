@@ -1,1 +1,1 @@
-"""What `python -m arrowpool` does, a module for each command; called by `__main__`, and imported by nothing else."""
+"""The commands of `python -m arrowpool`. Called by `__main__`, and imported by no other module."""

@@ -1,6 +1,6 @@
-"""``python -m arrowpool doctor``: whether this machine gives arrowpool what it needs, and how to mend what it does not.
+"""``python -m arrowpool doctor``: print what arrowpool needs and this machine lacks, and how to fix it.
 
-Called by `__main__`; the checks are in `doctor_checks`. Assumes nothing: what is missing is a finding, not an error.
+Called by `__main__`; the checks are in `doctor_checks`. Guarantees: anything that is missing is a finding, never an error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import platform
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
-from arrowpool.cli.doctor_checks import CHECKS, Finding, Grade, round_trip
+from arrowpool.cli.doctor_checks import CHECKS, round_trip
+from arrowpool.cli.findings import Finding, Grade
 
 _WIDTH = 110
 
@@ -23,7 +24,7 @@ def run(methods: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     methods : sequence of str, optional
-        Start methods that pools are tried with; the default is all that this platform has.
+        Start methods to test pools with. The default is all start methods of this platform.
     """
     print(_versions())
     print()
@@ -34,25 +35,22 @@ def run(methods: Sequence[str] | None = None) -> int:
             print(_line(finding), flush=True)
     print()
     if counts[Grade.WRONG]:
-        print(f"{counts[Grade.WRONG]} wrong, {counts[Grade.SLOW]} slow: arrowpool does not do here what it is for.")
+        print(f"{counts[Grade.WRONG]} wrong, {counts[Grade.SLOW]} slow: arrowpool cannot do its work here.")
     elif counts[Grade.SLOW]:
-        print(f"{counts[Grade.SLOW]} slow: arrowpool works, with less speed, room or protection than it could have.")
+        print(f"{counts[Grade.SLOW]} slow: arrowpool works, with less speed, memory or protection than possible.")
     else:
-        print("All is well.")
+        print("No problems found.")
     return 1 if counts[Grade.WRONG] else 0
 
 
 def _tried(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    """A check that fails is a finding too: the others are still of use."""
+    """The findings of a check. A check that fails is a finding as well, so that the other checks still run."""
     try:
         return list(check())
     except Exception as error:
         found = f"{type(error).__name__}: {error}"
-        return [
-            Finding(
-                Grade.WRONG, check.__name__.replace("_", " "), found, "Not foreseen; mend what is said above first."
-            )
-        ]
+        advice = "An unexpected error. Fix the findings above first."
+        return [Finding(Grade.WRONG, check.__name__.replace("_", " "), found, advice)]
 
 
 def _line(finding: Finding) -> str:

@@ -1,4 +1,4 @@
-"""How commands print: quietly ended when their output is no longer read, and without what a terminal would obey."""
+"""Output of the commands: a closed pipe ends a command quietly, and foreign text cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import select
 import sys
 from collections.abc import Callable
 
-#: What a shell reports of a program that ended by SIGPIPE.
+#: The exit code that a shell reports for a program that ended by SIGPIPE.
 _NOT_READ = 141
 
 
@@ -26,7 +26,7 @@ def until_not_read(command: Callable[[], int]) -> int:
     except BrokenPipeError:
         if _is_read():
             raise  # another pipe
-        # What is still buffered has to go somewhere when the interpreter exits.
+        # The interpreter flushes the rest of the buffer when it exits: to the null device, without an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _NOT_READ
 
@@ -39,5 +39,5 @@ def _is_read() -> bool:
 
 
 def printable(text: str) -> str:
-    """Text that is not ours, on one line and without control characters."""
+    """Foreign text on one line, without control characters."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

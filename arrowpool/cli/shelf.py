@@ -60,9 +60,9 @@ def rm(keys: Sequence[str]) -> int:
 
 
 def clean() -> int:
-    """Remove what killed processes have left half-written."""
+    """Remove the unfinished objects of killed processes."""
     removed = [place for name in store.stores() for place in store.Store(name).clean()]
-    print(f"{len(removed)} half-written objects removed")
+    print(f"{len(removed)} unfinished objects removed")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""``python -m arrowpool top``: what the pools of this user hold at this moment.
+"""``python -m arrowpool top``: tasks and memory of this user's pools at this moment.
 
-Reads the control pages of all workers, which their processes hold open, through ``/proc``. The processes themselves are not
-asked, so a pool that is stopped or hangs is shown as well.
+Reads the control pages of all workers through ``/proc``, where their processes have them open. The processes do nothing for
+that, so a pool that is stopped or hangs is shown as well.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class WorkerUse:
     parent, worker : int
         Process ids of the pool's process and of the worker.
     begun : int
-        Tasks that it has begun so far.
+        Number of tasks begun so far.
     running : float or None
-        Seconds that its task has been running; None while it has none.
+        Seconds since its task began; None without a task.
     arguments : Use
-        The pool's segments, their bytes, and how many leases of them the worker holds.
+        The pool's segments with arguments: their number, their bytes, and the leases that the worker holds.
     results : Use
-        The worker's own segments with results, their bytes, and the leases that the pool's process holds.
+        The worker's segments with results: their number, their bytes, and the leases that the pool's process holds.
     """
 
     parent: int
@@ -47,7 +47,7 @@ class WorkerUse:
 
 
 def workers() -> list[WorkerUse]:
-    """All workers of arrowpool's pools whose processes this user may look into, by pool."""
+    """All workers whose control pages this user may read, sorted by pool."""
     seen: dict[int, WorkerUse] = {}
     for process in psutil.process_iter():
         for inode, path in _pages(process.pid):
@@ -90,7 +90,7 @@ def _read(path: str) -> WorkerUse:
 
 
 def table() -> str:
-    """All pools as text: a line for each pool, and one for each of its workers."""
+    """All pools as text: one line for each pool, and one for each of its workers."""
     found = workers()
     if not found:
         return "no pools of this user are open"
@@ -136,11 +136,11 @@ def _command(pid: int) -> str:
 
 
 def run(interval: float | None) -> int:
-    """Print the table, once or every `interval` seconds until Ctrl-C; return the exit code."""
+    """Print the table once, or every `interval` seconds until Ctrl-C. Return the exit code."""
     try:
         os.listdir("/proc/self/fd")
     except OSError as error:
-        print(f"this needs /proc: {error}")
+        print(f"top needs /proc: {error}")
         return 1
     try:
         print(table(), flush=True)

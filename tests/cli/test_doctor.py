@@ -1,4 +1,4 @@
-"""The doctor: on this machine, and on machines that lack what it looks for."""
+"""The doctor: on this machine, and on machines that lack something."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import sys
 
 import psutil
 
-from arrowpool.cli import doctor, doctor_checks
-from arrowpool.cli.doctor_checks import Grade
+from arrowpool.cli import doctor, doctor_checks, doctor_memory
+from arrowpool.cli.findings import Grade
 from arrowpool.memory import arena, limits, pages, platform
 from arrowpool.memory.limits import Limits
 
@@ -58,7 +58,7 @@ def test_a_limit_on_the_size_of_files_leaves_no_shared_memory(tmp_path):
     limit = 64 << 20
     done = run(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert done.returncode == 1
-    assert re.search(r"^wrong +shared memory +cannot be had", done.stdout, re.MULTILINE)
+    assert re.search(r"^wrong +shared memory +not available", done.stdout, re.MULTILINE)
     assert "ulimit -f unlimited" in done.stdout
     assert re.search(r"^wrong +fork .*but everything", done.stdout, re.MULTILINE)
 
@@ -67,7 +67,7 @@ def test_too_few_descriptors(tmp_path):
     done = run(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48)))
     assert done.returncode == 1
     assert re.search(r"^wrong +open files +48;", done.stdout, re.MULTILINE)
-    assert "-> Pool() may fail here: `ulimit -n" in done.stdout
+    assert "-> Pool() may fail. Run `ulimit -n" in done.stdout
 
 
 def test_little_address_space(tmp_path):
@@ -83,12 +83,12 @@ def test_no_memfd(monkeypatch, caplog):
 
     monkeypatch.setattr(platform, "create_memory", refused)
     monkeypatch.setattr(arena, "_said_where", False)
-    found = findings(doctor_checks.shared_memory)
+    found = findings(doctor_memory.shared_memory)
     assert found["shared memory"].grade is Grade.SLOW
     assert "no memfd here (Function not implemented)" in found["shared memory"].found
     assert "memfd_create" in found["shared memory"].advice
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert findings(doctor_checks.page_scan)["written pages"].grade is Grade.SLOW
+    assert findings(doctor_memory.page_scan)["written pages"].grade is Grade.SLOW
 
 
 def test_no_shared_memory_at_all(monkeypatch):
@@ -97,24 +97,24 @@ def test_no_shared_memory_at_all(monkeypatch):
 
     monkeypatch.setattr(platform, "create_memory", refused)
     monkeypatch.setattr(platform, "create_unlinked", refused)
-    found = findings(doctor_checks.shared_memory)
+    found = findings(doctor_memory.shared_memory)
     assert {name: finding.grade for name, finding in found.items()} == {"shared memory": Grade.WRONG}
     assert "everything is pickled" in found["shared memory"].advice
 
 
 def test_workers_that_could_write(monkeypatch):
     monkeypatch.setattr(platform, "read_only", os.dup)  # as without /proc
-    assert findings(doctor_checks.shared_memory)["protection"].grade is Grade.SLOW
+    assert findings(doctor_memory.shared_memory)["protection"].grade is Grade.SLOW
 
 
-def test_a_kernel_that_cannot_tell_written_pages(monkeypatch):
+def test_a_kernel_without_pagemap_scan(monkeypatch):
     monkeypatch.setattr(pages, "_PAGEMAP_SCAN", 0xC06066FF)
-    assert findings(doctor_checks.page_scan)["written pages"].grade is Grade.SLOW
+    assert findings(doctor_memory.page_scan)["written pages"].grade is Grade.SLOW
 
 
 def test_an_arena_that_is_smaller_than_wanted(monkeypatch):
     monkeypatch.setattr(arena, "create", lambda capacity: platform.create_memory("arrowpool-test", capacity // 2))
-    found = findings(doctor_checks.shared_memory)["arena"]
+    found = findings(doctor_memory.shared_memory)["arena"]
     assert found.grade is Grade.SLOW
     assert "were refused" in found.found
 
@@ -134,6 +134,7 @@ def test_little_memory_and_a_container(monkeypatch):
 
 def test_fewer_cores_than_the_machine_has(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(doctor_checks, "default_size", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(3)))
     found = findings(doctor_checks.start_method)["cores"]
     assert found.grade is Grade.SLOW

@@ -37,7 +37,7 @@ def test_ls_info_and_rm(capsys):
     assert main(["info", "settings"]) == 1
     assert capsys.readouterr().err.count("settings") == 2
     assert main(["clean"]) == 0
-    assert capsys.readouterr().out == "0 half-written objects removed\n"
+    assert capsys.readouterr().out == "0 unfinished objects removed\n"
 
 
 def test_from_another_process():
