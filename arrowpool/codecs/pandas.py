@@ -30,7 +30,7 @@ from arrowpool.codecs.arrow import extents as arrow_extents
 from arrowpool.codecs.numpy import bounds, extents_within, pack, unpack
 from arrowpool.codecs.numpy import extents as numpy_extents
 from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
-from arrowpool.codecs.templates import INDEXES, encoder_of_frame, encoder_of_index
+from arrowpool.codecs.templates import INDEXES, TextArray, encode_few_strings, encoder_of_frame, encoder_of_index
 
 __all__ = ["encoder_for", "extents"]
 
@@ -133,6 +133,10 @@ def _encode_single_manager(manager: Any, out: Outbox) -> Reduced:
 
 
 def _encode_arrow_backed(array: Any, out: Outbox) -> Reduced:
+    if type(array) is TextArray:
+        few = encode_few_strings(array, out)
+        if few is not None:
+            return few
     chunked = array._pa_array
     if chunked.num_chunks != 1:
         return NotImplemented

@@ -11,5 +11,7 @@ from __future__ import annotations
 
 from arrowpool.codecs.templates.frame import encoder_of_frame
 from arrowpool.codecs.templates.index import INDEXES, encoder_of_index
+from arrowpool.codecs.templates.labels import encode_few_strings
+from arrowpool.codecs.templates.text import TextArray
 
-__all__ = ["INDEXES", "encoder_of_frame", "encoder_of_index"]
+__all__ = ["INDEXES", "TextArray", "encode_few_strings", "encoder_of_frame", "encoder_of_index"]

@@ -18,6 +18,7 @@ import pandas as pd
 from pandas.arrays import DatetimeArray, TimedeltaArray
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
+from arrowpool.codecs.templates.labels import encode_labels
 from arrowpool.codecs.templates.leaves import OWNER_ALONE, Heap, Reader, heap_of
 from arrowpool.codecs.templates.recent import Recent
 from arrowpool.codecs.templates.tokens import frequency_token
@@ -77,8 +78,13 @@ def _rebuild_range(start: int, stop: int, step: int, name: Any) -> Any:
 
 def _encoder(kind: str) -> Encode:
     is_timed = kind in "Mm"
+    may_be_labels = kind == "i"
 
     def encode(index: Any, out: Outbox) -> Reduced:
+        if may_be_labels:
+            labels = encode_labels(index)
+            if labels is not None:
+                return labels
         small: list[Any] = []
         parts: list[Any] = []
         freq: Any = None

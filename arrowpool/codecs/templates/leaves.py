@@ -14,6 +14,7 @@ that two objects share one array, and sharing shows as soon as one of them is wr
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,18 @@ from arrowpool.codecs.numpy import bounds
 from arrowpool.codecs.outbox import ByteArray, Outbox
 from arrowpool.tuning import ALIGNMENT
 
-__all__ = ["OWNER_ALONE", "Code", "Heap", "Reader", "heap_of", "reader_of", "rows_are_contiguous", "take_leaf"]
+__all__ = [
+    "OWNER_ALONE",
+    "Build",
+    "Code",
+    "Heap",
+    "Key",
+    "Reader",
+    "heap_of",
+    "reader_of",
+    "rows_are_contiguous",
+    "take_leaf",
+]
 
 Array = np.ndarray[Any, Any]
 #: What a template says of a leaf: its dtype, after an "F" for Fortran order; None for a part.
@@ -152,6 +164,10 @@ class Reader:
         return part
 
 
+#: What a template says of values: see `values`.
+Key = Code | tuple[Any, ...]
+#: Makes values of the next leaves, given how many columns (None for one dimension) and how many rows they have.
+Build = Callable[[Reader, int | None, int], Any]
 #: A code as `Reader` wants it: the dtype, its size in bytes, the order.
 LeafCode = tuple[np.dtype[Any], int, Any]
 

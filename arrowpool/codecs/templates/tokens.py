@@ -1,6 +1,6 @@
-"""Small immutable objects of pandas, as bytes: dtypes with a time zone or a frequency, and offsets.
+"""Small immutable objects of pandas, as bytes: dtypes of strings, with a time zone or a frequency, and offsets.
 
-Called by `values` and `index`. Their pickles are part of templates: on arrival one object serves all frames of its template.
+Called by `values`, `text`, `labels` and `index`. Their pickles are part of templates: on arrival one object serves all frames of its template.
 
 Guarantees: only objects that users cannot change, of types that pickle says all of. Which of them are the same object is not
 preserved, as it is not for strings.
@@ -18,7 +18,7 @@ from pandas._libs.tslibs import offsets
 
 from arrowpool.codecs.templates.recent import Recent
 
-__all__ = ["frequency_token", "period_token", "zoned_token"]
+__all__ = ["frequency_token", "period_token", "text_token", "zoned_token"]
 
 _LIMIT = 256
 #: By the id of an object that the entry keeps alive, so that no other object can have that id: the object, and its bytes.
@@ -70,6 +70,16 @@ def period_token(dtype: Any) -> bytes | None:
     if type(dtype) is not pd.PeriodDtype or type(freq) not in _SIMPLE_OFFSETS:
         return None
     return _token(dtype, (pd.PeriodDtype, type(freq), freq.n, freq.normalize), None)
+
+
+def text_token(dtype: Any) -> bytes | None:
+    """The bytes of a `StringDtype`; None for subclasses."""
+    known = _by_id.get(id(dtype))
+    if known is not None:
+        return known[1]
+    if type(dtype) is not pd.StringDtype:
+        return None
+    return _token(dtype, (pd.StringDtype, dtype.storage, dtype.na_value is pd.NA), None)
 
 
 def _token(obj: Any, parts: tuple[Any, ...], keep: Any) -> bytes:

@@ -31,15 +31,13 @@ from pandas.arrays import (
 )
 
 from arrowpool.codecs.outbox import Outbox
-from arrowpool.codecs.templates.leaves import OWNER_ALONE, Code, Reader, reader_of, take_leaf
+from arrowpool.codecs.templates.leaves import OWNER_ALONE, Build, Code, Key, Reader, reader_of, take_leaf
+from arrowpool.codecs.templates.text import TextArray, take_text, text_builder
 from arrowpool.codecs.templates.tokens import period_token, zoned_token
 
 __all__ = ["Build", "Key", "builder_of", "take"]
 
 Array = np.ndarray[Any, Any]
-Key = Code | tuple[Any, ...]
-#: Makes values of the next leaves, given how many columns (None for one dimension) and how many rows they have.
-Build = Callable[[Reader, int | None, int], Any]
 
 
 def take(values: Any, is_sole: bool, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
@@ -185,8 +183,10 @@ _TAKERS: dict[type, Callable[[Any, Outbox, list[Array], list[Any]], Key]] = {
     IntegerArray: _take_masked,
     FloatingArray: _take_masked,
     BooleanArray: _take_masked,
+    TextArray: take_text,
 }
 _BUILDERS = {
     **{kind: _backed_builder(kind) for kind in _BACKED},
     **{kind: _masked_builder(kind) for kind in _MASKED},
+    "T": text_builder,
 }

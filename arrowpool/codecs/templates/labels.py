@@ -1,0 +1,120 @@
+"""Arrays of a few strings, such as the labels of a frame's columns: all of them are the template.
+
+Called by `index`, and by the pandas codec for arrays of strings. Frames of one kind have equal columns, whether they share one
+index or each has one of its own. So labels are looked up by value. A receiver keeps what it has built from a template; each
+index gets an array of its own around that.
+
+Guarantees: the same labels, of the same type, in the same storage. Which of several strings are the same object is not preserved.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from arrowpool.codecs.outbox import Outbox, Reduced
+from arrowpool.codecs.templates.recent import Recent
+from arrowpool.codecs.templates.text import STATE_OF_TEXT, TextArray, new_text
+from arrowpool.codecs.templates.tokens import text_token
+
+__all__ = ["encode_few_strings", "encode_labels"]
+
+#: At most so many labels are a template, and at most so many characters: the labels of rows are others in each frame.
+_LABELS = 100
+_CHARACTERS = 2000
+_REMEMBERED = 512
+_STR = frozenset({str})
+_TYPES = {pa.large_string().id: "L", pa.string().id: "S"}
+_TYPE_OF = {"L": pa.large_string(), "S": pa.string()}
+
+#: By the labels, their type and their storage: the bytes of the template.
+_templates: Recent[tuple[Any, ...], bytes] = Recent(_REMEMBERED)
+#: By the id of an Arrow array that the entry keeps alive: that array, its values in memory that is not shared with it, the token
+#: of the dtype, and the template.
+_of_arrow: Recent[int, tuple[Any, Any, bytes, bytes]] = Recent(_REMEMBERED)
+
+
+def encode_labels(index: Any) -> Reduced:
+    """Reduce an index of a few strings; None for all others."""
+    values = index._data
+    cls = type(values)
+    if cls is TextArray:
+        # An object of its own: pickle preserves that several indexes have one array.
+        return _rebuild_index, (values, index._name)
+    if cls is np.ndarray and values.dtype.hasobject and 0 < len(values) <= _LABELS:
+        labels = values.tolist()
+        if _STR.issuperset(map(type, labels)) and sum(map(len, labels)) <= _CHARACTERS:
+            return _rebuild_index_of_objects, (_template(("O", None, *labels)), index._name)
+    return None
+
+
+def encode_few_strings(values: Any, out: Outbox) -> Reduced:
+    """Reduce an array of a few strings in Arrow's memory; None for all others."""
+    if not 0 < len(values) <= _LABELS or not values.__dict__.keys() <= STATE_OF_TEXT:
+        return None
+    token = text_token(values._dtype)
+    if token is None:
+        return None
+    chunked = values._pa_array
+    known = _of_arrow.get(id(chunked))
+    # Compared, since Arrow's memory may belong to an object that changes it.
+    if known is not None and known[2] == token and known[1].equals(chunked):
+        return _rebuild_array, (known[3],)
+    kind = _TYPES.get(chunked.type.id)
+    if kind is None or chunked.num_chunks != 1 or chunked.nbytes > _CHARACTERS + 8 * (_LABELS + 1):
+        return None
+    labels = chunked.to_pylist()
+    template = _template((kind, token, *labels))
+    if (
+        chunked.get_total_buffer_size() <= 2 * chunked.nbytes + _CHARACTERS
+    ):  # else it would keep much more alive than it shows
+        _of_arrow.put(id(chunked), (chunked, _arrow_of(kind, labels), token, template))
+    return _rebuild_array, (template,)
+
+
+def _template(key: tuple[Any, ...]) -> bytes:
+    template = _templates.get(key)
+    if template is None:
+        template = pickle.dumps(key, 4)
+        _templates.put(key, template)
+    return template
+
+
+def _arrow_of(kind: str, labels: list[Any]) -> Any:
+    return pa.chunked_array([pa.array(labels, _TYPE_OF[kind])])
+
+
+#: By the template: the labels as objects; or the Arrow array and the dtype.
+_plans: Recent[bytes, Any] = Recent(_REMEMBERED)
+
+
+def _plan_of(template: bytes) -> Any:
+    plan = _plans.get(template)
+    if plan is None:
+        plan = _make_plan(*pickle.loads(template))
+        _plans.put(template, plan)
+    return plan
+
+
+def _make_plan(kind: str, token: bytes | None, *labels: Any) -> Any:
+    if token is None:
+        plan = np.empty(len(labels), object)
+        plan[:] = labels
+        return plan
+    return _arrow_of(kind, list(labels)), pickle.loads(token)
+
+
+def _rebuild_array(template: bytes) -> Any:
+    return new_text(*_plan_of(template))
+
+
+def _rebuild_index(values: Any, name: Any) -> Any:
+    return pd.Index._simple_new(values, name)  # type: ignore[attr-defined]
+
+
+def _rebuild_index_of_objects(template: bytes, name: Any) -> Any:
+    return pd.Index._simple_new(_plan_of(template).copy(), name)  # type: ignore[attr-defined]

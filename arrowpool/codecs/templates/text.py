@@ -1,0 +1,103 @@
+"""Strings in Arrow's memory: the offsets, the characters and the validity of a column or an index are three leaves.
+
+Called by `values`. Arrow's IPC costs more than a small column itself. A column of `inline_limit` bytes or more is a part, which
+the Arrow codec puts into the message, as is one of several chunks.
+
+Guarantees: one chunk at offset zero, over read-only memory, with what is visible of the source.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pandas.arrays import ArrowStringArray
+
+from arrowpool.codecs.outbox import Outbox
+from arrowpool.codecs.templates.leaves import Array, Build, Code, Key, Reader, reader_of, take_leaf
+from arrowpool.codecs.templates.tokens import text_token
+
+__all__ = ["STATE_OF_TEXT", "TextArray", "new_text", "take_text", "text_builder"]
+
+TextArray: Any = ArrowStringArray
+#: The attributes of an array of strings. What is in the cache is computed from the others.
+STATE_OF_TEXT = frozenset({"_pa_array", "_dtype", "_cache"})
+_OFFSETS: dict[int, np.dtype[Any]] = {pa.large_string().id: np.dtype("i8"), pa.string().id: np.dtype("i4")}
+_TYPES = {"<i8": pa.large_string(), "<i4": pa.string()}
+_BYTES = np.dtype("u1")
+#: Newer versions of pandas clear the cache of an array that changes.
+_HAS_CACHE = "_cache" in vars(TextArray(pa.chunked_array([pa.array(["a"], pa.large_string())])))
+_NO_BYTES = pa.py_buffer(b"")
+
+
+def take_text(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+    """Take an array of strings apart; return its key, or None for a part."""
+    chunked = values._pa_array
+    dtype = _OFFSETS.get(chunked.type.id)
+    if dtype is None or chunked.num_chunks != 1 or not values.__dict__.keys() <= STATE_OF_TEXT:
+        return None
+    chunk = chunked.chunk(0)
+    rows, first = len(chunk), chunk.offset
+    if not rows:
+        return None
+    validity, offsets, characters = chunk.buffers()
+    ends = np.frombuffer(offsets, dtype, rows + 1, first * dtype.itemsize)
+    start, stop = int(ends[0]), int(ends[-1])
+    if ends.nbytes + (stop - start) + rows >= out.inline_limit:
+        return None
+    token = text_token(values._dtype)
+    if token is None:
+        return None
+    ends_code = take_leaf(ends - start if start else ends, True, out, small, parts)
+    if stop > start:
+        take_leaf(np.frombuffer(characters, _BYTES, stop - start, start), True, out, small, parts)
+    if not chunk.null_count:
+        return "T", token, ends_code, None
+    return "T", token, ends_code, take_leaf(_bits(validity, first, rows), True, out, small, parts)
+
+
+def _bits(validity: pa.Buffer, first: int, rows: int) -> Array:
+    """The validity of these rows, beginning with the first bit."""
+    skipped, shift = divmod(first, 8)
+    packed = np.frombuffer(validity, _BYTES, (shift + rows + 7) // 8, skipped)
+    if not shift:
+        return packed
+    bits = np.unpackbits(packed, bitorder="little")[shift : shift + rows]
+    return np.packbits(bits, bitorder="little")
+
+
+def text_builder(token: bytes, codes: list[Code]) -> Build:
+    """The function that makes arrays of strings of this key."""
+    ends_code, validity_code = codes
+    assert ends_code is not None
+    ends_leaf, byte_leaf = reader_of(ends_code), reader_of(_BYTES.str)
+    has_nulls = validity_code is not None
+    type_, dtype = _TYPES[ends_code], pickle.loads(token)
+
+    def build(reader: Reader, columns: int | None, rows: int) -> Any:
+        ends = reader.leaf(ends_leaf, (rows + 1,))
+        nbytes = int(ends[-1])
+        characters = _read_only(reader.leaf(byte_leaf, (nbytes,))) if nbytes else _NO_BYTES
+        validity = _read_only(reader.leaf(byte_leaf, ((rows + 7) // 8,))) if has_nulls else None
+        buffers = [validity, _read_only(ends), characters]
+        chunk = pa.Array.from_buffers(type_, rows, buffers, -1 if has_nulls else 0)
+        return new_text(pa.chunked_array([chunk]), dtype)
+
+    return build
+
+
+def new_text(chunked: pa.ChunkedArray, dtype: Any) -> Any:
+    """An array of strings, as unpickling makes it."""
+    values = object.__new__(TextArray)
+    values._pa_array = chunked
+    values._dtype = dtype
+    if _HAS_CACHE:
+        values._cache = {}
+    return values
+
+
+def _read_only(leaf: Array) -> pa.Buffer:
+    leaf.flags.writeable = False
+    return pa.py_buffer(leaf)
