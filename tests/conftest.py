@@ -36,6 +36,33 @@ def is_arena(path):
     return re.search(r"memfd:arrowpool |/arrowpool\w{8} \(deleted\)", path) is not None
 
 
+#: Folders and modules whose tests take long. They begin first: a process that begins one last is waited for by all others.
+_BEGIN_FIRST = (
+    "tests/trials/",
+    "tests/cpython/",
+    "tests/test_benchmarks.py",
+    "tests/test_readme.py",
+    "tests/notebooks/",
+    "tests/pool/test_environments.py",
+    "tests/pool/test_soak.py",
+    "tests/integrations/",
+    "tests/cli/",
+    "tests/executor/",
+    "tests/pool/",
+)
+#: And those of which each takes a moment: what is left of them is easily shared out.
+_BEGIN_LAST = ("tests/shelf/test_layout.py", "tests/transport/", "tests/engine/", "tests/codecs/")
+
+
+def pytest_collection_modifyitems(items):
+    ranks = {place: rank for rank, place in enumerate([*_BEGIN_FIRST, "", *_BEGIN_LAST])}
+
+    def rank(item):
+        return next((ranks[place] for place in ranks if place and item.nodeid.startswith(place)), ranks[""])
+
+    items.sort(key=rank)
+
+
 _PATIENCE_SECONDS = 3.0
 
 # A thousand processes import the package in a run of the tests. Python compiles it once.
