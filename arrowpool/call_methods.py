@@ -1,8 +1,7 @@
 """The methods of a pool that make calls: `apply`, `map`, `starmap`, `imap` and their asynchronous versions.
 
-They are the standard library's, except for three things: each call carries what the engine can rely on (a list that cannot
-change, what was shared at the time); an interrupt ends the call that waits; and results can be awaited. What a pool does
-otherwise is in `pool`.
+They differ from the standard library's in three points: each call carries its own copy of the list and the objects that were shared
+when it was made; an interrupt ends the call that waits; and results can be awaited. The other methods of a pool are in `pool`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _T = TypeVar("_T")
 
 
 class CallMethods(stdlib.Pool):
-    """Base class of `ArrowPool`, which makes and ends what these methods use."""
+    """Base class of `ArrowPool`, which sets the attributes below."""
 
     #: Process that made the pool. A forked child has none of its threads, and cannot make calls.
     _pid: int
@@ -43,7 +42,7 @@ class CallMethods(stdlib.Pool):
 
     @property
     def _broken(self) -> BaseException | None:
-        """Why no worker of this pool can run a task; None while they can."""
+        """The error for all calls when no worker of this pool can run a task; None otherwise."""
         return self._engine.state.error
 
     def apply(self, func: Callable[..., _T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> _T:

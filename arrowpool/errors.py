@@ -75,7 +75,7 @@ def contained(error: BaseException, doing: str = "the task") -> BaseException:
 
 
 def said(obj: object, how: Callable[[Any], str] = repr) -> str:
-    """The `repr` of an object, or a note that it fails: an object's own code must not end a thread that all calls need."""
+    """The `repr` of an object, or a note that its `repr` fails: user code must not end a thread that serves all calls."""
     try:
         return how(obj)
     except BaseException:
@@ -83,7 +83,7 @@ def said(obj: object, how: Callable[[Any], str] = repr) -> str:
 
 
 def again(error: BaseException) -> BaseException:
-    """A copy of the error for another call: an object that is raised twice keeps the frames of both alive."""
+    """A copy of the error for another call: an exception that is raised twice keeps the frames of both calls alive."""
     other = copy.copy(error)
     other.__cause__ = error.__cause__
     return other

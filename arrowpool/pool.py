@@ -141,14 +141,14 @@ class ArrowPool(CallMethods):
             with handlers_put_off():
                 self._begin(options)
         except BaseException:
-            if self._state == RUN:  # a handler raised after all: the caller does not get this pool
+            if self._state == RUN:  # a handler raised at the very end: the caller does not get this pool
                 self.terminate()
             raise
 
     def _begin(self, options: Options) -> None:
-        """Assemble the engine and start it; nothing is left of it when that fails."""
+        """Assemble the engine and start it. If that fails, end all its parts."""
         self._engine = engine = Engine(options)
-        # By these names the standard library, CPython's tests and dask know the parts of a pool.
+        # The standard library, CPython's tests and dask use these names.
         self._pool = engine.workers
         self._taskqueue = engine.inbox
         self._cache = engine.cache
@@ -209,7 +209,7 @@ class ArrowPool(CallMethods):
         ValueError
             When the pool still takes calls.
         RuntimeError
-            In a callback, and elsewhere in the pool's own threads, which could not end then.
+            In a callback, and elsewhere in the pool's own threads: a thread cannot wait for its own end.
         ForkedPoolError
             In a forked child.
 
@@ -226,7 +226,7 @@ class ArrowPool(CallMethods):
         check_process(self._pid)
         if self._is_own_thread():
             raise RuntimeError(
-                "a pool cannot be joined in a callback, or elsewhere in its own threads: these would not end"
+                "a pool cannot be joined in a callback, or elsewhere in its own threads: a thread cannot wait for its own end"
             )
         super().join()
         self._terminate()
@@ -287,7 +287,7 @@ class ArrowPool(CallMethods):
             self._engine.unshare(share)
 
     def stats(self) -> Stats:
-        """Return what this pool has done so far: data moved, copies saved, where the time went, what was pickled and why.
+        """Return the figures of this pool so far: data moved, copies saved, time of each worker, objects pickled and why.
 
         Returns
         -------

@@ -141,7 +141,7 @@ def _wait(
             values: list[Any] = result.get()
             return values
         except BaseException:
-            # Interrupted, or the bar could not be drawn: the result is not waited for any more.
+            # An interrupt, or the bar could not be drawn: the call ends.
             if not result.ready():
                 pool._cancel(result._job)
             raise

@@ -27,8 +27,9 @@ from arrowpool.memory.limits import is_tight, limits, memory
 from arrowpool.stats import show_bytes
 from arrowpool.tuning import INLINE_LIMIT
 
-#: Descriptors of the parent for each worker (counted), and a generous allowance for everything else in a program.
-_FDS_PER_WORKER = 10
+#: Descriptors of the parent: for each worker and for a pool (both counted), and an allowance for the rest of a program.
+_FDS_PER_WORKER = 6
+_FDS_OF_POOL = 10
 _FDS_OTHERWISE = 64
 _PATIENCE_SECONDS = 60.0
 _ROWS = 50_000
@@ -88,8 +89,9 @@ def room_for_files() -> Iterator[Finding]:
     """Descriptors, the limit on file sizes, and /dev/shm."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     workers = os.cpu_count() or 1
-    wanted = _FDS_OTHERWISE + _FDS_PER_WORKER * workers
-    found = f"{soft:,}; a pool of {workers} needs about {_FDS_PER_WORKER * workers}, however much data is in flight"
+    of_pool = _FDS_OF_POOL + _FDS_PER_WORKER * workers
+    wanted = _FDS_OTHERWISE + of_pool
+    found = f"{soft:,}; a pool of {workers} needs about {of_pool}, however much data is in flight"
     if soft != resource.RLIM_INFINITY and soft < wanted:
         advice = f"Pool() may fail. Run `ulimit -n {max(wanted, min(hard, 4096))}` first."
         yield Finding(Grade.WRONG, "open files", found, advice)

@@ -1,4 +1,4 @@
-"""Chunks of `ProcessPoolExecutor.map`: items into tuples, and the futures of tuples back into items."""
+"""Chunks of `ProcessPoolExecutor.map`: tuples of items, and the items in the results of their futures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def flattened(pending: deque[Future[Any]], refill: Callable[[], None], until: fl
         while pending:
             chunk = _result(pending.popleft(), until)
             refill()
-            # Popped, so that nothing here keeps a value that was yielded.
+            # Popped, so that this frame does not keep a value that was yielded.
             chunk.reverse()
             while chunk:
                 yield chunk.pop()
@@ -34,5 +34,6 @@ def _result(future: Future[Any], until: float | None) -> Any:
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    """Items in tuples of `size`; the last one may be shorter. (`itertools.batched` exists since Python 3.12.)"""
     rest = iter(items)
     return iter(lambda: tuple(itertools.islice(rest, size)), ())

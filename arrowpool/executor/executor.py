@@ -112,7 +112,8 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         # dask, adaptive and others read these two.
         self._mp_context = mp_context
         self._max_workers: int = max_workers or default_size()
-        # Without a reference to this executor: it ends as soon as its last user drops it, not at a later garbage collection.
+        # Without a reference to this executor, which would be a cycle: the executor ends as soon as its last user drops it, not at
+        # a later garbage collection.
         self._make_pool = functools.partial(
             ArrowPool,
             self._max_workers,
@@ -125,7 +126,7 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
             retries=retries,
             task_timeout=task_timeout,
         )
-        #: Guards the two below.
+        #: Held while the two below change. Other threads read them without it, and get the old value or the new one.
         self._changing = threading.Lock()
         self._closer: PoolCloser | None = None
         self._is_shut = False
@@ -269,14 +270,14 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         return Stats() if closer is None else closer.pool.stats()
 
     def _check_process(self) -> None:
-        # Before taking the lock, which another thread may have held at the fork.
+        # Before the lock is taken: another thread may have held it at the fork.
         if self._closer is not None:
             check_process(self._closer.pid)
 
     def _call(self, works: list[tuple[Any, ...]], items: list[Any] | None = None) -> list[Future[Any]]:
         """Make one call of the pool with these tasks, each ``(function, args, kwds)``; return their futures.
 
-        `items` are the items that the tasks were made of, when several tasks may hold the same object.
+        `items` are the items in the tasks, for calls whose tasks may contain the same object several times.
         """
         if not works:
             return []

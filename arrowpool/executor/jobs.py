@@ -1,11 +1,10 @@
 """Calls of a pool whose results are `concurrent.futures.Future` objects, and the end of a pool that has such calls.
 
-Called by `executor`. A `Job` stands in a pool's cache where that has its own result objects:
+Called by `executor`. In the pool's cache, a `Job` takes the place of the pool's own result objects:
 
     Job -> feeder (its futures run) -> worker -> collector (its futures are set) -> done callbacks
 
-Each `PoolCloser` has one thread, which waits until there will be no more calls, then closes the pool and waits
-for its last answer.
+Each `PoolCloser` has one thread. It waits for the end of the executor, then closes the pool and waits for the last answer.
 """
 
 from __future__ import annotations
@@ -31,14 +30,15 @@ _log = logging.getLogger(__name__)
 
 #: The closers of this process and, after a fork, those of its parent. Any thread adds, the exit hook reads.
 _closers: weakref.WeakSet[PoolCloser] = weakref.WeakSet()
-#: Whether Python is about to exit; `None` until the exit hook is there.
+#: Whether Python is about to exit; None until the exit hook is registered. Set to True by the hook; any thread reads it.
 _exiting: bool | None = None
 
 
 class Job:
     """One call with its futures, one for each task: ``(function, args, kwds)``.
 
-    The feeder draws the tasks, which makes their futures running; the collector sets them. Both know it by `_job`.
+    The feeder draws the tasks, which sets their futures running. The collector sets their results. Both find the job in the pool's
+    cache, under `_job`.
     """
 
     def __init__(self, pool: ArrowPool, works: Sequence[tuple[Any, ...]]):
@@ -47,17 +47,18 @@ class Job:
         self._job = next(job_counter)
         self.futures: list[Future[Any]] = [InterruptibleFuture() for _ in works]
         self._works = deque(works)
-        #: Those that wait or run, by index. Who takes one out, with the lock, settles it; once empty, the job is over.
+        #: The futures that wait or run, by index. The thread that takes one out, with `_taking` held, sets it. The job is over when
+        #: this is empty.
         self._open = dict(enumerate(self.futures))
         self._taking = threading.Lock()
         self._cache[self._job] = self
 
     def tasks(self) -> Iterator[tuple[Any, ...]]:
-        """The tasks that are not cancelled, drawn by the feeder as late as it can encode them."""
+        """The tasks that are not cancelled. The feeder draws each one when it is ready to encode it."""
         for index in range(len(self._works)):
             with self._taking:
                 future = self._open.get(index)
-                if future is None:  # nobody waits for any of it any more
+                if future is None:  # the call has failed as a whole, see `fail`
                     return
                 runs = _begins(future)
                 if not runs:
@@ -78,7 +79,7 @@ class Job:
             self._end_if_over()
 
     def fail(self, error: BaseException) -> None:
-        """Set `error` in all futures that are not set: the call will not be answered."""
+        """Set `error` in all futures that are not set. The call gets no more answers."""
         with self._taking:
             failed = list(self._open.values())
             self._open.clear()
@@ -87,7 +88,7 @@ class Job:
         self._end_if_over()
 
     def cancel(self) -> None:
-        """Cancel what does not run, from the end."""
+        """Cancel the futures that do not run, from the end."""
         for future in reversed(list(self._open.values())):
             future.cancel()
 
@@ -117,17 +118,17 @@ class PoolCloser(Service):
         self.pool.join()
 
     def end(self) -> None:
-        """Close the pool: there will be no more calls. From any thread, also in a finalizer, so it takes no lock."""
+        """Close the pool after the last call. Any thread may call this, also in a finalizer, so it takes no lock."""
         self._inbox.put(None)
 
     def cancel(self) -> None:
-        """Cancel what does not run. From the end, since the feeder takes from the front: none begins behind a cancelled one."""
+        """Cancel the futures that do not run. From the end, since the feeder takes from the front: none starts meanwhile."""
         for job in reversed(list(self.pool._cache.values())):
             job.cancel()
 
     def give_up(self, error: BaseException) -> None:
-        """Cancel what does not run; what runs is interrupted, and ends with this error."""
-        # All of it first: what is interrupted below makes room for others to begin.
+        """Cancel the futures that do not run. Interrupt those that run: they end with this error."""
+        # Cancel all of them first: an interrupted task makes its worker free for another one.
         self.cancel()
         for job in list(self.pool._cache.values()):
             self.pool._cancel(job._job, error)
@@ -144,20 +145,21 @@ def _set(future: Future[Any], success: bool, value: Any) -> None:
         else:
             future.set_exception(value)
     except InvalidStateError:
-        # It was cancelled, and the feeder will not get there: tell those who wait for it. Or its user has set it.
+        # The future was cancelled, and the feeder will not draw its task: notify the threads that wait for it. Or user code has
+        # set it.
         _begins(future)
     except BaseException:
-        # It would end the thread that sets all futures. As text: a traceback would keep the results in its frames.
+        # Logged, since it would end the thread that sets all futures. As text: a traceback keeps the results in its frames.
         tell(_log.error, "a done callback raised\n%s", traceback.format_exc())
 
 
 def _begins(future: Future[Any]) -> bool:
-    """Whether a future that waits now runs; not one that was cancelled, nor one that its user has set."""
+    """Set a waiting future running. Return False if it was cancelled, or if user code has set it."""
     if future.done() and not future.cancelled():
         return False
     try:
         return future.set_running_or_notify_cancel()
-    except RuntimeError:  # set, or cancelled and said so, just now
+    except RuntimeError:  # it was set, or cancelled and notified, just now
         return False
 
 
@@ -167,10 +169,10 @@ def is_exiting() -> bool:
 
 
 def _hook_exit() -> None:
-    """Have Python answer all calls before it exits, as `concurrent.futures` does, by the hook that it uses."""
+    """Make Python answer all calls before it exits: with the same hook as `concurrent.futures`."""
     global _exiting
     if _exiting is None:
-        # Later, at `atexit`, no thread can be started any more, and pools are terminated.
+        # `atexit` would be too late: no thread can be started then, and pools are terminated.
         threading._register_atexit(_end_all)  # type: ignore[attr-defined]
         _exiting = False
 
@@ -178,7 +180,7 @@ def _hook_exit() -> None:
 def _end_all() -> None:
     global _exiting
     _exiting = True
-    # Not those of the process that this one was forked from.
+    # A forked child has inherited its parent's closers.
     closers = [closer for closer in _closers if closer.pid == os.getpid()]
     for closer in closers:
         closer.end()

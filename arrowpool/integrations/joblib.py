@@ -1,12 +1,12 @@
-"""joblib's backend "arrowpool", for joblib itself and for whatever uses it, such as scikit-learn.
+"""The backend "arrowpool" for joblib, and for libraries that use joblib, such as scikit-learn.
 
     import arrowpool.integrations.joblib
     arrowpool.integrations.joblib.register()
     with joblib.parallel_config(backend="arrowpool", n_jobs=4):
         GridSearchCV(model, grid).fit(X, y)
 
-Workers are started as joblib's own backend starts its: programs of their own, which neither import the main module nor
-inherit threads, with as many threads for OpenMP and BLAS as they have cores. They are kept for the next call.
+Workers start as those of joblib's own backend: as new programs, which neither import the main module nor inherit threads, and
+which limit OpenMP and BLAS to their share of the cores. They are kept for the next call.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from arrowpool.executor.executor import ProcessPoolExecutor
 
 
 def register() -> None:
-    """Make the backend known to joblib as "arrowpool". Can be called again.
+    """Register the backend with joblib under the name "arrowpool". Can be called again.
 
     Examples
     --------
@@ -49,16 +49,16 @@ def register() -> None:
 class ArrowpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     """joblib's interface to an `arrowpool.ProcessPoolExecutor`.
 
-    Nested calls get what they get with joblib's own: threads at the first level, nothing below. Arguments are private,
-    writeable copies; `temp_folder`, `max_nbytes` and `mmap_mode`, by which joblib maps files instead, do not matter.
+    Nested calls get the same backends as with joblib's own: threads at the first level, sequential execution below. Arguments are
+    private, writeable copies. `temp_folder`, `max_nbytes` and `mmap_mode`, which make joblib map files, are ignored.
 
     Parameters
     ----------
     nesting_level, inner_max_num_threads
         As for every backend of joblib.
     share : iterable
-        Frames, tables and arrays that many tasks are given: copied once for a call, in the state they then have, instead
-        of once for each task. Shared as `ArrowPool.share` does it.
+        Frames, tables and arrays that are arguments of many tasks. They are copied once for a call, in the state that they have
+        then, instead of once for each task; see `ArrowPool.share`.
     **extras
         Keyword arguments of `ProcessPoolExecutor`: `max_bytes`, `spill_dir`, `retries`, `task_timeout`.
     """
@@ -76,13 +76,13 @@ class ArrowpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self._share = tuple(share)
         self._extras = extras
-        #: Between `configure` and `terminate`: the workers, what is shared with them, and what was asked of them.
+        #: Between `configure` and `terminate`: the workers, the shared objects, and the futures of the call.
         self._workers: _Workers | None = None
         self._shared = contextlib.ExitStack()
         self._futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """How many workers there would be: one inside of a worker, or in a thread of a nested call."""
+        """The number of workers for `n_jobs`: one inside of a worker, or in a thread of a nested call."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if n_jobs is None or n_jobs == 1:
@@ -107,7 +107,7 @@ class ArrowpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         require: str | None = None,
         **_: Any,
     ) -> int:
-        """Have workers for a call of `parallel`; return how many."""
+        """Take or start workers for a call of `parallel`; return their number."""
         n_jobs = self.effective_n_jobs(n_jobs)
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
@@ -124,7 +124,7 @@ class ArrowpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
     def submit(self, func: Callable[[], Any], callback: Callable[[Future[Any]], Any] | None = None) -> Future[Any]:
         """Run a batch of tasks."""
         assert self._workers is not None
-        # As an argument: the function itself would not be counted as being in flight.
+        # `func` holds the data of the batch. As an argument it counts towards `max_bytes`; as the function it would not.
         future = self._workers.executor.submit(_run, func)
         self._futures.add(future)
         if callback is not None:
@@ -134,11 +134,11 @@ class ArrowpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
     apply_async = submit  # before joblib 1.5
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
-        """The values of a batch, or its error."""
+        """Return the values of a batch, or raise its exception."""
         return out.result()
 
     def terminate(self) -> None:
-        """The call is over; the workers stay for the next one."""
+        """End the call. The workers stay for the next one."""
         workers, self._workers = self._workers, None
         self._shared.close()
         if workers is not None:
@@ -146,7 +146,7 @@ class ArrowpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         self.reset_batch_stats()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Drop what waits; end the workers, and so what runs, unless they work for another call as well."""
+        """Cancel waiting tasks. End the workers, and with them the running tasks, unless another call uses them too."""
         for future in list(self._futures):
             future.cancel()
         if self._workers is not None and self._workers.users == 1:
@@ -162,14 +162,14 @@ def _run(batch: Callable[[], Any]) -> Any:
 
 class _Process(LokyProcess):  # type: ignore[misc]
     def kill(self) -> None:
-        # loky's `Popen` cannot. To ask for the exit code would be to wait for the process, which is the pool's to do.
+        # loky's `Popen` has no `kill`. `poll` would reap the process, which is the pool's task; `returncode` only looks.
         if self.pid is not None and self._popen.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
 
 class _Context(LokyContext):  # type: ignore[misc]
-    """Starts programs with these variables in their environment, which libraries read when they are imported."""
+    """Starts programs with these environment variables, which libraries read when they are imported."""
 
     def __init__(self, environment: dict[str, str]):
         self._environment = environment
@@ -180,20 +180,21 @@ class _Context(LokyContext):  # type: ignore[misc]
 
 @dataclass(slots=True, eq=False)
 class _Workers:
-    """An executor, what it was made with, and how many calls use it now."""
+    """An executor, its configuration, and the number of calls that use it now."""
 
     key: tuple[Any, ...]
     executor: ProcessPoolExecutor
     users: int = 0
 
 
-#: Guards what is below: the workers that are kept, of each process by its id, since children inherit it by forks.
+#: Held by every thread that reads or changes `_kept`, or the `users` of workers.
 _changing = threading.Lock()
+#: The kept workers, by process id: a forked child inherits its parent's entry, and does not use it.
 _kept: dict[int, _Workers] = {}
 
 
 def _renew_lock() -> None:
-    """In a forked child, which has none of the threads that may have held it."""
+    """Called in a forked child, which has none of the threads that may have held the lock."""
     global _changing
     _changing = threading.Lock()
 
@@ -202,7 +203,7 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _take(n_jobs: int, environment: dict[str, str], extras: dict[str, Any]) -> _Workers:
-    """Workers for a call: those that are kept, when they are as they should be."""
+    """Workers for a call: the kept ones if they have the same configuration and work, else new ones."""
     key = (n_jobs, environment, extras)
     with _changing:
         kept = _kept.get(os.getpid())
@@ -233,7 +234,7 @@ def _end(workers: _Workers) -> None:
 
 
 def shutdown() -> None:
-    """End the workers that are kept for the next call, if no call uses them. Python's exit does that as well."""
+    """End the workers that are kept for the next call, unless a call uses them. Python's exit does the same."""
     with _changing:
         kept = _kept.get(os.getpid())
         if kept is None or kept.users:

@@ -1,6 +1,6 @@
 """The module functions of the shelf, which `arrowpool` exports: put, get, ask and delete, by key.
 
-They are the methods of the default shelf; but for `put` and `put_many`, whose objects are gone with the process unless they persist.
+They are the methods of the default shelf, except for `put` and `put_many`: their objects end with the process unless they persist.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Asking the owner of an object, for what only it can do or where its memory cannot be looked into.
+"""Questions to the owner of an object: for tasks that only the owner can do, and where its memory cannot be opened from outside.
 
-An owner that computes in C with the interpreter's lock held, or is stopped, does not answer; it has a while to do so, and the
-kernel tells it from one that has ended. An answer is read only from a process of this user, as the kernel says, and a process
-that the kernel names as another user's beforehand is not even connected to.
+An owner that computes in C with the interpreter's lock held, or is stopped, does not answer at once. It has
+`PATIENCE_SECONDS`; the kernel says whether it has ended. An answer is read only if the kernel says that the process belongs to
+this user. Where the kernel names the user of an address beforehand, a process of another user is not even connected to.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MAX_FDS = 8
 
 
 def ask(key: ProcessKey, what: str) -> tuple[Any, list[int]]:
-    """Ask the owner of a key; return its answer, and the descriptors that came with it, now this process's.
+    """Ask the owner of a key. Return its answer and the descriptors that came with it, which the caller closes.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def _converse(connection: socket.socket, key: ProcessKey, what: str, pid: int) -
             raise _ended(key)
         said = json.loads(answer)
         if isinstance(said, dict):
-            raise OSError(f"the owner of {str(key)!r}, process {key.pid}, cannot: {said.get('error')}")
+            raise OSError(f"process {key.pid}, the owner of {str(key)!r}, failed: {said.get('error')}")
     except BaseException:
         for fd in fds:
             os.close(fd)

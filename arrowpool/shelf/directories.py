@@ -19,7 +19,7 @@ from arrowpool.shelf import users
 _RENAME_EXCHANGE = 2
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: The process is short of something: says nothing about the file.
+#: Errors of a process that is short of something. They say nothing about the file.
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 _libc = ctypes.CDLL(None, use_errno=True)

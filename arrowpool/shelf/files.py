@@ -1,7 +1,7 @@
 """Memory files that other processes of this user may open: how they are made, opened and recognised.
 
-A descriptor that was opened here differs from one that a user has opened under the path of an object: it is open for writing, or
-non-blocking.
+Descriptors that are opened here are open for writing, or non-blocking. Descriptors that a user opens by the path of an object are
+neither.
 """
 
 from __future__ import annotations

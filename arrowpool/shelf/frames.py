@@ -1,8 +1,8 @@
-"""A pandas frame as an Arrow table that any Arrow implementation reads, and which of its arrays lie in that table as they are.
+"""A pandas frame as an Arrow table that any Arrow implementation reads, and references from the frame's arrays to that table.
 
-The columns of the table are made over the frame's own memory where Arrow has the same representation: numbers, datetimes
-and timedeltas without nulls, and columns that are Arrow-backed already. Such a column is *exact*: the frame can be rebuilt
-over it without a copy. All others are converted for other readers, and are kept once more as they are (see `layout`).
+Called by `layout`. A column of the table is made over the frame's own memory where Arrow has the same representation: numbers,
+datetimes and timedeltas without nulls, and Arrow-backed columns. Such a column is *exact*: the frame can be rebuilt over it without
+a copy. Every other column is converted for other readers, and its original is stored in addition (see `layout`).
 """
 
 from __future__ import annotations
@@ -16,38 +16,39 @@ import pandas as pd
 import pyarrow as pa
 from pandas.core.internals.managers import BlockManager  # type: ignore[import-not-found]  # no stubs
 
-#: What stands for an array of a frame: where its memory starts, its step, its length, its dtype.
+#: Identifies a one-dimensional array of a frame: address, stride, length, dtype.
 _Key = tuple[int, int, int, Any]
 
 _EXACT_KINDS = "iufmM"
-#: Arrow has these units; NumPy's others (days, say) would be converted.
+#: Arrow has these units. It would convert NumPy's others, such as days.
 _EXACT_UNITS = ("s", "ms", "us", "ns")
 
 
 class FrameTable:
-    """A frame, and the table of it.
+    """A frame and its table.
 
     Attributes
     ----------
     frame : DataFrame
-        Equal to what was given and over the same memory; each of its blocks is of neighbouring columns.
+        Equal to the given frame, and over the same memory. Each of its blocks holds neighbouring columns.
     table : pyarrow.Table
-        One chunk a column, with pandas' metadata.
+        With one chunk in each column, and with pandas' metadata.
 
     Raises
     ------
     pyarrow.ArrowException, TypeError, ValueError
-        When Arrow has no such table: duplicate names, columns of mixed objects.
+        When Arrow cannot express the frame: duplicate names, columns of mixed objects.
     """
 
     def __init__(self, frame: pd.DataFrame):
         self.frame = _split(frame)
-        #: Of exact columns: their numbers. Two arrays over the same memory are two columns, and so stay apart.
+        #: Numbers of the exact columns of NumPy arrays. Two arrays over the same memory are two columns, and stay separate.
         self._exact: dict[_Key, list[int]] = {}
+        #: Numbers of the exact columns of Arrow arrays, by their buffers, offset, length and type.
         self._arrow: dict[tuple[Any, ...], int] = {}
-        # pandas' metadata, and how pandas would name and order the columns, from a few rows.
+        # A few rows give pandas' metadata, and the names and the order of the table's columns.
         rows = frame.iloc[:100].copy(deep=False)
-        rows.attrs = {}  # pandas would have them as JSON, with a warning where they are not; they are kept as they are
+        rows.attrs = {}  # pandas would store them as JSON, and warn where it cannot; `layout` stores them exactly
         _name_in_text(rows)
         head = pa.Table.from_pandas(rows)
         metadata = json.loads(head.schema.metadata[b"pandas"])
@@ -69,7 +70,7 @@ class FrameTable:
         )
 
     def _columns(self) -> list[Any]:
-        """The values of each column, as views where there are such."""
+        """The values of each column, as views of the blocks where possible."""
         columns: list[Any] = [None] * self.frame.shape[1]
         for block in self.frame._mgr.blocks:
             for row, place in enumerate(block.mgr_locs.as_array):
@@ -77,6 +78,7 @@ class FrameTable:
         return columns
 
     def _column(self, number: int, values: Any) -> pa.Array:
+        """Column `number` of the table, over the memory of `values` if it is exact."""
         plain = _plain(values)
         if plain is not None:
             array = pa.array(plain, from_pandas=False)
@@ -99,13 +101,16 @@ class FrameTable:
         return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
     def reference(self, obj: Any) -> Any:
-        """How to find this array of the frame in the table; None when it is not there as it is.
+        """A reference to the exact columns that hold an array of the frame, for `resolve`; None when there are none.
 
         Returns
         -------
-        int, or (list of int, dtype as str)
-            The column, for an Arrow array; or the columns that are the rows of a NumPy array, and its dtype. One number in
-            a tuple for an array of one dimension.
+        int
+            For an Arrow array: the number of its column.
+        (list of int, str)
+            For a two-dimensional NumPy array: the numbers of the columns that are its rows, and its dtype.
+        (tuple of int, str)
+            For a one-dimensional NumPy array: the number of its column, in a tuple, and its dtype.
         """
         if isinstance(obj, pa.Array):
             return self._arrow.get(_arrow_key(obj)) if len(obj) else None
@@ -114,7 +119,7 @@ class FrameTable:
         found = [self._exact.get(_key(row)) for row in (obj if obj.ndim == 2 else [obj])]
         if not all(found):
             return None
-        # Each column of the table stands for one array: what is written to that must not show in another.
+        # Each column of the table is used for one array only: what a reader writes to that array must not show in another.
         columns = [numbers.pop(0) for numbers in found if numbers]
         if len(columns) < len(found):
             return None
@@ -122,12 +127,12 @@ class FrameTable:
 
 
 def resolve(reference: Any, table: pa.Table, memory: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
-    """The array that `FrameTable.reference` has described, over the table's memory.
+    """The array for a reference of `FrameTable.reference`, over the table's memory.
 
     Parameters
     ----------
     memory : ndarray of uint8
-        What the table was opened over; what is returned is writeable if this is.
+        The memory that the table was opened over. The result is writeable if this memory is.
     """
     if isinstance(reference, int):
         return table.column(reference).chunk(0)
@@ -144,7 +149,7 @@ def resolve(reference: Any, table: pa.Table, memory: np.ndarray[Any, np.dtype[np
     steps = {after - before for before, after in itertools.pairwise(starts)}
     if len(steps) > 1:
         return np.stack([memory[start : start + nbytes].view(dtype) for start in starts])
-    # Neighbours: one array over all of them, whatever lies between.
+    # Equal distances: one strided array over all columns, which skips the padding between them.
     step = steps.pop() if steps else nbytes
     end = starts[0] + step * (len(starts) - 1) + nbytes
     rows = np.lib.stride_tricks.as_strided(memory[starts[0] : end], (len(starts), nbytes), (step, 1))
@@ -152,7 +157,9 @@ def resolve(reference: Any, table: pa.Table, memory: np.ndarray[Any, np.dtype[np
 
 
 def _name_in_text(rows: pd.DataFrame) -> None:
-    """Name its index and columns as pyarrow will, which would warn that other names are lost; here they are kept (see `layout`)."""
+    """Turn the names of index and columns into text, as pyarrow does. pyarrow would warn that names of other types are lost;
+    `layout` stores them exactly.
+    """
     if any(name is not None and not isinstance(name, str) for name in rows.index.names):
         rows.index = rows.index.set_names([_in_text(name) for name in rows.index.names])
     columns = rows.columns
@@ -181,7 +188,7 @@ def _in_text(name: Any) -> str | None:
 
 
 def _split(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same frame over the same memory, in blocks of neighbouring columns."""
+    """The same frame over the same memory, with blocks that hold neighbouring columns only."""
     manager = frame._mgr
     blocks = []
     for block in manager.blocks:
@@ -203,7 +210,7 @@ def _split(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _plain(values: Any) -> Any:
-    """The NumPy array that `values` are, if Arrow represents it by the same bytes; else None."""
+    """The NumPy array behind `values`, if Arrow represents it by the same bytes; else None."""
     array = values
     if isinstance(values, pd.Index):
         array = values._values  # type: ignore[attr-defined]

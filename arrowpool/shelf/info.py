@@ -1,4 +1,4 @@
-"""What is known of an object without opening it, and of all objects of this user."""
+"""The facts about an object, without opening it: `Info`. And those of all objects of this user."""
 
 from __future__ import annotations
 

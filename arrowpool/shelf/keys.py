@@ -1,4 +1,4 @@
-"""What a key means. Pure functions of text: nothing is opened or asked here.
+"""The meaning of keys. Pure functions of text, without IO.
 
     key                 module functions    Shelf("features")   Shelf() (private)
     ------------------  ------------------  ------------------  ------------------
@@ -26,7 +26,7 @@ _OF_PROCESS = re.compile(r"([1-9][0-9]{0,6})-([0-9a-f]{8})-([1-9][0-9]{0,17})")
 
 @dataclass(frozen=True, slots=True)
 class ProcessKey:
-    """The key of an object that a process holds, and that is gone when the process ends."""
+    """The key of an object that a process holds. The object ends with the process."""
 
     pid: int
     token: str
@@ -82,7 +82,7 @@ def check_name(name: str) -> str:
     """
     _check(name, "key")
     if _OF_PROCESS.fullmatch(name):
-        raise ValueError(f"keys like {name!r} are those of objects that a process holds; choose another form")
+        raise ValueError(f"{name!r} has the form of a key of an object that a process holds; choose another form")
     return name
 
 
@@ -98,7 +98,7 @@ def check_shelf(name: str) -> str:
 
 
 def is_name(name: str) -> bool:
-    """Whether a file of that name is a shelf or an object: not something unfinished, nor of another program."""
+    """Whether a file of that name is a shelf or an object: neither unfinished, nor another program's."""
     return _NAME.fullmatch(name) is not None
 
 

@@ -1,7 +1,7 @@
 """The layout of an object on a shelf: up to two parts, each a file by its content.
 
 table    an Arrow IPC file, for tables and for frames that Arrow can express. Any Arrow implementation opens it.
-exact    what restores the exact object: a pickle stream, and the large buffers of the object that are not in the table.
+exact    a pickle stream that restores the exact object, and the large buffers of the object that are not in the table.
          Absent where the table itself is the object.
 
 The exact part; all numbers are little-endian and have 8 bytes:
@@ -36,7 +36,7 @@ TABLE, EXACT = "table.arrow", "exact.bin"
 _MAGIC = b"ARROWPL1"
 _HEADER = struct.Struct("<8sQQ")
 _SPAN = struct.Struct("<QQ")
-#: Of the name of a type, so much is kept.
+#: The name of a type is cut off after this many characters.
 _KIND_LENGTH = 160
 
 
@@ -204,7 +204,7 @@ def rebuild(table: Memory | None, exact: Memory | None) -> Any:
     Raises
     ------
     ShelfKeyError
-        When the parts are not as `plan` writes them.
+        When `plan` does not write such parts.
     """
     if exact is None:
         if table is None:

@@ -1,6 +1,6 @@
-"""Locks on directories, which keep writers of persistent objects apart: flock(2) on an open descriptor.
+"""Locks on directories, for writers of persistent objects: flock(2) on an open descriptor.
 
-The kernel releases a lock when the process ends. Some file systems have no such locks; there, writers are not kept apart.
+The kernel releases a lock when the process ends. Some file systems have no such locks; there, writers do not wait for each other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from arrowpool.shelf import directories
 
 #: The descriptors that each thread has locked, or waits to lock, by thread, device and inode. A thread adds and removes its own
-#: entries only, each in a single step of the dictionary; a forked child, which has one thread, reads all of them.
+#: entries only, with one atomic operation each. A forked child, which has one thread, reads all of them.
 _locking: dict[tuple[int, int, int], int] = {}
 
 
@@ -23,7 +23,7 @@ _locking: dict[tuple[int, int, int], int] = {}
 def locked(directories: Sequence[int], *, shared: bool = False) -> Iterator[None]:
     """Lock directories for a with block, always in the same order: writers exclusively, readers together (``shared``).
 
-    A signal handler or finalizer does not wait for a lock of the thread that it interrupts, since that would never end: it goes on
+    A signal handler or finalizer does not wait for a lock of the thread that it interrupts: the wait would never end. It goes on
     without the lock.
     """
     held: list[int] = []

@@ -1,6 +1,6 @@
-"""The objects that this process has put, for itself and for the processes that ask its owner.
+"""The objects that this process has put. Used by this process, and by its owner for other processes.
 
-Any thread may call everything here, also a signal handler or finalizer that interrupts another call.
+Any thread may call every method of `Objects`, also a signal handler or finalizer that interrupts another call.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Objects:
         #: Held while an object is added or shown, against `close`. Reentrant: a signal handler or finalizer that puts an object
         #: may interrupt this thread in the middle of that. `delete` does not take it.
         self._lock = threading.RLock()
-        #: By number, as in the catalogue. `put` adds, any thread removes: each a single step of the dictionary, so that of several
-        #: threads that delete an object one does.
+        #: By number, as in the catalogue. `put` adds, and any thread removes, with one atomic operation each. So only one of several
+        #: threads that delete an object gets it.
         self._stored: dict[int, Stored] = {}
         self._places = Places()
         self.catalogue = Catalogue(pid, token)
@@ -76,7 +76,7 @@ class Objects:
             with self._lock:
                 record = self.catalogue.add(plan.kind, time.time(), locations)
                 key = str(ProcessKey(self.pid, self.token, record.number))
-                # The key first: as soon as the object is in `_stored`, others may delete it, which takes the key out again.
+                # The key first: as soon as the object is in `_stored`, another thread may delete it, which removes the key.
                 if keys is not None:
                     keys.add(key)
                 self._stored[record.number] = Stored(record, places, keys)
@@ -99,7 +99,7 @@ class Objects:
                     location = place.location
                     fds.append(files.read_only(location.fd))
                     if os.fstat(fds[-1]).st_ino != location.inode:
-                        raise OSError(errno.EBADF, "the descriptor is another file's by now")
+                        raise OSError(errno.EBADF, "the descriptor now belongs to another file")
             if stored is not None and number in self._stored:
                 return list(stored.places), fds
         except BaseException as error:

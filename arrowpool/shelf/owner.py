@@ -1,11 +1,11 @@
-"""The owner of what this process has put: the thread that answers other processes and gives memory back.
+"""The owner of this process's objects: a thread that answers other processes and gives memory back.
 
-Other processes find objects in the catalogue and open them through ``/proc``, without the owner (`remote`). Where they may not,
-and for what only the owner can do, they ask (`client`): a thread answers on a socket (`addresses`). The descriptors that it hands
-out are read-only.
+Other processes find objects in the catalogue and open them through ``/proc``, without the owner (`remote`). Where the kernel does
+not allow that, and for tasks that only the owner can do, they ask it (`client`). The owner's thread answers on a socket
+(`addresses`). It passes read-only descriptors.
 
-Processes with the user id that this process has, or had when it put its first object, are answered. The kernel names the user
-(SO_PEERCRED); ids that prove nothing are refused (`users`).
+The owner answers processes with the user id that this process has, or had when it put its first object. The kernel names the user
+(SO_PEERCRED). Ids that several users may have are refused (`users`).
 
 Questions are ``[what, number]`` as JSON, one per connection:
 
@@ -52,8 +52,8 @@ _WAIT_SECONDS = 0.1
 class Owner(Service):
     """Answers for all objects of this process.
 
-    Any thread may call the methods of the first group, also a signal handler or finalizer that interrupts another call. The rest
-    runs in the owner's thread.
+    Any thread may call the methods under "For this process", also a signal handler or finalizer that interrupts another call. The
+    other methods run in the owner's thread.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Owner(Service):
         self.token = secrets.token_hex(4)
         #: The user id under which the address was made.
         self._user = os.geteuid()
-        #: Whether the owner's thread looks at `Objects.tend` again without being woken. See `_wake`.
+        #: Whether the owner's thread will call `Objects.tend` without being woken. Any thread reads and writes it; see `_wake`.
         self._tends = False
         self.objects = Objects(self.pid, self.token)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -117,7 +117,8 @@ class Owner(Service):
         if self._tends:
             return
         self._tends = True
-        # A connection wakes the thread; one that asks nothing is dropped. Where it fails, the queue is full of others that do.
+        # A connection wakes the thread, which drops it, since it asks nothing. If connecting fails, the queue is full of other
+        # connections, which wake the thread as well.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as bell:
             bell.setblocking(False)
             bell.connect(self._socket.getsockname())
@@ -197,7 +198,7 @@ class Owner(Service):
                 elif what == "delete":
                     answer = self.delete(number)
             except (OSError, MemoryError, KeyError) as error:
-                answer = {"error": str(error)}  # of this process: too few descriptors, say
+                answer = {"error": str(error)}  # an error of this process, such as too few descriptors
             try:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
                 connection.sendmsg([json.dumps(answer).encode()], rights)

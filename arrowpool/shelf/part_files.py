@@ -5,9 +5,9 @@
 - `LargeParts`: several large parts, where descriptors are short. Pages of a deleted part are given back once no other process has
   the file open, and the file is closed when all its parts are deleted.
 
-Only the owner writes. Memory that readers have mapped is theirs until they drop it: the kernel says whether a file is open
-anywhere else (`platform.is_exclusive`). `Places` decides which file a part goes to, and calls everything here with its lock held,
-except `write`, which changes only memory that one part has.
+Only the owner writes. Memory that readers have mapped stays unchanged until they drop it: the kernel says whether another process
+has a file open (`platform.is_exclusive`). `Places` chooses the file of a part. It calls every method with its lock held, except
+`write`, which changes only the memory of one part.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class MemoryFile(Place):
 
     def forget(self) -> None:
         """Close the file in a forked child, which has the descriptor but not the map."""
-        # The attribute first: once it is closed, the number may be another file's, and a child may be forked at that moment.
+        # The attribute first: after the close, the number may belong to another file, and a child may be forked at that moment.
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)

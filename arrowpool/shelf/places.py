@@ -1,4 +1,4 @@
-"""Which memory file each part of this process's objects goes to, and what becomes of the memory of deleted ones.
+"""The choice of a memory file for each part of this process's objects, and the reuse of the memory of deleted parts.
 
 - Parts of up to `COPIED` bytes lie in one file together (`SmallParts`).
 - A larger part has a file of its own. When it is deleted, the file is kept warm for a while, for the next part: a few files, a
@@ -44,8 +44,8 @@ _UNCHECKED = MIB
 class Places:
     """The places of all parts. Any thread may call its methods, also a signal handler or finalizer that interrupts another call.
 
-    Race: `free` must not wait, since a finalizer may call it in the middle of anything. So it notes the place in `_deleted` and
-    tries for the lock.
+    Race: `free` must not wait, since a finalizer may call it in the middle of any code. So it notes the place in `_deleted` and
+    tries to take the lock.
 
     1. Thread A notes a place and finds the lock taken by thread B.
     2. B releases the lock.
@@ -178,7 +178,7 @@ class Places:
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[bool]:
-        """Hold the lock; yield False if this interrupts a change that this thread is making, and so must not change anything."""
+        """Hold the lock. Yield False if the caller interrupts a change that this thread is making: it must not change the state."""
         try:
             with self._lock:
                 if self._is_changing:

@@ -1,4 +1,4 @@
-"""From a key to the memory of the object: large parts are mapped privately, small ones copied."""
+"""The memory of the object under a key: large parts are mapped privately, small parts are copied."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arrowpool.shelf.store import Store
 
 
 def open_parts(key: str, shelf: str | None, only: str | None = None) -> dict[str, Memory]:
-    """The parts of an object by name, or only the one named, as memory of this process.
+    """The parts of an object by name, or only the part named `only`, as memory of this process.
 
     Raises
     ------

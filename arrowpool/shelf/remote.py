@@ -1,9 +1,9 @@
 """The objects that other processes of this user have put.
 
-Guarantees: what is read comes from a process of this user, as the kernel says.
+Guarantees: only data of processes of this user is read. The kernel names the user.
 
-An object is read without help from its owner where this process may open what is open in the owner (`catalogue`). Elsewhere
-the owner is asked (`client`).
+Where this process may open the owner's descriptors, it reads an object without help from the owner (`catalogue`). Elsewhere it
+asks the owner (`client`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Found:
     fds: dict[str, int]
 
     def is_there(self) -> bool:
-        """Whether it has not been deleted. Then whatever was opened, and mapped or copied, before this call is the object."""
+        """Whether it has not been deleted. Then all data that was opened, and mapped or copied, before this call is the object's."""
         return catalogue.has(self.catalogue, self.record.number)
 
     def close(self) -> None:
@@ -147,9 +147,9 @@ def _opened_files(pid: int, token: str) -> Iterator[tuple[int, int]]:
 def _look_into(pid: int, token: str, opened: contextlib.ExitStack) -> tuple[int, int]:
     nothing = -1, -1
     try:
-        # The directory belongs to this one process: if the process ends, another one with its number is not found in it. The
-        # kernel lets a process open it only for its own user, or with privileges over that process: so the user id that is
-        # compared next need not be a proof by itself.
+        # The directory belongs to this one process: after its end, the descriptor does not lead to another process with the same
+        # number. The kernel lets a process open it only for its own user, or with privileges over that process. So the user id
+        # that is compared next need not be a proof by itself.
         files = os.open(facilities.proc(f"{pid}/fd"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         opened.callback(os.close, files)
         if os.fstat(files).st_uid not in users.own():
@@ -179,7 +179,7 @@ def _open_file(files: int, number: str) -> int:
         When the descriptor is another file, or another user's.
     """
     if not leads_to(files, number):
-        raise FileNotFoundError(errno.ENOENT, f"descriptor {number} is no memory of the shelf")
+        raise FileNotFoundError(errno.ENOENT, f"descriptor {number} is not memory of the shelf")
     fd = open_to_read(number, files)
     if os.fstat(fd).st_uid not in users.own():
         os.close(fd)

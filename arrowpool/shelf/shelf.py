@@ -1,4 +1,4 @@
-"""`Shelf`: objects that were put together, private or under a name. The module functions are those of the default shelf."""
+"""`Shelf`: a group of objects, private or under a name. The module functions are the methods of the default shelf."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from arrowpool.shelf.store import Store
 
 
 class Shelf:
-    """Objects put together: the functions of this module, as methods for a shelf of its own.
+    """A group of objects, with the module functions as methods.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ class Shelf:
     def __init__(self, name: str | None = None):
         self.name = name
         self._store = Store(name) if name is not None else None
-        #: The keys of a private shelf's objects. `Objects.put` adds a key, and whichever thread deletes the object takes it out:
-        #: single steps of a set, which is copied before it is gone through.
+        #: The keys of a private shelf's objects. `Objects.put` adds a key, and the thread that deletes the object removes it, with
+        #: one atomic operation each. The set is copied before it is iterated over.
         self._keys: set[str] = set()
         self._pid = os.getpid()
 
@@ -168,7 +168,7 @@ class Shelf:
                 self._store.delete(key)
             return
         for one in self._keys.copy():
-            with contextlib.suppress(ShelfKeyError):  # another thread or process was faster
+            with contextlib.suppress(ShelfKeyError):  # another thread or process has deleted it
                 self.delete(one)
 
 

@@ -2,7 +2,7 @@
 
     <root>/<shelf>/<key>/table.arrow, exact.bin, about.json
 
-Guarantees: whatever is under a key is one object, and complete. This is how:
+Guarantees: under a key there is always one object, and it is complete:
 
 - A writer makes a new directory next to the one under the key, and exchanges the two in a single step. Where the file system
   cannot do that, the writer moves its files, under new names, into the directory under the key, and then replaces `about.json`,
@@ -10,11 +10,11 @@ Guarantees: whatever is under a key is one object, and complete. This is how:
 - A reader opens the directory once, and the files in it by that descriptor. It finds all files of one object; or it notices that
   some are being removed, and opens the directory that has taken its place.
 - A writer locks the shelf's directories (`locks.locked`) while it renames, not while it writes. So the last writer wins, and an
-  object that moves to another root is in one root only. A reader that finds nothing looks again while no writer renames, since the
-  object may have moved past it.
+  object that moves to another root is in one root only. A reader that finds nothing looks again with the lock held: a writer may
+  have moved the object from a root that the reader had not looked at to one that it had.
 
-A writer that dies leaves the old object or the new one, and its unfinished directory: that has a name with a dot in front and the
-writer's process id and start time, and was locked by it. The next writer removes it.
+A writer that dies leaves the old object or the new one, and its unfinished directory. The name of that directory begins with a dot
+and contains the writer's process id and start time; the writer has locked it. The next writer removes it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from arrowpool.shelf.layout import Memory, Plan
 
 _ABOUT = "about.json"
 _ABOUT_BYTES = 1 << 16
-#: Errors of one root that another one may not have: it is full, or must not be written to.
+#: Errors after which a writer tries the next root: this one is full, or cannot be written to.
 _TRY_ELSEWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EFBIG)
 
 _log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class Store:
         if len(taken) == len(paths):
             raise _no_root(taken)
         where = ", ".join(str(path) for path in paths if path not in taken)
-        raise ArenaFullError(f"the shelf needs {plan.nbytes:,} bytes, and so many are not free in any of: {where}")
+        raise ArenaFullError(f"the shelf needs {plan.nbytes:,} bytes, which are not free in any of: {where}")
 
     def _put_in(self, directory: int, plan: Plan, key: str) -> None:
         with locks.made_and_locked(directory, lambda: _unfinished("new")) as (name, building):
@@ -158,7 +158,7 @@ class Store:
                 opened = _open(directory, key)
                 if opened is not None:
                     return *opened, path / key
-        # It may have moved from a root that was not looked at yet to one that had been.
+        # A writer may have moved it from a root that this loop had not reached to one that it had.
         with self._directories() as found, locks.locked([fd for fd, _ in found], shared=True):
             for directory, path in found:
                 opened = _open(directory, key)
@@ -192,7 +192,7 @@ class Store:
         """Delete an object; return whether it was there."""
         with self._directories() as found:
             with locks.locked([fd for fd, _ in found]):
-                # The one in the best root goes last: an older one must not show.
+                # The object in the best root goes last: an older one in another root must never become visible.
                 gone = [(fd, _take_out(fd, key)) for fd, _ in reversed(found)]
             _remove(gone)
         return any(name is not None for _, name in gone)
@@ -265,7 +265,7 @@ def _open(directory: int, key: str, *, with_parts: bool = True) -> tuple[About, 
 
 
 def _fits(directory: int, nbytes: int) -> bool:
-    """Whether so many bytes are free in the file system of a directory. One without blocks has no limit of its own."""
+    """Whether `nbytes` are free in the file system of a directory. A file system without blocks has no limit of its own."""
     found = os.fstatvfs(directory)
     return not found.f_blocks or nbytes <= found.f_bavail * found.f_frsize
 
@@ -301,7 +301,7 @@ def _put_under(directory: int, name: str, building: int, about: About, key: str)
             # There is an object already.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-        # Without locks, another writer may remove it meanwhile.
+        # Where the file system has no locks, another writer may remove it meanwhile.
         with contextlib.suppress(FileNotFoundError):
             if not directories.exchange(directory, name, key):
                 _replace_inside(directory, building, about, key)
@@ -328,7 +328,7 @@ def _replace_inside(directory: int, building: int, about: About, key: str) -> No
 
 
 def _unfinished(why: str) -> str:
-    """A name for a directory that is not an object: `_is_abandoned` says whether its writer has died."""
+    """A name for a directory that is not an object. `_is_abandoned` tells from the name whether its writer has died."""
     try:
         started = int(psutil.Process().create_time() * 1000)
     except (psutil.Error, OSError):  # without /proc, only the lock protects the directory

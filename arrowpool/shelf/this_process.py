@@ -11,8 +11,8 @@ from types import FrameType
 from arrowpool.shelf import files, locks
 from arrowpool.shelf.owner import Owner
 
-#: The owner of this process. Written with `_starting` held, and by `close` and in a forked child; read by any thread, which gets
-#: the owner or None, both of which are right at that moment.
+#: The owner of this process. Written with `_starting` held, by `close`, and in a forked child. Read by any thread without a lock:
+#: it gets the owner or None, and both are valid at that moment.
 _owner: Owner | None = None
 #: The first owner that was made, by process id. See `owner`.
 _owners: dict[int, Owner] = {}

@@ -1,4 +1,4 @@
-"""Which user ids are this process's own, and whether a number alone proves it.
+"""The user ids of this process, and whether a number alone identifies a user.
 
 The kernel names users by number: the peer of a socket, the owner of a file. In a user namespace that does not map all users
 (a container, ``unshare -U``), every unmapped user has the same number, the overflow id (65534). A process that runs under this
@@ -24,7 +24,7 @@ def own() -> set[int]:
 
 
 def trusted() -> set[int]:
-    """Those of `own` under which no other user appears."""
+    """The ids in `own` under which no other user appears."""
     return {user for user in own() if not is_ambiguous(user)}
 
 
@@ -34,7 +34,7 @@ def is_ambiguous(user: int) -> bool:
 
 
 def ambiguity() -> str:
-    """What to say to a user whose id proves nothing."""
+    """The explanation for a user whose id proves nothing."""
     return (
         f"this process runs as user {_overflow_id()} in a user namespace, where all users that are not mapped have this "
         "number, so strangers cannot be told from its own user; run it under a user id that is mapped"

@@ -490,7 +490,7 @@ def test_what_put_accepts_is_found_and_all_else_refused(shelf, name):
 
 
 def test_keys_are_refused_in_the_words_of_the_rule():
-    with pytest.raises(ValueError, match="those of objects that a process holds"):
+    with pytest.raises(ValueError, match="the form of a key of an object that a process holds"):
         arrowpool.put(1, persist=True, key="1234-abcd1234-1")
     assert isinstance(keys.parse("2024-01-15"), keys.PersistentKey)
 
