@@ -134,7 +134,7 @@ class Stats:
                 (),
                 [
                     ("copied once into shared memory", f"{show_bytes(self.shared_bytes)} in {self.copies:,} buffers"),
-                    ("copies saved, as it lay there already", saved),
+                    ("copies saved, already in shared memory", saved),
                     ("through the pipes", show_bytes(self.piped_bytes)),
                     ("in use for arguments", f"{now}, at most {peak}"),
                     ("in use for results", f"{self.live_results:,} segments ({show_bytes(self.live_result_bytes)})"),

@@ -1,4 +1,4 @@
-"""What README.md says can be done: its commands and programs are run, small, and the tests that it names are there."""
+"""README.md and FAILURES.md: commands and programs run, with little data, and the tests that they name exist."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ import arrowpool
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
+FAILURES = (ROOT / "FAILURES.md").read_text()
 LIMIT = 110
 
 FENCES = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 PROSE = re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)
-#: Every command that begins by running Python: lines of shell, and code within the text.
+#: Every command that runs Python: lines of shell, and code within the text.
 COMMANDS = list(
     dict.fromkeys(
         [line for kind, body in FENCES if kind == "sh" for line in body.splitlines() if line.startswith("python ")]
         + [code for code in re.findall(r"`([^`]+)`", PROSE) if re.search(r"\bpython -m ", code)]
     )
 )
-#: What makes a command small; and what it prints then.
+#: Options that make a command small, and a part of its output.
 SMALL = {
     "python -m arrowpool demo": ("--rows 2000 --processes 2", "results equal"),
     "python -m arrowpool bench": ("--megabytes 1 --seconds 1 --processes 2", "Of 5 jobs, arrowpool.Pool was"),
@@ -55,7 +56,7 @@ SMALL = {
         "passed",
     ),
 }
-#: Run by who changes this, for ten minutes and more; the same tests with less time are among the tests.
+#: Commands that take ten minutes and more. The same tests run among the others, with less time.
 LONG = {
     "ARROWPOOL_SOAK_SECONDS=600 ARROWPOOL_SOAK_KILLS=1000 python -m pytest -n 0 -m soak -s",
     "ARROWPOOL_ORACLE_SECONDS=600 ARROWPOOL_GROWTH_SECONDS=60 python -m pytest -n 0 tests/trials",
@@ -77,7 +78,7 @@ if __name__ == "__main__":
 
 
 def _environ():
-    """Ours, without what says that this is one of several processes of pytest's."""
+    """This process's environment, without the variables of pytest-xdist."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
 
 
@@ -121,7 +122,7 @@ def test_the_script_is_the_same_as_the_module():
     assert all(name in told[0] for name in re.findall(r"python -m arrowpool (\w+)", TEXT))
 
 
-#: What the README's programs refer to.
+#: The names that the README's programs use.
 HEAD = """
 import asyncio, subprocess, sys
 from functools import partial
@@ -140,11 +141,11 @@ def backtest(prices, window, threshold):
 
 prices = pd.DataFrame({"A": np.arange(40_000.0), "B": np.arange(40_000.0)[::-1]})
 frame = features = prices
-frames = chunks_of_df = [prices.iloc[at : at + 10_000] for at in range(0, 40_000, 10_000)]
+frames = [prices.iloc[at : at + 10_000] for at in range(0, 40_000, 10_000)]
 thresholds = [1.0, 2.0]
 """
 AROUND = {
-    "results = pool.map(featurise, chunks_of_df)": "assert all(a.equals(b * 2) for a, b in zip(results, frames))",
+    "returns = pool.map(total_return, chunks)": "    assert all(a.equals(total_return(b)) for a, b in zip(returns, chunks))",
     "pool.share(prices)": "range(5, 200)",
     "await pool.apply_async": "async",
     "backend=": "sklearn",
@@ -155,7 +156,7 @@ AROUND = {
 
 
 def program_of(body):
-    """A program of the README with what it leaves out."""
+    """A complete program around a program of the README."""
     kind = next(AROUND[mark] for mark in AROUND if mark in body)
     if kind == "async":
         body = (
@@ -204,7 +205,7 @@ def test_a_program(body, tmp_path, monkeypatch):
 
 
 def test_the_tests_that_it_names_are_there():
-    named = set(re.findall(r"`(test_\w+)`", TEXT))
+    named = set(re.findall(r"`(test_\w+)`", FAILURES))
     assert len(named) > 30
     code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     assert [name for name in sorted(named) if f"def {name}(" not in code] == []
