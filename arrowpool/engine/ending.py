@@ -1,14 +1,14 @@
-"""The end of a pool, wherever it begins: in the user's thread, at Python's exit, or in one of the pool's own threads.
+"""The end of a pool. It begins in the user's thread, at Python's exit, or in one of the pool's own threads.
 
-The last happens when the user's code in such a thread (a callback, `__reduce__`, an iterator) calls `terminate`, or when the
+It begins in the pool's own thread when user code there (a callback, `__reduce__`, an iterator) calls `terminate`, or when the
 garbage collector runs there, which any allocation can start.
 
-Rule: a thread that the end waits for does not wait for the end. It gives the order, and leaves the rest to a new thread,
-which is not one of the pool's:
+Rule: a thread that the end waits for does not wait for the end. It does step 1, and leaves the others to a new thread, which is not
+one of the pool's:
 
-1. The order: start no worker, set no result, take no call. It takes no lock, and has been given when `terminate` returns.
-2. The supervisor ends, then the workers, the collector and the feeder; each closes nothing.
-3. Once none of them looks at a descriptor any more, all are closed.
+1. Stop: start no worker, set no result, take no call. This step takes no lock, and is complete when `terminate` returns.
+2. End the supervisor, then the workers, the collector and the feeder. None of them closes a descriptor.
+3. Close all descriptors, when no thread uses them.
 """
 
 from __future__ import annotations
@@ -79,16 +79,16 @@ class Ending:
         self._supervisor.join()
         self._supervisor.end_workers(_TERMINATE_SECONDS)
         self._collector.join()
-        # It may be blocked in the user's code that pickles an argument. Then its memory must stay.
+        # The feeder may be blocked in user code that pickles an argument. Then the sender's memory must stay.
         if self._feeder.join(_TERMINATE_SECONDS):
             self._sender.close()
         else:
             self._feeder.refuse()
-            tell(_log.warning, "pickling what was given to a pool still blocks after the pool was terminated")
+            tell(_log.warning, "code that pickles an argument of a pool still blocks after the pool was terminated")
         self._collector.close()
-        self._supervisor.close()  # workers that the collector did not get
+        self._supervisor.close()  # also for workers that the collector did not get
         self._notifier.close()
-        # Memory that was kept because these workers saw it when they were forked.
+        # Free the memory that was kept because these workers saw it when they were forked.
         settle_forks()
 
 

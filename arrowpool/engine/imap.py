@@ -1,4 +1,4 @@
-"""The results of `imap` and `imap_unordered`: how the pool collects them and how the user iterates over them.
+"""The results of `imap` and `imap_unordered`: the object that collects them, and the iterator that the user gets.
 
     for value in pool.imap(f, frames): ...
     async for value in pool.imap(f, frames): ...
@@ -39,10 +39,10 @@ def _do_nothing() -> None:
 
 
 class Imap(Watched):
-    """Mixin for an iterator of the standard library's: the results of an imap that are not taken yet.
+    """Mixin for an iterator of the standard library: the unread results of an imap.
 
     The collector adds results; the collector and the feeder end it; any thread takes results through an `IMapIterator`. The
-    standard library's condition `_cond` guards `_items`, `_unsorted`, `_index`, `_length` and what is declared here, except `asked`.
+    standard library's condition `_cond` guards `_items`, `_unsorted`, `_index`, `_length` and the attributes below, except `asked`.
     """
 
     _job: int
@@ -139,17 +139,20 @@ class Imap(Watched):
             del self._cache[self._job]
 
     def unread(self: Any) -> int:
-        """Number of results that are here and not taken."""
+        """Number of results that have arrived and were not taken."""
         return len(self._items) + len(self._unsorted)
 
     def when_read(self: Any, tell: Callable[[], Any]) -> None:
-        """Have `tell` called once, when there are fewer unread results. The caller looks at `unread` again after this.
+        """Call `tell` once, when a result is taken or dropped. The caller looks at `unread` again after this.
+
+        Race: the user takes all results while the feeder asks.
 
         1. The feeder sees too many unread results.
-        2. The user takes all of them; there is nothing to call.
-        3. The feeder sets `tell`, which no later result will call.
+        2. The user takes all of them. No `tell` is set yet.
+        3. The feeder sets `tell`, which no later result calls.
+        4. The feeder looks at `unread` again, and sees that the results are taken.
 
-        It does not wait in vain: at its second look it sees that they are taken.
+        Verdict: the feeder does not wait for a call that never comes.
         """
         with self._cond:
             self._when_read = tell
@@ -167,7 +170,7 @@ class Imap(Watched):
         self._wake()
 
     def drop(self: Any) -> None:
-        """Drop the results that are here and keep none of those to come. The call's tasks are run anyway."""
+        """Drop the results that have arrived, and keep no later ones. The call's tasks are run anyway."""
         if self._pid != os.getpid():
             return
         with self._cond:
@@ -219,7 +222,7 @@ class IMapIterator(Generic[_T], stdlib.IMapIterator):  # type: ignore[type-arg]
     _kind: type[Imap] = _OrderedImap
 
     def __init__(self, pool: Any, chunked: bool = False):
-        # Not the standard library's constructor: the state is in what the pool holds.
+        # Not the standard library's constructor: the state is in the `Imap`, which the pool holds.
         self._results: Any = self._kind(pool)
         self._job: int = self._results._job
         #: Values of a chunk that are not yielded yet; None without chunks.
@@ -232,7 +235,7 @@ class IMapIterator(Generic[_T], stdlib.IMapIterator):  # type: ignore[type-arg]
 
     @property
     def results(self) -> Any:
-        """What the pool holds: an `Imap`."""
+        """The `Imap` that the pool holds."""
         return self._results
 
     def __repr__(self) -> str:
@@ -267,7 +270,7 @@ class IMapIterator(Generic[_T], stdlib.IMapIterator):  # type: ignore[type-arg]
                 try:
                     return values.popleft()  # type: ignore[no-any-return]
                 except IndexError:
-                    pass  # another thread was faster
+                    pass  # another thread has taken it
             if self._closed:
                 raise StopIteration
             success, outcome = results.take(timeout)
@@ -300,7 +303,7 @@ class IMapIterator(Generic[_T], stdlib.IMapIterator):  # type: ignore[type-arg]
             except StopIteration:
                 raise StopAsyncIteration from None
             except TimeoutError:
-                continue  # a thread was faster
+                continue  # another thread has taken it
 
     def close(self) -> None:
         """End the call. There are no more results."""

@@ -1,8 +1,8 @@
-"""The feeder's mailbox: what wakes the feeder, and who works in its place while it sleeps.
+"""The feeder's mailbox: it wakes the feeder, or lets another thread do the feeder's work while it sleeps.
 
-The feeder's work is done by one thread at a time, the one that holds `working`: the feeder itself, or the thread of a source
-that *stands in* for it while it sleeps. To wake the feeder costs more than to send a short task, so it is woken only when there
-is something to do for it.
+One thread at a time does the feeder's work, the one that holds `working`: the feeder itself, or the thread of a source that
+*stands in* for it while it sleeps. Waking the feeder costs more than sending a short task, so it is woken only when there is work.
+Below, *the acting thread* is the thread that holds `working`.
 
 Race between an answer and falling asleep
 -----------------------------------------
@@ -11,13 +11,13 @@ Race between an answer and falling asleep
 2. The feeder looks for answers. If there are none, it sleeps (`wait`).
 3. The collector adds an answer (under the same lock), then looks whether the feeder wants it (`answered`).
 
-If the collector's part of the lock comes before the feeder's, the feeder finds the answer at 2. If it comes after, the collector
-sees at 3 what was said at 1, and puts an event. Verdict: no wanted answer is slept through. The feeder may be woken once too
-often, and then finds nothing to do. The same holds for a call that is exhausted, which the feeder notes before 1 and the
+If the collector takes the lock before the feeder, the feeder finds the answer at 2. If it takes it after the feeder, the collector
+sees at 3 what the feeder said at 1, and puts an event. Verdict: the feeder never sleeps while a wanted answer waits. It may be
+woken once too often, and then finds nothing to do. The same holds for an exhausted call, which the feeder notes before 1 and the
 collector looks at after the lock.
 
-What is taken early, while tasks are encoded (`take_early`), counts at 2 like an answer that is there: its worker became free after
-free workers were last looked for.
+An answer that was taken early, while tasks were encoded (`take_early`), counts at 2 like an answer that waits: its worker became
+free after free workers were last looked for.
 
 Race between a source and waking up
 -----------------------------------
@@ -25,9 +25,9 @@ Race between a source and waking up
 2. An event arrives. The feeder leaves its sleep and waits for `working`.
 3. The source works, rests, and releases `working`. The feeder goes on with its event.
 
-Verdict: nothing is done twice, since all work is done under `working`. Nothing is lost either: the feeder that still sleeps
-does so for as long as was right before 3, so the source wakes it if that has become shorter, or if an answer that is wanted came
-before the source said so.
+Verdict: no work is done twice, since all work is done under `working`. No work is lost: a feeder that still sleeps does so for the
+time that was right before 3. The source wakes it if that time has become shorter, or if a wanted answer came before the source said
+that it wants answers.
 """
 
 from __future__ import annotations
@@ -52,23 +52,25 @@ class Mailbox:
 
     def __init__(self, inbox: queue.SimpleQueue[Any]):
         self._inbox = inbox
-        #: Tasks that have their results. The collector appends, whoever works takes; both are atomic.
+        #: Tasks that have their results. The collector appends, the acting thread takes; both are atomic.
         self.answers: deque[Task] = deque()
-        #: Held by whoever does the feeder's work.
+        #: Held by the thread that does the feeder's work.
         self.working = threading.Lock()
-        #: Guards the two steps of the first race. Neither side does anything else under it.
+        #: Held for the steps 1 and 3 of the first race, and for nothing else.
         self._lock = threading.Lock()
-        #: Whether an answer is to wake the feeder. Written by whoever works, under `_lock`; read by the collector after it.
+        #: Whether an answer wakes the feeder. Written by the acting thread, under `_lock` when it becomes True; read by the
+        #: collector under `_lock`.
         self._wants_answers = False
-        #: Whether answers were taken since free workers were last looked for. Written and read by whoever works, and by the feeder
-        #: before it sleeps.
+        #: Whether answers were taken since free workers were last looked for. Written and read by the acting thread, and read by the
+        #: feeder before it sleeps.
         self._taken_early = False
-        #: Whether the feeder waits for an event, or has one and waits for `working`. Written by the feeder alone. Sources read
-        #: it without a lock, and once more under `working`, which the feeder takes after it has cleared this.
+        #: Whether the feeder waits for an event, or has one and waits for `working`. Written by the feeder only. Sources read it
+        #: without a lock, and again under `working`, which the feeder takes after it has cleared this.
         self.asleep = False
-        #: For how many seconds the feeder sleeps at most. Written by whoever works, read by the feeder, and by those that work.
+        #: Maximum number of seconds for which the feeder sleeps; None for no limit. Written by the acting thread, read by it and by
+        #: the feeder.
         self._patience: float | None = None
-        #: What a stand-in's work has raised. Written and read under `working`.
+        #: The exception of a stand-in's work. Written and read under `working`.
         self._failure: BaseException | None = None
 
     def __repr__(self) -> str:
@@ -78,7 +80,7 @@ class Mailbox:
     # Any thread
 
     def put(self, event: Any) -> None:
-        """Wake the feeder with an event. Also in a finalizer."""
+        """Wake the feeder with an event. May be called in a finalizer."""
         self._inbox.put(event)
 
     def is_empty(self) -> bool:
@@ -88,7 +90,7 @@ class Mailbox:
     # The collector
 
     def answered(self, tasks: list[Task]) -> None:
-        """These tasks have their results. Wakes the feeder if it wants answers, or if one gives memory back or ends a call."""
+        """Add tasks that have their results. Wake the feeder if it wants answers, or if one of them frees memory or ends a call."""
         with self._lock:
             self.answers.extend(tasks)
             wanted = self._wants_answers
@@ -119,10 +121,10 @@ class Mailbox:
         """
         return self._inbox.get_nowait()
 
-    # Whoever works
+    # The acting thread
 
     def begin(self) -> None:
-        """Work begins: answers wake nobody. Raises what a stand-in's work has raised, if it has."""
+        """Begin work: answers do not wake the feeder. Raises the exception of a stand-in's work, if any."""
         if self._failure is not None:
             raise self._failure
         self._wants_answers = False
@@ -133,14 +135,14 @@ class Mailbox:
         return self.answers.popleft() if self.answers else None
 
     def take_early(self) -> Task | None:
-        """Take an answer in the middle of the work; its worker is looked for before the feeder sleeps."""
+        """Take an answer in the middle of the work. Free workers are looked for again before the feeder sleeps."""
         task = self.take()
         if task is not None:
             self._taken_early = True
         return task
 
     def rest(self, wants_answers: bool, patience: float | None) -> None:
-        """There is no more work.
+        """End work, since there is nothing more to do.
 
         Parameters
         ----------
@@ -156,13 +158,13 @@ class Mailbox:
     # Sources
 
     def stand_in(self) -> bool:
-        """Whether the calling thread is now to work in the feeder's place, until it calls `stand_down`."""
+        """Whether the calling thread now does the feeder's work, until it calls `stand_down`."""
         if not self.asleep or not self._inbox.empty() or not self.working.acquire(blocking=False):
             return False
         if self.asleep and self._failure is None:
             self._taken_early = False
             return True
-        self.working.release()  # the feeder has woken up, and comes to it next
+        self.working.release()  # the feeder has woken up, and takes it next
         return False
 
     def rest_as_stand_in(self, wants_answers: bool, patience: float | None) -> None:
@@ -175,10 +177,10 @@ class Mailbox:
             self._inbox.put(Answered())
 
     def fail(self, error: BaseException) -> None:
-        """A stand-in's work has raised: the feeder raises it, and no other stand-in works."""
+        """Note the exception of a stand-in's work: the feeder raises it, and no other thread stands in."""
         self._failure = error
         self._inbox.put(Answered())
 
     def stand_down(self) -> None:
-        """The stand-in's work is over."""
+        """End the stand-in's work."""
         self.working.release()

@@ -1,7 +1,7 @@
-"""The metrics of a pool: what its threads count and measure, from which `Stats` are made on request.
+"""The metrics of a pool: counters and times of its threads, from which `Stats` are made on request.
 
-Cheap while not asked for: sums, and one comparison per task. Figures of arguments and of results have different writers, so a
-reader may see them a moment apart.
+They are cheap: sums, and one comparison per task. Figures of arguments and of results have different writers, so a reader may see
+them a moment apart.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 _SLOWEST = 5
 _ENDED_KEPT = 100
-#: A pool looks for reasons at most this often, since that reads the data.
+#: A pool looks for reasons at most this many times, since that reads the data.
 _LOOKS = 200
 #: A pickle of at least this many bytes is logged, once per process.
 _WORTH_A_HINT = 10_000_000
@@ -33,26 +33,26 @@ class Metrics:
     """The counters of one pool."""
 
     def __init__(self) -> None:
-        #: Of results. The collector's thread writes these, any thread reads: one writer loses no count.
+        #: Figures of results. Written by the collector's thread only, so that no count is lost; read by any thread.
         self.tasks = 0
         self.piped_bytes = 0
         self.shared_bytes = 0
         self.copies = 0
-        #: Of arguments. Written by the one thread that does the feeder's work, read by any.
+        #: Figures of arguments. Written by the one thread that does the feeder's work, read by any thread.
         self.copies_saved = 0
         self.saved_bytes = 0
-        #: The collector's thread writes these two, any thread reads a copy.
+        #: Written by the collector's thread; any thread reads a copy.
         self._slowest: list[tuple[float, str, int]] = []
         self._ended: deque[WorkerStats] = deque(maxlen=_ENDED_KEPT)
-        #: Count and bytes by reason; and how often a reason was looked for. Feeder, collector and callers' threads write, with
-        #: the lock; readers take a copy with it. The lock is reentrant: a finalizer that runs inside may make a call, whose
-        #: argument is counted here too.
+        #: Count and bytes by reason; and the number of looks for a reason. Feeder, collector and callers' threads write, and readers
+        #: take a copy, with `_counting` held. The lock is reentrant: a finalizer that runs inside may make a call, whose argument is
+        #: counted here too.
         self._pickled: dict[str, tuple[int, int]] = {}
         self._looks = 0
         self._counting = threading.RLock()
 
     def answered(self, worker: WorkerHandle, task: Task, decode: float, run: float, encode: float) -> None:
-        """Count a task that a worker has answered, and the seconds it took."""
+        """Count a task that a worker has answered, and its seconds."""
         self.tasks += 1
         spent = worker.spent
         spent.tasks += 1
@@ -65,7 +65,7 @@ class Metrics:
             add(slowest, (run, name_of(task), task.index))
 
     def saved(self, nbytes: int) -> None:
-        """Count a reference of a task to memory that is there already."""
+        """Count a reference of a task to memory that was already shared."""
         self.copies_saved += 1
         self.saved_bytes += nbytes
 
@@ -75,12 +75,12 @@ class Metrics:
         self.saved_bytes -= nbytes
 
     def pickled(self, obj: object, nbytes: int) -> None:
-        """Count an object of which `nbytes` were pickled instead of shared. From any thread."""
+        """Count an object of which `nbytes` were pickled instead of shared. Any thread may call this."""
         global _hinted
         with self._counting:
             looks = self._looks < _LOOKS
             self._looks += looks
-        # Without the lock: this reads the user's data, and takes its time.
+        # Without the lock: this reads the user's data, and takes a while.
         why = "; ".join(reasons(obj)) if looks else "not looked into"
         with self._counting:
             count, total = self._pickled.get(why, (0, 0))
@@ -95,7 +95,7 @@ class Metrics:
         self._ended.appendleft(_stats_of(worker))
 
     def workers(self, workers: list[WorkerHandle]) -> tuple[WorkerStats, ...]:
-        """Figures of the given workers that run, then of those that have ended, the last first."""
+        """Figures of the given workers that run, then of those that have ended, the latest first."""
         return (*(_stats_of(worker) for worker in workers if worker.spent.until is None), *list(self._ended))
 
     def slowest(self) -> tuple[SlowTask, ...]:

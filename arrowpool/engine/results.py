@@ -1,4 +1,4 @@
-"""What `apply_async`, `map_async` and `starmap_async` return: the standard library's result objects, which can be awaited.
+"""The result objects of `apply_async`, `map_async` and `starmap_async`: the standard library's, and awaitable.
 
     value = await pool.apply_async(f, (df,))
 
@@ -90,13 +90,13 @@ class MapResult(ApplyResult[list[_T]], stdlib.MapResult[_T]):
         callback: Callable[[list[_T]], object] | None,
         error_callback: Callable[[BaseException], object] | None,
     ):
-        # Past the constructor of `ApplyResult`: the standard library's constructors differ in what they take.
+        # Not the constructor of `ApplyResult`: the standard library's constructors have different parameters.
         super(ApplyResult, self).__init__(
             pool, chunksize, length, _guarded(callback), error_callback=_guarded(error_callback)
         )
 
     def fail(self: Any, error: BaseException) -> None:
-        self._number_left = 1  # tasks without an answer: the next one is the last
+        self._number_left = 1  # number of tasks without an answer: the one that is set next is the last
         super().fail(error)
 
 

@@ -1,6 +1,7 @@
-"""What the tasks of one call share: objects that its items have several times, memory that overlaps, what users have shared.
+"""Data that tasks of one call share: objects that occur in several items, memory that overlaps, objects that users have shared.
 
-Answers the reducer while it takes a task or a function apart, and notes which blobs that needs. Used in the feeder's thread.
+Answers the reducer while it takes a task or a function apart, and notes the blobs that the task or function needs. Used in the
+feeder's thread.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ _NONE: frozenset[int] = frozenset()
 
 
 class SharedByCall(Sharing):
-    """What one task or function of a call may refer to, and the blobs that it turned out to need.
+    """The shared data that one task or function of a call may refer to, and the blobs that it refers to.
 
     Parameters
     ----------
     call : Call
         The call.
     take_apart : callable
-        Reduces an object with a reducer of its own, since this is asked in the middle of another reduction.
+        Reduces an object with another reducer, since this class is asked in the middle of a reduction.
     place : callable
-        Places what was reduced for all tasks of the call; None when there is no room for it.
+        Places a reduced object for all tasks of the call. Returns None when there is no memory for it.
     saved : callable
-        Gets the bytes of each copy that need not be made.
+        Gets the bytes of each copy that is saved.
     """
 
     #: The blobs that this task or function refers to, each once, and held by the call.
@@ -89,7 +90,7 @@ class SharedByCall(Sharing):
         return stretch.blob.number, address - stretch.start
 
     def refer_to_pins(self, reduced: Reduced) -> None:
-        """Add the objects that users have shared to the blobs that are needed."""
+        """Add the objects that users have shared, and that a reduction refers to, to the needed blobs."""
         pins = self._call.pins
         if pins:
             for unit in reduced.units:
@@ -127,7 +128,7 @@ class SharedByCall(Sharing):
 def members(items: Iterable[Any]) -> Iterator[Any]:
     """The items, or the members of items that are containers.
 
-    Members are what a subclass stores, not what its own methods return: that may be made for the occasion, and soon be gone.
+    Members are the stored objects of a container. A subclass's own methods may return temporary objects instead.
     """
     for item in items:
         if isinstance(item, tuple):
@@ -141,7 +142,7 @@ def members(items: Iterable[Any]) -> Iterator[Any]:
 
 
 def _extents(items: Iterable[Any]) -> Iterator[Extent]:
-    """Where the large memory of all members lies."""
+    """The large memory of all members."""
     for member in {id(member): member for member in members(items)}.values():
         yield from extents(member)
 

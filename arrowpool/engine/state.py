@@ -1,16 +1,16 @@
-"""The state of one pool, for all of its threads: how far its life has got, and why it is broken, if it is.
+"""The state of one pool, for all of its threads: its phase, and the error that broke it, if any.
 
     STARTING --start--> RUNNING --close--> CLOSED --terminate--> TERMINATED --end--> ENDED
        |                   |                                        ^
        +------terminate----+----------------------------------------+
 
-A pool breaks in any phase: the first error stays, and every later call raises it. The phase is not touched by that: a broken
-pool is closed and terminated like any other.
+A pool can break in any phase: the first error stays, and every later call raises it. The phase does not change: a broken pool is
+closed and terminated like any other.
 
 Guarantees: no method takes a lock, except `wait`, so all others may be called in a finalizer. A phase is never left for an
 earlier one. A move that the table does not have raises `IllegalMove` and changes nothing.
 
-What the *user* has done with the pool is `ArrowPool._state`, the standard library's own attribute.
+`ArrowPool._state`, the standard library's attribute, says what the *user* has done with the pool.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from arrowpool.interrupts import slices
 
 
 class Phase(enum.IntEnum):
-    """How far the life of a pool has got; later phases are greater."""
+    """The phases of a pool's life; later phases are greater."""
 
     STARTING = 0
     #: Calls are taken.
     RUNNING = 1
     #: No more calls are taken; those that were made are answered.
     CLOSED = 2
-    #: Nothing is answered, no worker is started: everything ends now.
+    #: No call is answered and no worker is started: the pool ends now.
     TERMINATED = 3
     #: No worker, thread or descriptor of the pool is left.
     ENDED = 4
 
 
 class Move(enum.Enum):
-    """What somebody asks of a pool."""
+    """A request to change the phase."""
 
     START = enum.auto()
     CLOSE = enum.auto()
@@ -44,8 +44,8 @@ class Move(enum.Enum):
     END = enum.auto()
 
 
-#: The phase after each legal move. What comes late (the pool was terminated, at Python's exit, while another thread was
-#: starting or closing it) is legal and changes nothing.
+#: The phase after each legal move. A late move is legal and changes nothing: for example, Python's exit has terminated the pool
+#: while another thread starts or closes it.
 MOVES: dict[tuple[Phase, Move], Phase] = {
     (Phase.STARTING, Move.START): Phase.RUNNING,
     (Phase.STARTING, Move.TERMINATE): Phase.TERMINATED,
@@ -63,30 +63,30 @@ MOVES: dict[tuple[Phase, Move], Phase] = {
 
 
 class IllegalMove(RuntimeError):
-    """A defect of this package: a pool was asked for what its phase does not allow."""
+    """A defect of this package: a move that the phase does not allow."""
 
 
 class PoolState:
-    """Phase and first error of one pool, and which of its threads have done their last work.
+    """Phase and first error of one pool, and the threads that have done their last work.
 
-    Two moves at the same time, one of them in a finalizer, which cannot wait for a lock:
+    Race: two moves at the same time, one of them in a finalizer, which cannot wait for a lock.
 
-    1. A closes the pool: it finds RUNNING, and so will note CLOSED.
-    2. B terminates it: it notes TERMINATED.
-    3. A notes CLOSED.
+    1. Thread A closes the pool: it finds RUNNING, and so will note CLOSED.
+    2. Thread B terminates it: it notes TERMINATED.
+    3. Thread A notes CLOSED.
 
-    The phase is the greatest that was noted: still TERMINATED. So the order of 2 and 3 does not matter.
+    The phase is the greatest that was noted: still TERMINATED. Verdict: the order of 2 and 3 does not matter.
     """
 
-    #: Phases that were noted. Written by any thread, by `list.append` alone, and read by any: both are atomic, also on a
-    #: free-threaded build.
+    #: Phases that were noted. Any thread appends and any thread reads: both are atomic, also on a free-threaded build.
     _noted: list[Phase]
-    #: The first error. Written by the collector's thread alone, once; read by any.
+    #: The first error. Written once, by the collector's thread only; read by any thread.
     _error: BaseException | None
-    #: Whether the feeder sends nothing any more. Set by the feeder's thread, or by the one that ends the pool if the feeder
-    #: hangs; read by any. It is only ever set, so it does not matter that two threads may do so.
+    #: Whether the feeder has sent its last message. Set by the feeder's thread, or by the thread that ends the pool if the feeder
+    #: hangs; read by any thread. It only changes to True, so both threads may set it.
     sends_no_more: bool
-    #: Whether the collector reads no reply any more. Set by its thread, before it ends all calls for the last time; read by any.
+    #: Whether the collector has read its last reply. Set by its thread, before it ends all calls for the last time; read by any
+    #: thread.
     answers_no_more: bool
 
     def __init__(self) -> None:
@@ -106,16 +106,16 @@ class PoolState:
 
     @property
     def error(self) -> BaseException | None:
-        """Why no worker of this pool can run a task; None while they can."""
+        """The error for all calls when no worker of this pool can run a task; None otherwise."""
         return self._error
 
     def move(self, move: Move) -> None:
-        """Go on to the phase that `move` leads to.
+        """Enter the phase that `move` leads to.
 
         Raises
         ------
         IllegalMove
-            If that is none from the present phase.
+            If the current phase does not allow the move.
         """
         phase = self.phase
         after = MOVES.get((phase, move))
@@ -127,7 +127,7 @@ class PoolState:
             self._ended.set()
 
     def break_with(self, error: BaseException) -> BaseException:
-        """No worker can run a task, for this reason; return the first such reason. By the collector's thread alone."""
+        """Note the error for which no worker can run a task; return the first such error. For the collector's thread only."""
         if self._error is None:
             self._error = error
         return self._error

@@ -1,4 +1,4 @@
-"""The supervisor: keeps the pool at its number of workers, and reports how each worker ended.
+"""The supervisor: replaces workers that end, kills workers whose task takes too long, and reports the exit code of each.
 
 Runs in a thread of its own; `repopulate` also in the thread that makes the pool.
 """
@@ -26,31 +26,31 @@ _log = logging.getLogger(__name__)
 
 #: Time between attempts to start a worker in place of one that ended.
 _TRY_AGAIN_SECONDS = 0.5
-#: A pool without workers waits this long for the system to have a process or descriptors again.
+#: A pool without workers breaks when the system refuses processes, descriptors or memory for this long.
 _PATIENCE_SECONDS = 5.0
-#: How often to look at a process whose end no descriptor reports.
+#: Interval for looking at processes whose end no descriptor reports.
 _LOOK_SECONDS = 0.1
 #: Longest wait. The kernel takes at most 2**31 milliseconds.
 _LONGEST_SECONDS = 3600.0
 
 
 class Notifier(SelfPipe):
-    """Wakes the supervisor; stands where the standard library's pool has its ``_change_notifier``."""
+    """Wakes the supervisor. It takes the place of ``_change_notifier`` in the standard library's pool."""
 
     def put(self, _: Any) -> None:
-        """Wake it; from any thread, also from a finalizer."""
+        """Wake the supervisor. Any thread may call this, also in a finalizer."""
         self.wake()
 
 
 class Supervisor(Service):
-    """Runs until the pool is closed and its last call answered, or the pool is terminated.
+    """Runs until the pool is closed and its last call is answered, or until the pool is terminated.
 
     Parameters
     ----------
     launcher : Launcher
         Starts workers.
     processes : list of Process
-        The pool's list of its processes, kept up to date here.
+        The pool's list of its processes. The supervisor updates it.
     size : int
         Number of workers to keep.
     notifier : Notifier
@@ -58,11 +58,11 @@ class Supervisor(Service):
     cache : dict
         Running calls; empty when all are answered.
     feeder : Feeder
-        Gets word when there will be no more work. Wakes this thread when it has ended.
+        Gets `end` after the last call. Wakes this thread when it has ended.
     tell_collector : callable
         Passes events on to the collector.
     state : PoolState
-        Says how long to go on.
+        Says when the pool is closed and terminated.
     task_timeout : float or None
         Seconds after which a worker that still runs the same task is killed.
     """
@@ -90,13 +90,15 @@ class Supervisor(Service):
         self._feeder = feeder
         self._tell_collector = tell_collector
         self._task_timeout = task_timeout
-        #: Workers that were started and not buried. Written with the lock by the threads that start workers and by this one;
-        #: after its end by the thread that ends the pool. Other readers take a copy.
+        #: Workers that were started and not buried. Written by the threads that start workers and by this thread, with
+        #: `_changing` held; after the end of this thread, by the thread that ends the pool. Other readers take a copy.
         self._workers: list[WorkerHandle] = []
-        #: Held while workers are started and while one is taken off the lists.
+        #: Held while workers are started, and while one is removed from the lists.
         self._changing = threading.Lock()
+        #: Number of workers in a row that ended before they were ready. For this thread only.
         self._stillborn = 0
-        #: Whether this thread has reported why no worker can be started. Only it writes and reads this.
+        #: Whether this thread has broken the pool, so no worker is started any more. Written by this thread; read also by the
+        #: thread that makes the pool, in `repopulate`.
         self._gave_up = False
         #: Whether the last attempt to start a worker failed.
         self._short_handed = False
@@ -104,7 +106,7 @@ class Supervisor(Service):
         self._deserted_at: float | None = None
 
     def repopulate(self) -> None:
-        """Start workers until the pool has its number; from any thread."""
+        """Start workers until the pool has its number. Any thread may call this."""
         with self._changing:
             while len(self._processes) < self._size and self._may_start():
                 self._launcher.launch(self._keep)
@@ -127,7 +129,8 @@ class Supervisor(Service):
         try:
             self._keep_up()
         except BaseException as error:
-            # Ends of workers are not noticed any more, so no call can be waited for. Wait for the end of the pool.
+            # This thread no longer notices the ends of workers, so calls could wait indefinitely: fail them. Then wait for the end
+            # of the pool.
             self._fail(PoolTerminatedError(f"the pool cannot go on: {said(error)}"), error)
             while self._state.is_taking_calls():
                 self._await_word()
@@ -159,24 +162,24 @@ class Supervisor(Service):
         while not self._state.sends_no_more and not self._state.is_terminated():
             self._wait()
         if not self._state.is_terminated():
-            # Also the workers that are not ready: the feeder does not know them.
+            # Including the workers that are not ready: the feeder does not know them.
             for worker in self._workers:
                 worker.channel.finish()
                 if not self._may_start():
-                    worker.process.kill()  # no call waits for what it does
+                    worker.process.kill()  # no call waits for it
             self._tell_collector(Stop(drain=True))
             while self._watched() and not self._state.is_terminated():
                 self._wait()
                 self._bury()
 
     def _cannot_start(self, error: Exception) -> None:
-        """A worker could not be started: try again later, or break the pool if it has no worker and cannot get one."""
+        """Handle a failed start: try again later, or break the pool if it has no worker and cannot get one."""
         now = time.monotonic()
         if self._workers:
             self._deserted_at = None
         elif self._deserted_at is None:
             self._deserted_at = now
-        # Descriptors, processes and memory may be available again in a moment; other errors will come again.
+        # Descriptors, processes and memory may be available again in a moment. Other errors repeat.
         patience = _PATIENCE_SECONDS if isinstance(error, (OSError, MemoryError)) else 0
         if self._deserted_at is not None and now >= self._deserted_at + patience:
             self._fail(WorkerInitError(f"no worker can be started: {said(error)}"), error)
@@ -199,7 +202,7 @@ class Supervisor(Service):
             self._notifier.drain()
 
     def _patience(self) -> float | None:
-        """Seconds to wait for something to happen; None without a limit."""
+        """Maximum number of seconds to wait; None for no limit."""
         limits = [self._expire()]
         if self._short_handed:
             limits.append(_TRY_AGAIN_SECONDS)
@@ -208,7 +211,7 @@ class Supervisor(Service):
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _expire(self) -> float | None:
-        """Kill workers whose task has had its time; return the seconds until the next could be due, None for never."""
+        """Kill workers whose task has exceeded `task_timeout`. Return the seconds until the next task can; None without a limit."""
         granted = self._task_timeout
         if granted is None:
             return None
@@ -221,7 +224,7 @@ class Supervisor(Service):
             if began + granted > now:
                 soonest = min(soonest, began + granted)
             elif not worker.overdue:
-                # In this order: a doomed worker gets no new task, so a task that still runs after that is the one that is due.
+                # In this order: a doomed worker gets no new task. So if a task runs after that, it is the one that is overdue.
                 worker.doomed = True
                 if worker.control.began == began:
                     worker.overdue = True
@@ -232,7 +235,7 @@ class Supervisor(Service):
         return min(soonest - now + 0.001, _LONGEST_SECONDS)
 
     def _bury(self) -> None:
-        """Take workers that have ended off the list, and report how they ended."""
+        """Remove workers that have ended from the lists, and report their exit codes."""
         for worker in _ended(self._watched(), 0):
             worker.process.join()
             with self._changing:
@@ -262,17 +265,17 @@ class Supervisor(Service):
     def _fail(self, error: Exception, cause: BaseException | None) -> None:
         error.__cause__ = cause
         self._gave_up = True
-        # After the events of workers that ended: the last words of one may name the reason, and the first error stays.
+        # After the events of workers that ended: the last message of one may contain the reason, and the first error stays.
         self._tell_collector(Broken(error))
 
     def _watched(self) -> list[WorkerHandle]:
         return [worker for worker in list(self._workers) if worker.sentinel >= 0]
 
     def end_workers(self, patience: float) -> None:
-        """End all workers; in the thread that ends the pool, after this one has ended.
+        """End all workers. For the thread that ends the pool, after the supervisor's thread has ended.
 
-        One that is idle ends by itself as its channel closes, whatever it does about signals. One that is busy gets SIGTERM,
-        and SIGKILL if it is there still when `patience` seconds are over, for all of them together.
+        An idle worker ends when its channel closes, even if it ignores signals. A busy worker gets SIGTERM. Workers that still run
+        after `patience` seconds get SIGKILL; the time counts for all workers together.
         """
         for worker in self._workers:
             worker.control.ending = True
@@ -294,7 +297,7 @@ class Supervisor(Service):
         """Release the descriptors, after the thread and all workers have ended."""
         for worker in self._workers:
             let_go(worker)
-            # The collector may have ended before it got the worker.
+            # Also done by the collector, unless it ended before it got the worker.
             worker.channel.close()
             worker.receiver.owner_lost()
         self._workers.clear()
@@ -302,7 +305,7 @@ class Supervisor(Service):
 
 
 def _ended(workers: list[WorkerHandle], seconds: float) -> list[WorkerHandle]:
-    """Return the workers whose process has ended; wait up to `seconds` for the first."""
+    """The workers whose process has ended. Waits up to `seconds` for the first one."""
     if not all(worker.is_watched for worker in workers):
         seconds = min(seconds, _LOOK_SECONDS)
     ended = set(wait_readable((worker.sentinel for worker in workers), max(0.0, seconds)))

@@ -1,4 +1,4 @@
-"""Calls that are held back since their results pile up unread: a user's generator is consumed as fast as results are read."""
+"""The throttle: holds calls back while their results pile up unread, so that a generator is consumed as fast as results are read."""
 
 from __future__ import annotations
 
@@ -29,22 +29,24 @@ class Throttle:
         self._limit = limit
         self._cache = cache
         self._inbox = inbox
-        #: Whether no call is held back any more.
+        #: True when no call is held back any more.
         self._open = False
 
     def open(self) -> None:
-        """Hold nothing back from now on: the pool is closed, and its user may read results only after its end."""
+        """Hold no call back from now on: the pool is closed, and its user may read results only after its end."""
         self._open = True
 
     def holds_back(self, call: Call) -> bool:
-        """Whether a call is to wait. If so, a `Read` follows when results of it are read.
+        """Whether a call must wait. If so, a `Read` follows when results of it are read.
 
-        1. The feeder finds too many unread results, and asks to be told when some are read.
-        2. A user's thread reads results, and tells whoever has asked.
-        3. The feeder looks once more.
+        Race: a user reads results while the feeder looks at them.
 
-        If 2 comes after 1, it is told. If 2 came before 1, it sees at 3 that there are fewer. Verdict: a call that waits has
-        a `Read` to come.
+        1. The feeder finds too many unread results, and asks for a `Read`.
+        2. A user's thread reads results, and puts a `Read` if the feeder has asked.
+        3. The feeder looks again.
+
+        If 2 comes after 1, the feeder gets the `Read`. If 2 comes before 1, the feeder sees at 3 that there are fewer unread results.
+        Verdict: a call that waits gets a `Read`.
         """
         if self._open or not call.result_bytes:
             return False

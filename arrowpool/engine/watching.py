@@ -1,7 +1,7 @@
 """Waiting for a result from threads and from event loops.
 
-Each result object of a call is `Watched`. Threads and coroutines that wait for it register themselves; whoever changes the
-result, which is the collector or the feeder, wakes them. No thread waits on behalf of an event loop.
+Each result object of a call is `Watched`. Threads and coroutines that wait for it register themselves. The collector or the feeder,
+which change the result, wake them. No thread waits on behalf of an event loop.
 
 Cancelling the last coroutine that waits ends the call, as an interrupt does: running tasks are interrupted, waiting tasks are
 dropped.
@@ -23,9 +23,9 @@ class Watched:
 
     #: The process that made the call. Set once, before the pool knows the result.
     _pid: int
-    #: Who waits, by a token of each: how to wake it. Each waiter adds and removes its own token; whoever changes the result
-    #: reads a copy (`list`). All three are single operations on a dict, which Python makes atomic, with and without the GIL.
-    #: A waiter adds itself before it looks at the result, and is woken after the result has changed: it misses nothing.
+    #: For each waiter, by its token, a function that wakes it. Each waiter adds and removes its own token. The thread that changes
+    #: the result reads a copy (`list`). These are single operations on a dict, which are atomic, with and without the GIL. A waiter
+    #: adds itself before it looks at the result, and is woken after the result has changed: it misses no change.
     _watchers: dict[object, Callable[[], None]]
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -45,7 +45,7 @@ class Watched:
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[object]:
-        """Count as a waiter in the ``with`` block; gives the waiter's token. A lock's own notification wakes it."""
+        """Count as a waiter in the ``with`` block; yield the waiter's token. A lock's own notification wakes the waiter."""
         token = object()
         self._watchers[token] = _do_nothing
         try:
@@ -55,7 +55,7 @@ class Watched:
 
     @contextlib.contextmanager
     def _awaited(self) -> Iterator[object]:
-        """The same for a coroutine: its cancellation ends the call unless others wait."""
+        """As `_watching`, for a coroutine: its cancellation ends the call unless others wait."""
         with self._watching() as token:
             try:
                 yield token
@@ -66,7 +66,7 @@ class Watched:
                 raise
 
     async def _changed(self, is_there: Callable[[], bool]) -> None:
-        """Return when `is_there` is true; it must stay true from then on."""
+        """Return when `is_there` returns True. From then on it must always return True."""
         if is_there():
             return
         loop = asyncio.get_running_loop()
@@ -80,7 +80,7 @@ class Watched:
                 await future
 
     async def pause(self) -> None:
-        """Let the event loop run once. A cancellation here counts as one of waiting."""
+        """Let the event loop run once. A cancellation at this point counts as the cancellation of a waiter."""
         with self._awaited():
             await asyncio.sleep(0)
 
@@ -95,7 +95,7 @@ def _waker(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Cal
             future.set_result(None)
 
     def wake() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: its coroutines are gone
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so no coroutine waits
             loop.call_soon_threadsafe(done)
 
     return wake

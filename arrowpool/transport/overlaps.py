@@ -1,8 +1,10 @@
 """Memory that overlaps: windows of a frame, slices of a table.
 
-Answers three questions: which stretches of memory are cheaper to copy once than window by window, in which of them an array
-lies, and how spans that overlap are kept apart where each may be written to. Pure: addresses in, answers out. Used by
-what shares memory between tasks, and by the sender.
+- `stretches`: the stretches of memory that are cheaper to copy once than window by window.
+- `find`: the stretch in which an array lies.
+- `layers`: private copies for spans that overlap, where tasks may write to each.
+
+Pure functions of addresses. Used by `engine.shared`, and by the sender.
 """
 
 from __future__ import annotations
@@ -15,18 +17,18 @@ from typing import Any
 from arrowpool.codecs.outbox import Extent
 from arrowpool.tuning import ALIGNMENT, LEAST_WINDOW
 
-#: All windows together must show this many times the memory behind them. Sending a window of shared memory is cheap, but
-#: not quite as cheap as sending a segment, which the next task finds warm.
+#: All windows together must be this many times as large as the memory behind them. Sending a window of shared memory is cheap, but
+#: not as cheap as sending a segment, which the next task finds warm.
 _WORTH = 1.5
 
 
 class Stretch:
-    """Contiguous memory, ``[start, stop)`` by address, behind two or more windows; keeps it alive.
+    """Contiguous memory behind two or more windows, at addresses ``[start, stop)``. Keeps the memory alive.
 
     Attributes
     ----------
     blob : object or None
-        For the user of the stretch: what was made of it.
+        The blob of this memory. Set by the user of the stretch.
     """
 
     __slots__ = ("_owners", "blob", "start", "stop")
@@ -80,24 +82,24 @@ def _start(stretch: Stretch) -> int:
 
 
 def layers(spans: Sequence[tuple[Hashable, int, int]]) -> list[int]:
-    """Keep spans of the same memory apart: two that overlap get different layers.
+    """Assign layers to spans of memory, so that spans that overlap have different layers.
 
-    Each layer is one private copy of the memory, so what is written through one span does not show in another.
+    Each layer is one private copy of the memory. So data that is written through one span does not appear in another.
 
     Parameters
     ----------
     spans : sequence of (memory, start, stop)
-        Which memory, and ``[start, stop)`` in it.
+        An identifier of the memory, and the offsets ``[start, stop)`` in it.
 
     Returns
     -------
     list of int
-        For each span its layer, from 0 on, with as few layers for each memory as there can be.
+        The layer of each span, counted from 0. Each memory has as few layers as possible.
     """
     found = [0] * len(spans)
     if len(spans) < 2:
         return found
-    #: By memory, for each layer: where its last span ends, the first to end first.
+    #: By memory, a heap with the end of the last span of each layer, and the layer.
     ends: dict[Hashable, list[tuple[int, int]]] = {}
     for index in sorted(range(len(spans)), key=lambda index: spans[index][1]):
         memory, start, stop = spans[index]

@@ -1,4 +1,4 @@
-"""An object taken apart, and an object in its place in shared memory."""
+"""The two stages of an object on its way: taken apart (`Reduced`), and placed in shared memory (`Parcel`)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from arrowpool.transport.unit import Unit
 
 
 class Reduced(NamedTuple):
-    """An object taken apart, its large memory not yet copied."""
+    """An object taken apart; its large memory is not copied yet."""
 
     stream: bytes
     units: list[Unit]
 
     @property
     def nbytes(self) -> int:
-        """Bytes that will need room in segments."""
+        """Bytes that need space in segments."""
         return sum(unit.nbytes for unit in self.units if unit.leased is None)
 
     @property
     def placed_stream_bytes(self) -> int:
-        """Bytes of the stream, where it is so long that it was made the first unit; else 0."""
+        """Bytes of the stream if it is so long that it is the first unit; else 0."""
         return self.units[0].nbytes if self.units and not self.stream else 0
 
 
 class Parcel(NamedTuple):
-    """An encoded object in its place; holds one pin on each of its segments until `Sender.unpin`."""
+    """An encoded object in shared memory. Holds one pin on each of its segments until `Sender.unpin`."""
 
     body: Body
     segments: tuple[Segment, ...]
@@ -35,5 +35,5 @@ class Parcel(NamedTuple):
 
     @property
     def piped_bytes(self) -> int:
-        """Bytes of it that go through the pipe."""
+        """Bytes of the parcel that go through the pipe."""
         return piped_bytes(self.body)

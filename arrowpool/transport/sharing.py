@@ -1,7 +1,7 @@
-"""What the reducer may ask about an object: whether the receiver has it already, so that a number can stand for it.
+"""The interface by which the reducer asks whether the receiver already has an object, so that a number can replace it.
 
-Given to `Reducer.reduce` with each object. The counterpart of :class:`arrowpool.codecs.outbox.Outbox`, which is what a codec
-may ask of the reducer.
+Given to `Reducer.reduce` with each object. Its counterpart is :class:`arrowpool.codecs.outbox.Outbox`, the interface that codecs use
+to ask the reducer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 
 class Sharing(Protocol):
-    """What was placed before this message, or is placed when the reducer asks for it."""
+    """Objects that were placed before this message, or are placed when the reducer asks."""
 
     @property
     def pinned(self) -> Mapping[int, int]:
@@ -22,14 +22,14 @@ class Sharing(Protocol):
         """Whether `number_of` can return anything but None."""
 
     def number_of(self, obj: Any) -> int | None:
-        """The number of an object of a library known to the codecs that is shared as a whole; None if it is not shared."""
+        """The number of an object that is shared as a whole; None if it is not shared. For objects of libraries with a codec."""
 
     def window_of(self, address: int, nbytes: int) -> tuple[int, int] | None:
-        """The number of the shared memory in which this memory lies, and where in it; None if it lies in none."""
+        """The number of the shared memory that contains this memory, and the offset in it; None if there is none."""
 
 
 class PinnedOnly:
-    """Only what users have shared."""
+    """Only the objects that users have shared."""
 
     may_repeat = False
 
