@@ -1,13 +1,13 @@
-"""RSI and MACD of many tickers, on all cores; from any program, by key.
+"""RSI and MACD of many tickers, on all cores. Any program can call this script with a key.
 
     key=$(python compute_rsi_macd.py KEY)
 
-KEY is what `arrowpool.put(prices)` returned: a frame of closing prices, one column a ticker, one row a day, oldest first.
-Prints the key of the features: a frame with the same rows and, for each ticker, the columns `rsi`, `macd`, `signal`
-and `histogram`. It outlives this script: whoever asked for it deletes it.
+KEY is the key that `arrowpool.put(prices)` returned. `prices` is a frame of closing prices: one column a ticker, one row a day,
+oldest first. The script prints the key of the features: a frame with the same rows and, for each ticker, the columns `rsi`, `macd`,
+`signal` and `histogram`. The features persist after the script: the caller deletes them.
 
-The indicators are those of every textbook. RSI: Wilder's, over 14 days. MACD: the difference of exponential averages over
-12 and 26 days, its signal line over 9. Averages are recursive and begin with the first price.
+RSI: Wilder's, over 14 days. MACD: the difference of exponential averages over 12 and 26 days, with a signal line over 9. Averages
+are recursive and begin with the first price.
 """
 
 from __future__ import annotations
@@ -55,13 +55,15 @@ def features(close: pd.DataFrame) -> pd.DataFrame:
 
 
 def features_of_all(pool: arrowpool.Pool, close: pd.DataFrame, chunk: int = 50) -> pd.DataFrame:
-    """The same, so many tickers to a task."""
+    """All features, computed by a pool: `chunk` tickers in each task."""
     chunks = [close.iloc[:, at : at + chunk] for at in range(0, close.shape[1], chunk)]
     return pd.concat(pool.map(features, chunks), axis=1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="RSI and MACD of a shelf's frame of closing prices, onto the shelf.")
+    parser = argparse.ArgumentParser(
+        description="Compute RSI and MACD of closing prices on the shelf; put them on the shelf."
+    )
     parser.add_argument("key", help="key of the prices")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one for each core")
     arguments = parser.parse_args(argv)

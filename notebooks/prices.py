@@ -1,4 +1,4 @@
-"""Daily closing prices for the notebooks: five real tickers, and as many as you like that behave like them.
+"""Daily closing prices for the notebooks: of five real tickers, and of any number of tickers made from them.
 
 Data: the PyPI package ``bokeh-sampledata`` (AAPL, FB, GOOG, IBM and MSFT, 2000-03-01 to 2013-03-01), closing prices adjusted
 for splits and dividends.
@@ -23,11 +23,11 @@ def real_prices() -> pd.DataFrame:
 
 
 def extend(real: pd.DataFrame, tickers: int, block: int = 20, seed: int = 2013) -> pd.DataFrame:
-    """The real tickers, and made ones up to that number: a block bootstrap of the real daily returns.
+    """The real tickers, and made ones up to `tickers` in all: a block bootstrap of the real daily returns.
 
-    Each made ticker begins at 100 dollars and strings together blocks of consecutive real daily returns, each from a place
-    drawn at random in any of the real tickers. Returns, volatility and its clusters up to a month are thus real; how tickers
-    move together is not.
+    Each made ticker begins at 100 dollars and consists of blocks of consecutive real daily returns. Each block is drawn at random
+    from any of the real tickers. So returns, volatility and its clusters of up to a month are realistic; correlations between
+    tickers are not.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def extend(real: pd.DataFrame, tickers: int, block: int = 20, seed: int = 2013) 
     block : int
         Trading days in a block.
     seed : int
-        Of the random numbers.
+        Seed of the random numbers.
     """
     days = len(real)
     returns = [np.diff(np.log(real[ticker].dropna().to_numpy())) for ticker in real.columns]

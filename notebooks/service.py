@@ -1,12 +1,12 @@
-"""A web service whose background job runs a script over a big frame, and no byte of the frame goes through a pipe.
+"""A web service whose background job runs a script over a large frame. No byte of the frame goes through a pipe.
 
     pip install 'arrowpool[service]'
     uvicorn service:app
 
 - ``POST /jobs`` with prices as CSV (``date`` and one column a ticker): starts `compute_rsi_macd.py` and returns the job.
-- ``GET /jobs/{job}``: whether it is ``running``, ``done`` or ``failed``, and why.
-- ``GET /jobs/{job}/features/{ticker}``: the last day's features.
-- ``DELETE /jobs/{job}``: forget it.
+- ``GET /jobs/{job}``: the status, ``running``, ``done`` or ``failed``, and the error.
+- ``GET /jobs/{job}/features/{ticker}``: the features of the last day.
+- ``DELETE /jobs/{job}``: delete the job and its features.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Job:
     task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Start the script and wait for it; nothing is blocked meanwhile."""
+        """Start the script and wait for it, without blocking the event loop."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, SCRIPT, self.prices),

@@ -39,7 +39,7 @@ def run(*arguments, **environment):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """Everything measured once, with inputs of a few kB, and told as a table."""
+    """All scenarios, measured once with inputs of a few kB, as a table."""
     directory = tmp_path_factory.mktemp("measured")
     done = run(
         *("benchmarks.report", "--measure", "--no-plots", "--to", str(directory), "--contenders", FEW),
@@ -97,7 +97,7 @@ def test_the_plots(measured, tmp_path):
         assert (tmp_path / f"{kind}.svg").stat().st_size < 200_000
 
 
-def test_a_file_that_is_none_of_ours(tmp_path, capsys):
+def test_a_file_of_another_program(tmp_path, capsys):
     path = tmp_path / "other.json"
     path.write_text(json.dumps({"points": [{"seconds": [1]}]}))
     with pytest.raises(SystemExit):

@@ -128,7 +128,7 @@ def test_only_its_worker_gets_what_is_handed_over():
     assert not is_open(fds[0])
 
 
-def test_nobody_forks_while_descriptors_are_made():
+def test_no_thread_forks_while_descriptors_are_made():
     made, order = threading.Event(), []
 
     def fork():

@@ -84,7 +84,7 @@ def test_what_was_imported_before_and_meanwhile():
     del pool
 
 
-def test_it_is_put_back_exactly():
+def test_uninstall_restores_the_originals():
     names = [
         (multiprocessing, "Pool"),
         (multiprocessing.pool, "Pool"),
@@ -331,7 +331,7 @@ def test_a_child_that_was_forked_while_a_thread_installs():
     assert exitcode == 0
 
 
-def test_installing_anew_what_was_installed_in_part(monkeypatch):
+def test_install_completes_a_partial_install(monkeypatch):
     monkeypatch.setattr(spawn, "get_preparation_data", patching._prepare_and_install)
     install()
     try:

@@ -61,7 +61,7 @@ def test_another_thread_ends_the_wait():
         waker.close()
 
 
-def test_waking_never_waits_also_when_nobody_drains_the_pipe():
+def test_waking_never_waits_even_when_the_pipe_is_full():
     waker = SelfPipe()
     try:
         for _ in range(1 << 17):

@@ -19,7 +19,7 @@ JOBS_ON_A_FILE = ["summary of each column", "numbers standardised", "sorted by a
 
 
 def run(tmp_path, **arguments):
-    """Run it as a program of its own: a spawned worker imports it anew."""
+    """Run the command in a program of its own, which spawned workers can import."""
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(f"""

@@ -410,7 +410,7 @@ if PANDAS_3:
 
 
 class Kelvin(pa.ExtensionType):
-    """An extension type that nobody registered."""
+    """An extension type that is not registered."""
 
     def __init__(self) -> None:
         super().__init__(pa.float64(), "tests.kelvin")

@@ -1,4 +1,4 @@
-"""What can be told of an object that was moved: two objects are the same if `facts` finds the same of both."""
+"""The facts about an object that was moved: two objects are the same if `facts` returns the same for both."""
 
 from __future__ import annotations
 

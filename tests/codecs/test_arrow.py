@@ -1,4 +1,4 @@
-"""Arrow: only the slice is shipped, nothing is copied on arrival, and nobody can write to what arrived."""
+"""Arrow: only the slice is sent, the receiver copies nothing, and the received data cannot be written to."""
 
 from __future__ import annotations
 

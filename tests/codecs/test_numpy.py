@@ -95,7 +95,7 @@ def test_the_room_lives_as_long_as_any_view() -> None:
     assert alive() is None
 
 
-def test_a_view_of_much_places_what_it_shows() -> None:
+def test_a_view_of_a_large_array_places_only_its_elements() -> None:
     assert move(np.zeros((10_000, 100))[::1000, 3]).nbytes == 80
 
 

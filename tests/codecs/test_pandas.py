@@ -72,7 +72,7 @@ def test_nothing_is_copied_on_arrival() -> None:
 
 
 @pytest.mark.parametrize("make", [_frame, lambda: _one_by_one(N)], ids=["one-block", "many-blocks"])
-def test_writes_reach_nobody_else(make: Any) -> None:
+def test_writes_stay_private(make: Any) -> None:
     frame = make()
     before = facts(as_the_stdlib_does(frame))
     stream, units = reducer.dumps(frame, inline_limit=10_000)

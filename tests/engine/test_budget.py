@@ -15,7 +15,7 @@ BUDGET = 1000
 
 
 class House:
-    """A budget over the books of a sender without an arena, and workers that are none."""
+    """A budget, the lifecycle of a sender without an arena, and stand-ins for workers."""
 
     def __init__(self, workers=2):
         self.sender = Sender(None)
@@ -105,7 +105,7 @@ def test_what_workers_have_released_makes_room():
         assert worker.control.arguments.leases == 0, "others read that"
 
 
-def test_the_idle_trim_at_once_and_all_but_who_asks():
+def test_idle_workers_trim_at_once_except_the_one_that_asks():
     house = House(workers=4)
     asking, idle, busy, gone = house.workers
     busy.outstanding[0] = None
@@ -117,7 +117,7 @@ def test_the_idle_trim_at_once_and_all_but_who_asks():
     assert len(asking.channel.sent) == 1
 
 
-def test_a_worker_that_is_short_is_told_what_others_could_give_back():
+def test_a_worker_without_memory_learns_how_much_others_could_give_back():
     house = House(workers=3)
     short, other, clean = house.workers
     for worker, resident, leased in ((short, 700, 0), (other, 500, 100), (clean, 50, 80)):
@@ -148,7 +148,7 @@ def test_a_task_waits_for_what_is_in_flight_rather_than_for_other_processes(live
 
 
 @pytest.mark.parametrize(("workers", "waits"), [(2, True), (0, False)])
-def test_who_waits_for_other_processes_memory(workers, waits):
+def test_waiting_for_memory_of_other_processes(workers, waits):
     """Only where there are others."""
     house = House(workers)
     enough = house.reclaim.relieve()

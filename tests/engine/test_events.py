@@ -29,7 +29,7 @@ def test_events_have_no_other_attributes():
 
 
 @pytest.mark.parametrize("event", [None, object(), WorkerExited, "a call"])
-def test_the_feeder_raises_on_what_is_no_event_of_its_own(event):
+def test_the_feeder_raises_on_an_unknown_event(event):
     feeder = Feeder(queue.SimpleQueue(), print, {}, Sender(None), 1000, False, print, Metrics(), PoolState())
     with pytest.raises(TypeError, match="no handler"):
         feeder._handle(event)
@@ -46,7 +46,7 @@ def test_the_feeder_raises_on_what_is_no_event_of_its_own(event):
         ([0, 0], 0),
     ],
 )
-def test_releases_are_told_for_every_so_many_bytes(amounts, events):
+def test_releases_are_reported_after_a_number_of_bytes(amounts, events):
     inbox = queue.SimpleQueue()
     releases = Releases(inbox)
     for nbytes in amounts:

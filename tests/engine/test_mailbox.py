@@ -114,7 +114,7 @@ def test_an_answer_to_one_that_sleeps_wakes_it(steps, sleeper):
     assert woken_by() == Answered()
 
 
-def test_an_answer_that_is_not_wanted_wakes_nobody(steps, sleeper):
+def test_an_unwanted_answer_does_not_wake_the_feeder(steps, sleeper):
     steps.mailbox.rest(False, None)
     woken_by = sleeper()
     steps.mailbox.answered([a_task()])
@@ -124,7 +124,7 @@ def test_an_answer_that_is_not_wanted_wakes_nobody(steps, sleeper):
     assert len(steps.mailbox.answers) == 1
 
 
-def test_answers_wake_nobody_while_there_is_work(steps):
+def test_answers_do_not_wake_the_feeder_while_there_is_work(steps):
     steps.mailbox.rest(True, None)
     steps.mailbox.begin()
     steps.mailbox.answered([a_task()])
@@ -143,13 +143,13 @@ def test_some_answers_are_always_wanted(steps, what):
     assert steps.events() == [Answered()]
 
 
-def test_it_is_late_when_nothing_comes(steps):
+def test_a_wait_without_an_event_ends_late(steps):
     steps.mailbox.rest(False, 0.0)
     assert steps.mailbox.wait() == Late()
     assert not steps.mailbox.asleep
 
 
-def test_nobody_stands_in_for_one_that_is_awake(steps):
+def test_no_thread_stands_in_for_an_awake_feeder(steps):
     assert not steps.mailbox.stand_in()
     assert steps.mailbox.working.acquire(blocking=False), "it is held by nobody"
     steps.mailbox.working.release()
@@ -167,7 +167,7 @@ def test_one_stands_in_at_a_time_and_the_feeder_waits_for_it(steps, sleeper):
         steps.mailbox.begin()
 
 
-def test_nobody_stands_in_while_an_event_waits(steps, sleeper):
+def test_no_thread_stands_in_while_an_event_waits(steps, sleeper):
     woken_by = sleeper()
     with steps.mailbox.working:
         steps.mailbox.put(Hurry())
@@ -237,6 +237,6 @@ def test_what_a_stand_in_raises_is_raised_by_the_feeder_and_no_other_stands_in(s
         steps.mailbox.begin()
 
 
-def test_it_says_what_it_waits_for(steps):
+def test_repr_of_a_mailbox(steps):
     steps.mailbox.rest(True, 5.0)
     assert repr(steps.mailbox) == "<Mailbox awake | answers: 0 wanted | patience: 5.0>"

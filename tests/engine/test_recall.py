@@ -79,7 +79,7 @@ def test_what_waits_behind_a_long_task_is_given_to_others(clock):
     assert busy.last_frame == 0
 
 
-def test_nothing_is_taken_back_while_everybody_works_or_it_goes_on(clock):
+def test_no_task_is_taken_back_while_all_workers_work_or_it_makes_progress(clock):
     busy, other = a_worker(3), a_worker(1)
     watch = Watch(busy, other)
     for _ in range(5):

@@ -218,7 +218,7 @@ def test_states_tell_the_truth(kind, gate):
 
 
 @over(EVERY)
-def test_shutdown_waits_unless_it_shall_not(kind, gate):
+def test_shutdown_waits_by_default(kind, gate):
     executor = kind()
     made = [executor.submit(pass_gate, gate.path, i) for i in range(6)]
     executor.shutdown(wait=False)
@@ -268,7 +268,7 @@ def test_its_last_user_lets_go_of_it(kind):
 
 @pytest.fixture
 def said(request):
-    """What a logger is told, as text and in place of a record, which would keep the traceback and all in its frames."""
+    """The messages of a logger, as text: a record would keep the traceback, and the objects in its frames."""
     logger = logging.getLogger(request.param)
     said = []
 

@@ -158,7 +158,7 @@ def test_tsfresh():
     pd.testing.assert_frame_equal(computed, expected)
 
 
-def test_tsfresh_as_it_is():
+def test_unmodified_tsfresh():
     """Its own distributor says `multiprocessing.Pool`."""
     library("tsfresh")
     distribution = library("tsfresh.utilities.distribution")

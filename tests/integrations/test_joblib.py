@@ -71,7 +71,7 @@ def test_values_in_order(backend):
     assert joblib.Parallel(batch_size=7, pre_dispatch="all")(calls(abs, range(-50, 0))) == list(range(50, 0, -1))
 
 
-def test_it_is_found_by_every_name():
+def test_the_backend_is_found_by_every_name():
     for configured in (joblib.parallel_config, joblib.parallel_backend):
         with configured("arrowpool", n_jobs=2):
             assert os.getpid() not in joblib.Parallel()(calls(tasks.pid, range(4)))
@@ -185,7 +185,7 @@ def test_a_lost_task_is_run_again(tmp_path):
     assert len(runs) == 2
 
 
-def test_a_generator_that_nobody_reads_on(backend, recwarn):
+def test_a_generator_that_is_closed_early(backend, recwarn):
     with joblib.parallel_config(backend="arrowpool", n_jobs=2):
         values = joblib.Parallel(return_as="generator", pre_dispatch=2, batch_size=1)(calls(abs, range(-50, 0)))
         assert next(values) == 50
@@ -193,7 +193,7 @@ def test_a_generator_that_nobody_reads_on(backend, recwarn):
         assert joblib.Parallel()(calls(abs, [-1, -2])) == [1, 2]
 
 
-def test_nested_calls_get_what_they_get_with_loky():
+def test_nested_calls_get_the_same_backends_as_with_loky():
     found = {}
     for name in ("loky", "arrowpool"):
         with joblib.parallel_config(backend=name, n_jobs=2):

@@ -1,4 +1,4 @@
-"""Owners that share what there is of memory: nobody is promised what another one is about to take."""
+"""Owners that share the memory of a system: no owner is promised memory that another one is about to take."""
 
 from __future__ import annotations
 

@@ -329,7 +329,7 @@ def test_what_there_is_of_memory(owner, tmp_path):
         os.close(fd)
 
 
-def test_fork_pipes_are_closed_when_nobody_waits(owner, consumer):
+def test_the_pipe_of_a_fork_is_closed_after_the_child_has_ended(owner, consumer):
     flags = np.zeros(8, dtype=np.uint8)
     seen = consumer.view(grant(flags, 0, owner.allocate(platform.PAGE)))
     before = set(os.listdir("/proc/self/fd"))

@@ -105,7 +105,7 @@ def test_all_are_here():
 
 
 @pytest.mark.parametrize("path", EACH, ids=lambda path: path.stem)
-def test_it_runs(path, execute, tmp_path):
+def test_a_notebook_runs(path, execute, tmp_path):
     for name in NEEDS[path.stem]:
         pytest.importorskip(name, exc_type=ImportError)
     shelf = tmp_path / "shelf"

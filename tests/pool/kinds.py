@@ -86,7 +86,7 @@ class HasNoHash(metaclass=Equal):
 
 
 class Proxy:
-    """What it stands for cannot be had here."""
+    """Its value is not available in this process."""
 
     @property
     def __class__(self):
@@ -376,7 +376,7 @@ def fail(_):
 
 
 def state(_):
-    """What the worker's own definitions have become; touched by nobody but by the worker."""
+    """The state of the worker's own definitions, which only the worker changes."""
     Counted.count += 1
     attributes.count += 1
     cached(1)

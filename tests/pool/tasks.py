@@ -449,13 +449,13 @@ def wait_until_it_waits(pid):
 
 
 def fail_and_be_interrupted_at_once(path):
-    """Raise; the parent is told when that is being handled, and its signal comes before anything else is done."""
+    """Raise. While the exception is handled, tell the parent, and wait for the parent's signal."""
     be_interrupted_on_the_way_into("_failure", path)
     raise ValueError("first")
 
 
 def be_interrupted_on_the_way_into(name, path, signals=1):
-    """Once this thread calls a function of that name, the parent is told; its signals come before anything is done there."""
+    """When this thread calls a function of that name, tell the parent, and wait for its signals before the function runs."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
 
@@ -475,7 +475,7 @@ def be_interrupted_on_the_way_into(name, path, signals=1):
 
 
 def spin(_=None):
-    """Compute for ever, in one call that never lets go of the interpreter."""
+    """Compute indefinitely, in one call that never releases the interpreter's lock."""
     sum(iter(int, 1))
 
 
@@ -653,7 +653,7 @@ def get_ready(array, directory, count, module):
 
 
 def note_pid_and_block(path):
-    """Say which process runs this, then compute for ever in Python code that signals can interrupt."""
+    """Report the process id, then compute indefinitely in Python code that signals can interrupt."""
     note(path)
     while True:
         time.sleep(0.01)

@@ -110,7 +110,7 @@ def test_a_loop_that_is_gone(our_pool):
 
 
 @pytest.mark.parametrize("chunksize", [1, 10])
-def test_a_timeout_reaches_who_reads_results_that_are_there(our_pool, chunksize):
+def test_a_timeout_ends_a_loop_over_results_that_have_arrived(our_pool, chunksize):
     async def main():
         results = our_pool.imap(tasks.square, range(30_000), chunksize)
         read = 0
@@ -135,7 +135,7 @@ def test_a_timeout_reaches_who_reads_results_that_are_there(our_pool, chunksize)
 
 
 @pytest.mark.parametrize("call", ["apply", "map", "imap"])
-def test_who_is_cancelled_takes_nothing_from_others(our_pool, tmp_path, call):
+def test_a_cancelled_coroutine_takes_no_result_from_others(our_pool, tmp_path, call):
     async def main():
         path = str(tmp_path / "go")
         os.mkfifo(path)
@@ -274,7 +274,7 @@ HANDLERS = {
 
 @across_methods("one, handlers", HANDLERS, few=2)
 def test_signals_in_a_program_that_handles_them(one, handlers, tmp_path):
-    """The pool is made while they are handled: what is cancelled ends, no worker does, and nobody takes a signal for his own."""
+    """The pool is made while the loop handles signals: cancelled calls end, workers do not, and no worker handles a signal."""
     script = tmp_path / "script.py"
     script.write_text(SERVICE.replace("HANDLERS", HANDLERS[handlers]))
     done = subprocess.run(

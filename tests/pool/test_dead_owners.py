@@ -72,7 +72,7 @@ def test_a_small_result_keeps_its_own_memory_only(ours, how):
 
 
 @needs("fallocate")
-def test_it_stays_for_a_forked_child():
+def test_memory_of_a_dead_owner_stays_for_a_forked_child():
     with arrowpool.get_context("fork").Pool(1) as pool:
         kept = pool.apply(tasks.double, (np.ones(SIZE),))
         seen = pool.apply(tasks.double, (np.ones(SIZE),))

@@ -157,7 +157,9 @@ def opened():
 
 @pytest.mark.parametrize("ending", ["close", "terminate"])
 def test_descriptors_of_a_pool(ours, ending):
-    """Three a worker beside the two of the standard library, and none once it has ended, though results are alive and it is."""
+    """Three descriptors a worker, in addition to the two of the standard library. None after the end of the pool, although results
+    and the pool object are alive.
+    """
     counts, kept = {}, []
     for workers in (2, 6):
         before = opened()
@@ -359,7 +361,7 @@ def remove(group):
 
 @needs("proc")
 def test_the_limit_of_a_container(ours, tmp_path, memory_group):
-    """The budget keeps to it, and what cannot be had is an error, not the kernel's out-of-memory killer."""
+    """The budget stays within the limit. Memory beyond it is an error, not the end by the kernel's out-of-memory killer."""
     program = f"""
         from arrowpool.memory.limits import limits
 

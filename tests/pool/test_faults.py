@@ -57,7 +57,7 @@ def test_a_task_that_wants_to_exit(our_pool, how):
     still_works(our_pool)
 
 
-def test_what_is_no_exception(our_pool):
+def test_a_task_that_raises_a_base_exception(our_pool):
     with pytest.raises(tasks.Base, match="not an Exception"):
         our_pool.apply_async(tasks.raise_base).get(LIMIT)
     still_works(our_pool)
@@ -123,7 +123,7 @@ def test_only_the_task_that_ran_is_lost(our_pool):
 
 
 @forked_only
-def test_a_long_task_among_short_ones_holds_nobody_up(our_pool):
+def test_a_long_task_does_not_hold_up_short_ones(our_pool):
     our_pool.map(tasks.square, range(3000), 1)
     began = time.monotonic()
     seconds = [0] * 3000 + [3.0] + [0] * 3000
@@ -259,7 +259,7 @@ def test_a_function_and_an_iterable_whose_attributes_raise(our_pool):
     still_works(our_pool)
 
 
-def test_an_iterable_that_raises_what_is_no_exception(our_pool):
+def test_an_iterable_that_raises_system_exit(our_pool):
     def items():
         yield 1
         raise SystemExit("from the iterable")

@@ -186,7 +186,7 @@ def test_no_callback_after_one_has_terminated_the_pool(pool):
 
 @pytest.mark.parametrize("place", [place for place in PLACES if place is not in_supervisor])
 def test_joined_in_a_thread_of_its_own(pool, place):
-    """An error instead of a wait for ever, for a pool that is closed as for one that is terminated."""
+    """`join` raises an error instead of waiting indefinitely, after `close` and after `terminate`."""
     raised = []
     returned = threading.Event()
 

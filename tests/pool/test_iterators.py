@@ -374,7 +374,7 @@ def test_letting_go_of_results_ends_the_call(our_pool, method, chunksize):
     eventually(lambda: our_pool._task_handler.wake() or lifecycle.bytes_live <= 2 * arrays[0].nbytes)
 
 
-def test_results_that_nobody_ever_asked_for(implementation, tmp_path):
+def test_results_that_were_never_asked_for(implementation, tmp_path):
     """As with the standard library, the tasks are run for what they do; here their results are not kept."""
     path = str(tmp_path / "runs")
     pool = implementation.pool(2)
@@ -414,7 +414,7 @@ def test_unread_results_of_a_call_that_is_let_go_of_do_not_hold_it_back(ours, tm
     pool.join()
 
 
-def test_a_closed_pool_ends_although_an_iterator_blocks_that_nobody_waits_for(ours, blocked):
+def test_a_closed_pool_ends_although_the_iterator_of_a_closed_call_blocks(ours, blocked):
     pool = ours.pool(2)
     holding = blocked(items=[1, 2])
     results = pool.imap(tasks.square, holding)

@@ -107,7 +107,7 @@ def test_it_is_lent_for_as_long_as_a_task_needs_it(our_pool):
     assert all((other == -2).all() for other in others.get(LIMIT))
 
 
-def test_it_is_the_state_that_was_sent(our_pool):
+def test_a_lent_object_has_the_state_that_was_sent(our_pool):
     array = our_pool.apply(tasks.double, (np.ones(SIZE),))
     results = [our_pool.apply_async(tasks.first_after, (0.1, array)) for _ in range(4)]
     results[-1].get(LIMIT)

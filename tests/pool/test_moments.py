@@ -438,7 +438,7 @@ def test_what_is_the_same_goes_once(our_pool):
     assert our_pool.stats().shared_bytes - before == 2 * array.nbytes
 
 
-def test_objects_that_came_and_went_are_nobody_else(our_pool):
+def test_new_objects_with_ids_of_old_ones_are_not_mistaken_for_them(our_pool):
     """Pickling a function makes objects for the occasion; later ones with their ids are others."""
 
     class Fresh:
@@ -451,7 +451,7 @@ def test_objects_that_came_and_went_are_nobody_else(our_pool):
         gc.collect()
 
 
-def test_a_large_stream_beside_its_arguments(our_pool):
+def test_a_large_stream_next_to_large_arguments(our_pool):
     """Both so large that their streams are placed as memory."""
     texts = [f"text {i}" for i in range(20_000)]
     function = functools.partial(tasks.is_inside, texts)

@@ -59,7 +59,7 @@ def test_there_and_back(our_pool, objects_of, library):
 
 @pytest.mark.parametrize("library", ["numpy", "pandas", "pyarrow", "polars"])
 def test_results_that_are_changed_change_nothing_else(our_pool, library):
-    """Both sides write wherever they may; whoever did not write sees what was sent."""
+    """Each side writes to its copy where it may. The other side still sees the data that was sent."""
     chosen = [awkward for awkward in AWKWARD if awkward.library == library and awkward.shared][::3]
     objects = [awkward.make(SIZE) for awkward in chosen]
     before = [facts(obj) for obj in objects]

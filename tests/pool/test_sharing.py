@@ -112,7 +112,7 @@ def test_a_task_may_write_to_what_is_shared(our_pool):
     assert array.sum() == 0
 
 
-def test_it_is_the_state_it_was_shared_in(our_pool):
+def test_a_shared_object_has_the_state_it_was_shared_in(our_pool):
     array = np.zeros(SIZE)
     with our_pool.share(array):
         array[:] = 1
@@ -342,7 +342,7 @@ def test_tables_of_small_buffers_are_no_windows(our_pool):
     assert all(a.equals(b) for a, b in zip(our_pool.map(tasks.identity, tables, 2), tables, strict=True))
 
 
-def test_nobody_sees_what_is_written_to_a_window(our_pool):
+def test_writes_to_a_window_stay_private(our_pool):
     array = np.zeros(SIZE)
     frame = frame_of_columns()
     before = frame.copy()

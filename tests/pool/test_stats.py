@@ -162,7 +162,7 @@ def test_a_hint_is_given_once(our_pool, caplog, monkeypatch):
     assert "list of int" in caplog.text
 
 
-def test_how_it_shows_itself(our_pool):
+def test_stats_as_text_and_as_html(our_pool):
     our_pool.map(tasks.double, [np.ones(SIZE)] * 3, 1)
     our_pool.apply(tasks.length, (["<tag>" * 20_000],))
     stats = our_pool.stats()

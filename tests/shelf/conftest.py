@@ -20,7 +20,7 @@ def _own_shelf(own_shelf):
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """Run a program in a process of its own: ``elsewhere(program, *args)`` gives what it printed."""
+    """Run a program in another process: ``elsewhere(program, *args)`` returns its output."""
 
     def run(program, *args, prepare=None, check=True):
         script = tmp_path / "elsewhere.py"

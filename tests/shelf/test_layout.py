@@ -1,4 +1,4 @@
-"""What is put is what one gets, for every awkward object; and what Arrow can express, plain Arrow reads."""
+"""`get` returns every awkward object as it was put. Plain Arrow reads those that Arrow can express."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_columns_over_the_same_memory_stay_apart(copies):
     assert np.count_nonzero(came.index == -1.0) == 0
 
 
-def test_what_arrow_cannot_express_is_kept_beside_the_table():
+def test_properties_that_arrow_cannot_express_are_kept_next_to_the_table():
     frame = pd.DataFrame(
         {
             "flag": np.arange(LARGE) % 3 == 0,

@@ -905,7 +905,7 @@ def squat(address, *, listens=True):
 
 @root_only
 @pytest.mark.parametrize("kernel_tells", [True, False])
-def test_a_stranger_under_a_name_like_ours(request, monkeypatch, elsewhere_process, kernel_tells):
+def test_a_stranger_takes_a_name_like_ours(request, monkeypatch, elsewhere_process, kernel_tells):
     if not kernel_tells:
         monkeypatch.setattr(addresses, "listeners", lambda: None)
     one = elsewhere_process()

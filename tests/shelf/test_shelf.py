@@ -327,7 +327,7 @@ def test_an_object_goes_with_its_owner_but_not_from_its_readers(tmp_path, end):
 
 
 def test_a_reader_keeps_what_was_deleted_while_its_memory_is_used_again():
-    """Memory of a deleted object is warm for the next: but only once nobody sees it any more."""
+    """Memory of a deleted object is used for the next one, but only when no reader maps it any more."""
     held = []
     for i in range(12):
         key = arrowpool.put(np.full(200_000, float(i)))

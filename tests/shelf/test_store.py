@@ -342,7 +342,7 @@ def test_what_is_being_written_is_not_cleaned_away(own_shelf):
 
 
 @pytest.mark.parametrize("moment", ["open", "flock"])
-def test_who_is_taken_for_dead_begins_anew(own_shelf, monkeypatch, moment):
+def test_a_writer_that_is_taken_for_dead_begins_again(own_shelf, monkeypatch, moment):
     """A writer that others do not see, in another container say, and that has not locked yet what it has made."""
     monkeypatch.setattr(store, "_is_abandoned", lambda name: True)
     arrowpool.put(1, persist=True, key="k")
@@ -640,7 +640,7 @@ def test_what_is_damaged_can_be_deleted(own_shelf):
 
 @root_only
 @pytest.mark.parametrize("kind", ["directory", "link", "file", "closed directory"])
-def test_a_stranger_who_takes_our_directorys_name(monkeypatch, kind, request):
+def test_another_user_takes_the_name_of_our_directory(monkeypatch, kind, request):
     """It is passed over, whatever it is; the next place serves."""
     public = Path(tempfile.mkdtemp())
     request.addfinalizer(lambda: shutil.rmtree(public))

@@ -22,7 +22,7 @@ in_namespaces = pytest.mark.skipif(
 
 
 def start(program):
-    """Run a program in a user namespace that maps nobody: its user is 65534, as is everybody else."""
+    """Run a program in a user namespace that maps no user: all users, its own included, appear as 65534."""
     return subprocess.Popen(
         ["unshare", "-U", sys.executable, "-c", "import arrowpool, json, os, sys\n" + program],
         stdin=subprocess.PIPE,

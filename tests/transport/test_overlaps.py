@@ -27,7 +27,7 @@ def test_windows_that_overlap_by_half_are_one_stretch():
     assert spans(reversed(extents)) == [(0, 21 * K)]
 
 
-def test_chunks_beside_each_other_are_none():
+def test_adjacent_chunks_are_not_a_stretch():
     assert spans([window(at, at + K) for at in range(0, 20 * K, K)]) == []
 
 
@@ -36,7 +36,7 @@ def test_one_array_is_none_and_the_same_one_twice_is():
     assert spans([window(0, 4 * K)] * 2) == [(0, 4 * K)]
 
 
-def test_chunks_of_columns_that_lie_apart_are_none():
+def test_chunks_of_distant_columns_are_not_a_stretch():
     """Row slices of a block in column order: from the first column's to the last column's, but little of it is theirs."""
     assert spans([window(at, 100 * K + at, visible=K) for at in range(0, 10 * K, K)]) == []
 

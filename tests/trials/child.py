@@ -27,7 +27,7 @@ class Outcome:
     raised: type[BaseException] | None = None
 
     def get(self) -> Any:
-        """The value; an assertion fails where there is none."""
+        """The value. An assertion fails if the call raised."""
         assert self.wrong is None, f"{self.wrong}\n{self.said}"
         return self.value
 

@@ -1,4 +1,4 @@
-"""What programs do all day, one step after the other; each must be able to go on for ever. See `growth`."""
+"""Typical programs, one step after another. Each must be able to run indefinitely. See `growth`."""
 
 from __future__ import annotations
 

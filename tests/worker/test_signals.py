@@ -64,7 +64,7 @@ def test_one_pipe_is_the_lifeline_of_all_workers(lifeline):
 
 
 @pytest.mark.skipif(not facilities.has("sigio"), reason="a thread would have to run")
-def test_a_worker_that_is_stopped_before_it_can_see_to_that_itself(lifeline):
+def test_a_worker_that_is_stopped_before_it_watches_its_lifeline(lifeline):
     child = worker(lifeline, lambda: os.kill(os.getpid(), signal.SIGSTOP))
     os.waitpid(child, os.WUNTRACED)
     lifeline.close()
