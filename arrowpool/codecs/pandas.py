@@ -30,7 +30,14 @@ from arrowpool.codecs.arrow import extents as arrow_extents
 from arrowpool.codecs.numpy import bounds, extents_within, pack, unpack
 from arrowpool.codecs.numpy import extents as numpy_extents
 from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
-from arrowpool.codecs.templates import INDEXES, TextArray, encode_few_strings, encoder_of_frame, encoder_of_index
+from arrowpool.codecs.templates import (
+    ARRAYS,
+    INDEXES,
+    encoder_of_array,
+    encoder_of_categories,
+    encoder_of_frame,
+    encoder_of_index,
+)
 
 __all__ = ["encoder_for", "extents"]
 
@@ -41,20 +48,27 @@ def encoder_for(cls: type) -> Encode | None:
         return encoder_of_frame(cls)
     if cls in INDEXES:
         return encoder_of_index(cls)
+    if cls in ARRAYS:
+        return encoder_of_array(cls, _encode_arrow_backed if _is_arrow_backed(cls) else None)
+    if cls is pd.CategoricalDtype:
+        return encoder_of_categories(cls)
     if issubclass(cls, Block):
         return _encode_block
     if cls is BlockManager:
         return _encode_manager
     if cls is SingleBlockManager:
         return _encode_single_manager
-    if (
+    return _encode_arrow_backed if _is_arrow_backed(cls) else None
+
+
+def _is_arrow_backed(cls: type) -> bool:
+    """Whether arrays of this class are pickled as pandas pickles its own that are backed by Arrow."""
+    return (
         issubclass(cls, ArrowExtensionArray)
         and cls.__reduce_ex__ is object.__reduce_ex__
         and cls.__reduce__ is object.__reduce__
         and cls.__getstate__ is ArrowExtensionArray.__getstate__
-    ):
-        return _encode_arrow_backed
-    return None
+    )
 
 
 def _encode_block(block: Any, out: Outbox) -> Reduced:
@@ -133,10 +147,6 @@ def _encode_single_manager(manager: Any, out: Outbox) -> Reduced:
 
 
 def _encode_arrow_backed(array: Any, out: Outbox) -> Reduced:
-    if type(array) is TextArray:
-        few = encode_few_strings(array, out)
-        if few is not None:
-            return few
     chunked = array._pa_array
     if chunked.num_chunks != 1:
         return NotImplemented

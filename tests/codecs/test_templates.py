@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arrowpool.codecs import pandas as codec
+from arrowpool.codecs.templates import arrays, labels, tokens
 from arrowpool.codecs.templates import frame as frame_templates
 from arrowpool.codecs.templates import index as index_templates
-from arrowpool.codecs.templates import labels, tokens
 from arrowpool.codecs.templates.recent import Recent
 from arrowpool.transport import by_type, reducer
 from tests.codecs.awkward import AWKWARD, Awkward
@@ -34,7 +34,8 @@ LIMITS = [1, 200, 32 << 10]
 def without_templates(monkeypatch) -> Iterator[None]:
     monkeypatch.setattr(codec, "encoder_of_frame", lambda cls: None)
     monkeypatch.setattr(codec, "encoder_of_index", lambda cls: None)
-    monkeypatch.setattr(codec, "encode_few_strings", lambda array, out: None)
+    monkeypatch.setattr(codec, "encoder_of_array", lambda cls, otherwise: otherwise)
+    monkeypatch.setattr(codec, "encoder_of_categories", lambda cls: None)
     by_type.ways.clear()
     yield
     by_type.ways.clear()
@@ -377,6 +378,7 @@ def test_templates_are_bounded() -> None:
     for cache in (
         *(frame_templates._templates, frame_templates._plans, index_templates._templates, index_templates._plans),
         *(tokens._by_id, tokens._by_parts),
+        *(arrays._templates, arrays._plans),
         *(labels._templates, labels._of_arrow, labels._plans),
     ):
         assert len(cache) <= 2 * index_templates.TEMPLATES

@@ -25,9 +25,9 @@ from pandas.core.internals.managers import BlockManager, SingleBlockManager  # t
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
 from arrowpool.codecs.templates.index import TEMPLATES
-from arrowpool.codecs.templates.leaves import OWNER_ALONE, Reader, heap_of
+from arrowpool.codecs.templates.leaves import OWNER_ALONE, Build, Reader, heap_of
 from arrowpool.codecs.templates.recent import Recent
-from arrowpool.codecs.templates.values import Build, builder_of, take
+from arrowpool.codecs.templates.values import builder_of, take
 
 __all__ = ["encoder_of_frame"]
 

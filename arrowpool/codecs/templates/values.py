@@ -35,7 +35,7 @@ from arrowpool.codecs.templates.leaves import OWNER_ALONE, Build, Code, Key, Rea
 from arrowpool.codecs.templates.text import TextArray, take_text, text_builder
 from arrowpool.codecs.templates.tokens import period_token, zoned_token
 
-__all__ = ["Build", "Key", "builder_of", "take"]
+__all__ = ["TAKERS", "builder_of", "take"]
 
 Array = np.ndarray[Any, Any]
 
@@ -57,7 +57,7 @@ def take(values: Any, is_sole: bool, out: Outbox, small: list[Array], parts: lis
     cls = type(values)
     if cls is np.ndarray:
         return take_leaf(values, is_sole, out, small, parts)
-    taker = _TAKERS.get(cls)
+    taker = TAKERS.get(cls)
     if taker is not None and is_sole:
         key = taker(values, out, small, parts)
         if key is not None:
@@ -175,7 +175,8 @@ def _masked_builder(kind: str) -> Callable[[Any, list[Code]], Build]:
     return builder
 
 
-_TAKERS: dict[type, Callable[[Any, Outbox, list[Array], list[Any]], Key]] = {
+#: By the exact type: how to take an array apart. The result is its key, or None if it has to be a part.
+TAKERS: dict[type, Callable[[Any, Outbox, list[Array], list[Any]], Key]] = {
     DatetimeArray: _take_times,
     TimedeltaArray: _take_times,
     PeriodArray: _take_periods,
