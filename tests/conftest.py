@@ -20,6 +20,7 @@ import pytest
 import arrowpool
 from arrowpool.memory import facilities
 from arrowpool.shelf import this_process
+from tests import programs
 from tests.pool import tasks
 
 METHODS = ("fork", "spawn", "forkserver")
@@ -78,6 +79,9 @@ def _standard_helpers():
     # Workers of a server fork with all imported. Spawned workers, and all in programs that tests start, import for themselves.
     multiprocessing.set_forkserver_preload(["tests.pool.tasks", "pandas", "pyarrow"])
     forkserver.ensure_running()
+    programs.start()
+    yield
+    programs.stop()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,9 +6,6 @@ Each case is a program of its own. What only root can arrange is skipped for oth
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 import textwrap
 import time
 
@@ -17,6 +14,7 @@ import pytest
 
 import arrowpool
 from arrowpool.memory import arena, facilities, limits
+from tests import programs
 from tests.conftest import OURS, across_methods, needs
 from tests.pool import tasks
 
@@ -57,25 +55,15 @@ HEAD = """
 """
 
 
-def run(program, method, tmp_path, *, prepare=None, rlimit=None):
+def run(program, method, tmp_path, *, prepare=None):
     """Run a program, after the shell commands `prepare` in a mount namespace of its own."""
     script = tmp_path / "script.py"
     body = textwrap.indent(textwrap.dedent(program), "    ")
     script.write_text(textwrap.dedent(HEAD) + '\nif __name__ == "__main__":\n' + body)
-    command = [sys.executable, str(script), method]
-    if prepare is not None:
-        if os.geteuid() != 0 or shutil.which("unshare") is None:
-            pytest.skip("needs root and unshare")
-        shell = "mount --make-rprivate / && " + prepare + ' && exec "$@"'
-        command = ["unshare", "-m", "sh", "-ec", shell, "sh", *command]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONDONTWRITEBYTECODE": "1"},
-        preexec_fn=rlimit,
-    )
+    if prepare is not None and os.geteuid() != 0:
+        pytest.skip("needs root")
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = programs.run([script, method], timeout=LIMIT, env=environment, prepare=prepare)
     if prepare is not None and "ermission denied" in done.stderr and "mount" in done.stderr:
         pytest.skip(f"this container may not mount: {done.stderr}")
     assert done.returncode == 0, done.stderr[-3000:]
