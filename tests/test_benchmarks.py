@@ -6,8 +6,6 @@ import importlib.util
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +15,7 @@ import pytest
 from benchmarks import by_hand, contenders, inputs, memory, record, report, scenarios, sizes
 from benchmarks.measure import call_once
 from benchmarks.scenarios import Timing
+from tests import programs
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = "stdlib,arrowpool,by_hand,memcpy"
@@ -24,15 +23,7 @@ DRAWN = ("frame_in", "mixed_there_and_back", "tiny_single")
 
 
 def run(*arguments, **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    done = programs.run(["-m", *arguments], cwd=ROOT, env={**os.environ, **environment}, timeout=110)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 import arrowpool
+from tests import programs
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -97,14 +98,11 @@ def test_a_command(command, tmp_path):
     )
     extra = options.replace("{tmp}", str(tmp_path))
     head, _, expression = extra.partition(" -k ")
-    ran = subprocess.run(
-        [sys.executable, *words[1:], *head.split(), *(["-k", expression] if expression else [])],
+    ran = programs.run(
+        [*words[1:], *head.split(), *(["-k", expression] if expression else [])],
         cwd=ROOT if benchmarks else tmp_path,
         env={**_environ(), "ARROWPOOL_SHELF_DIR": str(tmp_path / "shelf"), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
         timeout=LIMIT,
-        check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert said in ran.stdout
@@ -193,13 +191,10 @@ def test_a_program(body, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     script = tmp_path / "program.py"
     script.write_text(program_of(body))
-    ran = subprocess.run(
-        [sys.executable, str(script)],
+    ran = programs.run(
+        [script],
         env={**os.environ, "ARROWPOOL_SHELF_DIR": str(tmp_path / "shelf")},
-        capture_output=True,
-        text=True,
         timeout=LIMIT,
-        check=False,
     )
     assert ran.returncode == 0, ran.stderr
 

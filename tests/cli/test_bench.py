@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import textwrap
 import time
 
@@ -13,6 +11,7 @@ import pandas as pd
 import pytest
 
 from arrowpool.cli import bench, bench_jobs
+from tests import programs
 
 LINE = re.compile(r"^(.+?) {2,}(\d+\.\d+) +(\d+\.\d+) +([\d.]+)x +(\d+\.\d+|-)$", re.MULTILINE)
 JOBS_ON_A_FILE = ["summary of each column", "numbers standardised", "sorted by a column", "frame captured by 8 tasks"]
@@ -30,7 +29,7 @@ def run(tmp_path, **arguments):
             sys.exit(bench.run(**{arguments!r}))
         """)
     )
-    return subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False)
+    return programs.run([script], timeout=100)
 
 
 def frame_of(rows):

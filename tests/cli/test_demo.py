@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 from arrowpool.cli import demo
+from tests import programs
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "arrowpool", *arguments], capture_output=True, text=True, timeout=100, check=False
-    )
+    return programs.run(["-m", "arrowpool", *arguments], timeout=100)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

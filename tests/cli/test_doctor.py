@@ -8,8 +8,6 @@ import multiprocessing
 import os
 import re
 import resource
-import subprocess
-import sys
 
 import psutil
 
@@ -17,6 +15,7 @@ from arrowpool.cli import doctor, doctor_checks, doctor_memory
 from arrowpool.cli.findings import Grade
 from arrowpool.memory import arena, limits, pages, platform
 from arrowpool.memory.limits import Limits
+from tests import programs
 
 PROGRAM = """
 import sys
@@ -26,17 +25,11 @@ if __name__ == "__main__":
 """
 
 
-def run(tmp_path, rlimit=None, wrapper=()):
+def run(tmp_path, **limits):
     script = tmp_path / "script.py"
     script.write_text(PROGRAM)
-    return subprocess.run(
-        [*wrapper, sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        preexec_fn=rlimit,
-        check=False,
-    )
+    pairs = {getattr(resource, name): (limit, limit) for name, limit in limits.items()}
+    return programs.run([script], timeout=100, limits=pairs)
 
 
 def findings(check):
@@ -56,7 +49,7 @@ def test_this_machine(tmp_path):
 
 def test_a_limit_on_the_size_of_files_leaves_no_shared_memory(tmp_path):
     limit = 64 << 20
-    done = run(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    done = run(tmp_path, RLIMIT_FSIZE=limit)
     assert done.returncode == 1
     assert re.search(r"^wrong +shared memory +not available", done.stdout, re.MULTILINE)
     assert "ulimit -f unlimited" in done.stdout
@@ -64,7 +57,7 @@ def test_a_limit_on_the_size_of_files_leaves_no_shared_memory(tmp_path):
 
 
 def test_too_few_descriptors(tmp_path):
-    done = run(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48)))
+    done = run(tmp_path, RLIMIT_NOFILE=48)
     assert done.returncode == 1
     assert re.search(r"^wrong +open files +48;", done.stdout, re.MULTILINE)
     assert "-> Pool() may fail. Run `ulimit -n" in done.stdout
@@ -72,7 +65,7 @@ def test_too_few_descriptors(tmp_path):
 
 def test_little_address_space(tmp_path):
     limit = 2600 << 20
-    done = run(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+    done = run(tmp_path, RLIMIT_AS=limit)
     assert "limited to 2.7 GB (RLIMIT_AS)" in re.sub(r"\s+", " ", done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
 

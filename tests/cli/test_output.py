@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 
 import arrowpool
 from arrowpool.cli.output import printable, until_not_read
+from tests import programs
 
 
 @pytest.mark.parametrize(
@@ -28,9 +27,7 @@ def test_output_that_is_not_read_ends_a_command_quietly(own_shelf, command):
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "wb") as output:
-        done = subprocess.run(
-            [sys.executable, "-m", "arrowpool", *command], stdout=output, stderr=subprocess.PIPE, text=True, timeout=100
-        )
+        done = programs.run(["-m", "arrowpool", *command], stdout=output, timeout=100)
     assert done.stderr == ""
     assert done.returncode == 141
 
@@ -46,7 +43,8 @@ def test_another_broken_pipe_is_an_error():
 def test_names_of_types_are_printed_on_one_line(own_shelf):
     cls = type("A\n\x1b[31mB", (), {"__reduce__": lambda self: (int, (7,))})
     key = arrowpool.put(cls())
-    listed = subprocess.run([sys.executable, "-m", "arrowpool", "ls"], capture_output=True, text=True, check=True)
+    listed = programs.run(["-m", "arrowpool", "ls"], timeout=100)
+    assert listed.returncode == 0, listed.stderr
     line = next(line for line in listed.stdout.splitlines() if line.startswith(key))
     assert r"A\n\x1b[31mB" in line
 

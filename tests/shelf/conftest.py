@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
+
+from tests import programs
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -25,13 +25,8 @@ def elsewhere(tmp_path):
     def run(program, *args, prepare=None, check=True):
         script = tmp_path / "elsewhere.py"
         script.write_text("import sys, arrowpool\n" + textwrap.dedent(program))
-        command = [sys.executable, str(script), *args]
-        if prepare is not None:
-            shell = "mount --make-rprivate / && " + prepare + ' && exec "$@"'
-            command = ["unshare", "-m", "sh", "-ec", shell, "sh", *command]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": os.getcwd()}
-        )
+        environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+        done = programs.run([script, *args], timeout=60, env=environment, prepare=prepare)
         if check:
             assert done.returncode == 0, done.stderr
             return done.stdout.strip()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pandas as pd
 
 import arrowpool
 from arrowpool.__main__ import main
+from tests import programs
 
 
 def test_ls_info_and_rm(capsys):
@@ -42,8 +41,7 @@ def test_ls_info_and_rm(capsys):
 
 def test_from_another_process():
     key = arrowpool.put(pd.DataFrame({"a": range(5)}))
-    command = [sys.executable, "-m", "arrowpool"]
-    listed = subprocess.run([*command, "ls"], capture_output=True, text=True, check=True)
+    listed = programs.run(["-m", "arrowpool", "ls"], timeout=60)
     assert key in listed.stdout
-    subprocess.run([*command, "rm", key], check=True)
+    assert programs.run(["-m", "arrowpool", "rm", key], timeout=60).returncode == 0
     assert not arrowpool.exists(key)
