@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 
@@ -22,10 +23,10 @@ from arrowpool.arguments import default_size
 from arrowpool.cli.doctor_memory import page_scan, shared_memory
 from arrowpool.cli.findings import LITTLE, Finding, Grade
 from arrowpool.context import get_context
-from arrowpool.memory import platform
+from arrowpool.memory import facilities, platform
 from arrowpool.memory.limits import is_tight, limits, memory
 from arrowpool.stats import show_bytes
-from arrowpool.tuning import INLINE_LIMIT
+from arrowpool.tuning import HEAP_KEPT, INLINE_LIMIT, MIB
 
 #: Descriptors of the parent: for each worker and for a pool (both counted), and an allowance for the rest of a program.
 _FDS_PER_WORKER = 6
@@ -33,6 +34,7 @@ _FDS_OF_POOL = 10
 _FDS_OTHERWISE = 64
 _PATIENCE_SECONDS = 60.0
 _ROWS = 50_000
+_TEMPORARIES = 20
 
 
 def start_method() -> Iterator[Finding]:
@@ -83,6 +85,35 @@ def memory_now() -> Iterator[Finding]:
         mode = setting.partition("[")[2].partition("]")[0]
         size = "2 MB where possible" if mode in ("always", "within_size", "force") else f"{platform.PAGE // 1024} kB"
         yield Finding(Grade.OK, "huge pages", f"{mode} for shared memory; page size {size}")
+
+
+def heap() -> Iterator[Finding]:
+    """Whether temporaries of tasks find warm memory: by the page faults of a second task in a new worker."""
+    with get_context().Pool(1) as pool:
+        pool.apply(_faults)
+        faults = pool.apply(_faults)
+    pool.join()
+    if faults < _TEMPORARIES * MIB // platform.PAGE // 2:
+        found = f"workers keep up to {show_bytes(HEAP_KEPT)} of freed memory warm for the next task"
+        yield Finding(Grade.OK, "heap of workers", found)
+        return
+    if not facilities.has("mallopt"):
+        advice = "ARROWPOOL_WITHOUT names mallopt."
+    elif is_tight():
+        advice = "Memory is short: see above."
+    else:
+        advice = "glibc keeps it; with another C library, preload an allocator that does (jemalloc, mimalloc)."
+    yield Finding(
+        Grade.SLOW, "heap of workers", "memory for temporaries is new in each task, and faulted in by page", advice
+    )
+
+
+def _faults() -> int:
+    """Page faults of a task that makes temporaries of 1 MB."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(_TEMPORARIES):
+        np.ones(MIB, dtype=np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def room_for_files() -> Iterator[Finding]:
@@ -137,4 +168,4 @@ def round_trip(method: str) -> Callable[[], Iterator[Finding]]:
     return trip
 
 
-CHECKS = (start_method, shared_memory, page_scan, memory_now, room_for_files)
+CHECKS = (start_method, shared_memory, page_scan, memory_now, heap, room_for_files)

@@ -14,6 +14,8 @@ name           what it is                                          what serves i
 ``dontneed``   ``MADV_DONTNEED``: drop the pages written to        the range is mapped again
 ``fallocate``  punch holes in files, and reserve their blocks      memory is kept until the file is closed; zeros are written
 ``lease``      ``F_SETLEASE``: whether others have a file open     a file is not used again
+``mallopt``    glibc's thresholds for what a process frees          the C library's own: temporaries of tasks are faulted in
+                                                                   again by each task
 ``proc``       ``/proc``                                           duplicates of descriptors; what is lent is copied;
                                                                    as for ``sigio``; no limits of control groups
 =============  ==================================================  ====================================================
@@ -24,7 +26,7 @@ from __future__ import annotations
 import functools
 import os
 
-NAMES = frozenset(("memfd", "pidfd", "sigio", "pagemap", "dontneed", "fallocate", "lease", "proc"))
+NAMES = frozenset(("memfd", "pidfd", "sigio", "pagemap", "dontneed", "fallocate", "lease", "mallopt", "proc"))
 _VARIABLE = "ARROWPOOL_WITHOUT"
 
 

@@ -30,6 +30,7 @@ from arrowpool.memory import platform
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control_page import ControlPage
 from arrowpool.memory.forks import settle_forks
+from arrowpool.memory.heap import Heap
 from arrowpool.memory.lease import Lease, live_leases
 from arrowpool.transport import protocol
 from arrowpool.transport.channel import Channel
@@ -105,6 +106,7 @@ def main(
     control = ControlPage(endpoints.control)
     # Its descriptor stays open: it is how `top` finds the page.
     interrupts = Interrupts(control)
+    heap = Heap(control.owners)  # before the initializer: what it loads and computes is on that heap
     channel = Channel(endpoints.reader, endpoints.writer)
     before = dict(main_names()) if tells_names else {}
     try:
@@ -119,7 +121,7 @@ def main(
     before.clear()
     parent = multiprocessing.parent_process()
     lender = parent.pid if parent is not None and parent.pid is not None else -1
-    worker = _Worker(channel, control, interrupts, endpoints, lender)
+    worker = _Worker(channel, control, interrupts, endpoints, lender, heap)
     with contextlib.suppress(OSError):  # the parent is gone, or terminates: nobody waits for this worker's words
         channel.send(protocol.hello(names, platform.may_open_of(lender)))
         worker.run(maxtasks)
@@ -130,11 +132,18 @@ class _Worker:
     """The loop and its state: the blobs it was sent, and how many tasks it has begun and completed."""
 
     def __init__(
-        self, channel: Channel, control: ControlPage, interrupts: Interrupts, endpoints: Endpoints, lender: int
+        self,
+        channel: Channel,
+        control: ControlPage,
+        interrupts: Interrupts,
+        endpoints: Endpoints,
+        lender: int,
+        heap: Heap,
     ):
         self._channel = channel
         self._control = control
         self._interrupts = interrupts
+        self._heap = heap
         self._receiver = Receiver(endpoints.arguments, self._control.released_by_worker, lender=lender)
         arena = Arena(endpoints.results, control.owners, endpoints.arguments) if endpoints.results >= 0 else None
         self._sender = Sender(arena)
@@ -153,6 +162,7 @@ class _Worker:
                     self._trim()
                 else:
                     self._run_frame(order)
+                    self._heap.worked()
                 if self._interrupts.ended_an_import:
                     return
             settle_forks()
@@ -160,11 +170,11 @@ class _Worker:
     def _receive(self) -> list[Order]:
         idle = 0.0
         while not self._channel.readable(
-            IDLE_SECONDS if self._holds_memory() or (live_leases() and not idle) else None
+            IDLE_SECONDS if self._holds_memory() or self._heap.holds_memory or (live_leases() and not idle) else None
         ):
             # Garbage may hold leases that the parent waits for; and after a while free pages serve nobody.
-            if not idle:
-                gc.collect()
+            if not idle and (live_leases() or self._holds_memory()):
+                gc.collect()  # only then: it writes to pages that are shared with the parent since the fork
             idle += IDLE_SECONDS
             if idle < WARM_SECONDS:
                 self._settle()
@@ -185,6 +195,7 @@ class _Worker:
 
     def _trim(self) -> None:
         self._settle()
+        self._heap.trim()
         if self._sender.arena is not None:
             self._sender.arena.trim()
             self._control.results = self._sender.use(_PARENT)

@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import re
 import resource
+import subprocess
+import sys
 
 import psutil
 
@@ -16,6 +18,7 @@ from arrowpool.cli.findings import Grade
 from arrowpool.memory import arena, limits, pages, platform
 from arrowpool.memory.limits import Limits
 from tests import programs
+from tests.conftest import needs
 
 PROGRAM = """
 import sys
@@ -41,7 +44,17 @@ def test_this_machine(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     for method in multiprocessing.get_all_start_methods():
         assert re.search(rf"^ok +{method} .*results equal", done.stdout, re.MULTILINE)
-    for subject in ("start method", "cores", "shared memory", "arena", "memory", "budget", "open files", "/dev/shm"):
+    for subject in (
+        "start method",
+        "cores",
+        "shared memory",
+        "arena",
+        "memory",
+        "budget",
+        "heap of workers",
+        "open files",
+        "/dev/shm",
+    ):
         assert re.search(rf"^(ok|slow) +{subject} ", done.stdout, re.MULTILINE), subject
     assert max(len(line) for line in done.stdout.splitlines()) <= doctor._WIDTH
     assert not done.stderr
@@ -123,6 +136,21 @@ def test_little_memory_and_a_container(monkeypatch):
     assert found["memory"].grade is Grade.SLOW
     assert found["budget"].grade is Grade.SLOW
     assert "spill_dir" in found["budget"].advice
+
+
+@needs("mallopt")
+def test_workers_that_keep_no_freed_memory():
+    # New processes: the C library reads its own variables when a process starts.
+    def told(**environment):
+        command = [sys.executable, "-m", "arrowpool", "doctor"]
+        environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536", **environment}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+        return re.sub(r"\s+", " ", done.stdout)
+
+    assert "ok heap of workers workers keep" in told()
+    without = told(ARROWPOOL_WITHOUT="mallopt")
+    assert "slow heap of workers memory for temporaries is new in each task" in without
+    assert "-> ARROWPOOL_WITHOUT names mallopt." in without
 
 
 def test_fewer_cores_than_the_machine_has(monkeypatch):

@@ -1,0 +1,102 @@
+"""The C library's heap of a worker: memory that a task has freed stays warm for the next task, within bounds.
+
+Called by the worker's loop. By default glibc gets each array of more than 128 kB from the kernel and gives it back when it is
+freed, until a process has freed some large ones: each temporary of each task is then zeroed and faulted in again, page by page.
+The thresholds set here are those at which glibc arrives by itself in a process that frees arrays of 32 MB.
+
+Guarantees: the parent's heap is not touched; thresholds that the user has set higher stay; freed memory goes back to the kernel
+after half a minute, also in a worker that is never idle, and at once where memory is short. Does nothing where the C library is
+not glibc. An allocator that is preloaded in its place (jemalloc, tcmalloc) has thresholds of its own, which stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import time
+from collections.abc import Mapping
+
+from arrowpool.memory import facilities
+from arrowpool.memory.limits import is_tight, memory
+from arrowpool.tuning import HEAP_KEPT, HEAP_SHARE, LARGEST_KEPT, WARM_SECONDS
+
+#: Parameters of `mallopt`, by what they are called in the environment.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = "trim_threshold", "mmap_threshold"
+_PARAMETERS = {_TRIM_THRESHOLD: -1, _MMAP_THRESHOLD: -3}
+#: What glibc begins with.
+_DEFAULT = 128 << 10
+_INT_MAX = (1 << 31) - 1
+#: Between two looks at how much memory there is.
+_LOOK_SECONDS = 1.0
+
+
+class Heap:
+    """This process's heap. Used by one thread; tasks may allocate in others.
+
+    Parameters
+    ----------
+    processes : int
+        How many processes keep memory in the same way: together they keep a small part of the machine's.
+    """
+
+    def __init__(self, processes: int):
+        self._libc = _glibc() if facilities.has("mallopt") else None
+        kept = min(HEAP_KEPT, memory()[0] // (HEAP_SHARE * processes)) if self._libc is not None else 0
+        self._thresholds = raised(kept, os.environ)
+        #: Whether freed memory is kept now.
+        self._keeps = False
+        #: Whether there may be some.
+        self._used = False
+        self._looked = self._trimmed = time.monotonic()
+        self._keep(self._libc is not None and not is_tight())
+
+    def __repr__(self) -> str:
+        return f"<Heap keeps={self._keeps} used={self._used} {self._thresholds}>"
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether there may be freed memory to be given back."""
+        return self._used and self._keeps
+
+    def worked(self) -> None:
+        """A task has run: see at times whether what it and others have freed may stay."""
+        self._used = True
+        now = time.monotonic()
+        if self._libc is None or now < self._looked + _LOOK_SECONDS:
+            return
+        self._looked = now
+        tight = is_tight()
+        if tight == self._keeps:
+            self._keep(not tight)
+        if tight or now >= self._trimmed + WARM_SECONDS:
+            self.trim()
+
+    def trim(self) -> None:
+        """Give freed memory back to the kernel."""
+        if self._libc is not None and self._used:
+            self._libc.malloc_trim(0)
+            self._trimmed = time.monotonic()
+            self._used = False
+
+    def _keep(self, keep: bool) -> None:
+        if self._libc is not None and self._keeps != keep:
+            self._keeps = keep
+            for name, value in self._thresholds.items():
+                self._libc.mallopt(_PARAMETERS[name], value if keep else _DEFAULT)
+
+
+def raised(kept: int, environment: Mapping[str, str]) -> dict[str, int]:
+    """The thresholds by which a process keeps so many bytes of freed memory, or what the user has set if that is more."""
+    wanted = {_TRIM_THRESHOLD: kept, _MMAP_THRESHOLD: min(LARGEST_KEPT, kept // 2)}
+    tunables = dict(part.partition("=")[::2] for part in environment.get("GLIBC_TUNABLES", "").split(":"))
+    for name in wanted:
+        for text in (environment.get(f"MALLOC_{name.upper()}_", ""), tunables.get(f"glibc.malloc.{name}", "")):
+            with contextlib.suppress(ValueError):
+                wanted[name] = max(wanted[name], min(int(text, 0), _INT_MAX))
+    return {name: max(value, _DEFAULT) for name, value in wanted.items()}
+
+
+def _glibc() -> ctypes.CDLL | None:
+    libc = ctypes.CDLL(None)
+    return libc if all(hasattr(libc, name) for name in ("gnu_get_libc_version", "mallopt", "malloc_trim")) else None
