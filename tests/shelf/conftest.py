@@ -1,21 +1,24 @@
-"""A shelf of its own for every test, and processes that read from it."""
+"""A separate shelf for each test, and processes that read from it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import textwrap
 
 import pytest
 
+from arrowpool.shelf import remote
 from tests import programs
+from tests.shelf.processes import Elsewhere, put_full
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 @pytest.fixture(autouse=True)
 def _own_shelf(own_shelf):
-    """For every test here."""
+    """Used by every test in this folder."""
 
 
 @pytest.fixture
@@ -33,6 +36,36 @@ def elsewhere(tmp_path):
         return done
 
     return run
+
+
+@pytest.fixture(params=["looks", "asks"])
+def way(request, monkeypatch):
+    """A reader that may look into its owner's descriptors, and one that may not, and has to ask."""
+    if request.param == "asks":
+        monkeypatch.setattr(remote, "_look_into", lambda pid, token, opened: (-1, -1))
+    return request.param
+
+
+@pytest.fixture
+def elsewhere_process():
+    """Fork processes that run functions: ``elsewhere_process()`` starts one and returns its `Elsewhere`."""
+    with contextlib.ExitStack() as started:
+
+        def start():
+            one = Elsewhere()
+            started.callback(one.close)
+            return one
+
+        yield start
+
+
+@pytest.fixture
+def stopped_owner(elsewhere_process):
+    """A process that holds an object and is stopped, and the key of the object."""
+    one = elsewhere_process()
+    key = one.do(put_full, 3)
+    one.stop()
+    return one, key
 
 
 def as_nobody(work):
