@@ -48,6 +48,8 @@ FRAME_SECONDS = 10e-3
 #: A frame never holds more tasks than this, nor more bytes than a socket takes without blocking.
 FRAME_TASKS = 1024
 FRAME_BYTES = 64 * KIB
+#: ...nor more bytes in segments than stay in a processor's cache from the copy to the task.
+FRAME_PLACED_BYTES = 1 * MIB
 
 #: A task that is shorter than this on average may wait in its worker behind one other, so that the worker never idles between
 #: two tasks.

@@ -20,7 +20,7 @@ from arrowpool.engine.settlement import Settlement
 from arrowpool.engine.throttle import Throttle
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import ArenaFullError
-from arrowpool.tuning import FRAME_BYTES
+from arrowpool.tuning import FRAME_BYTES, FRAME_PLACED_BYTES
 
 
 class Backlog:
@@ -93,47 +93,52 @@ class Backlog:
         """The call of the next task, as far as it is known."""
         return self._ahead[0].call if self._ahead else self._turns.next()
 
-    def next(self) -> Task | None:
-        """Take the next task; None when there is none, or it waits for memory."""
-        return self._ahead.popleft() if self._ahead else self._encode()
+    def peek(self) -> Task | None:
+        """The next task, encoded; None when there is none, or it waits for memory. `take` takes it."""
+        if not self._ahead:
+            task = self._encode()
+            if task is None:
+                return None
+            self._ahead.append(task)
+        return self._ahead[0]
 
-    def encode_ahead(self, most: int) -> bool:
-        """Encode one more task if fewer than `most` are encoded; whether there was one."""
-        if len(self._ahead) >= most:
+    def take(self, most: int) -> list[Task]:
+        """Take the next task, and with it up to `most` in all that go in one frame.
+
+        They are of the same call and function, and their bytes fit into a frame: those in the pipe, and those in segments.
+        """
+        # They stay in `ahead` until all are there: the budget counts them as in flight.
+        ahead = self._ahead
+        first = ahead[0]
+        call, function = first.call, first.blobs[0]
+        piped, placed, count = first.parcel.piped_bytes, first.parcel.nbytes, 1
+        while count < most and (count < len(ahead) or self._encode_one_of(call)):
+            task = ahead[count]
+            piped += task.parcel.piped_bytes
+            placed += task.parcel.nbytes
+            if (
+                task.call is not call
+                or piped > FRAME_BYTES
+                or placed > FRAME_PLACED_BYTES
+                or task.blobs[0] is not function
+            ):
+                break
+            count += 1
+        return [ahead.popleft() for _ in range(count)]
+
+    def encode_ahead(self, most: int, least: int) -> bool:
+        """Encode one more task if fewer than `most` are encoded; whether there was one.
+
+        More than `least` only while what is in flight is still in the processor's caches.
+        """
+        count = len(self._ahead)
+        if count >= most or (count >= least and self._budget.in_flight_bytes >= least * 2 * FRAME_PLACED_BYTES):
             return False
         task = self._encode()
         if task is None:
             return False
         self._ahead.append(task)
         return True
-
-    def companions(self, first: Task, most: int) -> list[Task]:
-        """Take up to `most` more tasks that go in one frame with `first`.
-
-        They are of the same call and function, need no segment, and their bytes fit into a frame.
-        """
-        companions: list[Task] = []
-        call, function = first.call, first.blobs[0]
-        nbytes = first.parcel.piped_bytes
-        for _ in range(most):
-            if self._ahead:
-                task = self._ahead.popleft()
-            elif self._waiting is None and not call.exhausted and (call.source is None or call.source.has_some()):
-                taken = self._take(call)
-                if taken is None:  # it failed, or there are no more
-                    continue
-                if isinstance(taken, Unplaced):  # it needs a segment, and so a frame of its own
-                    self._waiting = taken
-                    break
-                task = taken
-            else:
-                break
-            nbytes += task.parcel.piped_bytes
-            if task.call is not call or task.parcel.segments or nbytes > FRAME_BYTES or task.blobs[0] is not function:
-                self._ahead.appendleft(task)
-                break
-            companions.append(task)
-        return companions
 
     def give_back(self, tasks: list[Task]) -> None:
         """These tasks were sent and never begun: they come first, unless their call was cancelled."""
@@ -186,6 +191,17 @@ class Backlog:
                     return None
             if taken is not None:
                 return taken
+
+    def _encode_one_of(self, call: Call) -> bool:
+        """Encode the next task of this call behind those that are there, if there is one for which nothing must be waited."""
+        while self._waiting is None and not call.exhausted and (call.source is None or call.source.has_some()):
+            taken = self._take(call)
+            if isinstance(taken, Unplaced):
+                taken = self._place(taken)
+            if taken is not None:  # else it failed or waits, or there are no more
+                self._ahead.append(taken)
+                return True
+        return False
 
     def _place(self, unplaced: Unplaced) -> Task | None:
         """Place a task; None when it failed, or waits for memory."""

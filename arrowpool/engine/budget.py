@@ -60,7 +60,12 @@ class Budget:
         self.pinned = 0
 
     def __repr__(self) -> str:
-        return f"<Budget limit: {self.limit:,} | in flight: {self._lifecycle.bytes_live - self.pinned:,}>"
+        return f"<Budget limit: {self.limit:,} | in flight: {self.in_flight_bytes:,}>"
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Bytes of segments that count towards the limit."""
+        return self._lifecycle.bytes_live - self.pinned
 
     def in_flight(self) -> bool:
         """Whether there is a task whose end would give memory back."""
@@ -79,7 +84,7 @@ class Budget:
         """
         if self._lifecycle.live:
             self._reclaim.reap()
-        return self._lifecycle.bytes_live - self.pinned + nbytes <= self.limit or not self.in_flight()
+        return self.in_flight_bytes + nbytes <= self.limit or not self.in_flight()
 
     def fits_for_many(self, nbytes: int) -> bool:
         """Whether `nbytes` more may be placed now that several tasks refer to.

@@ -31,6 +31,7 @@ from arrowpool.engine.events import (
     WorkerJoined,
 )
 from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.scheduling import gather_seconds
 from arrowpool.engine.state import PoolState
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import (
@@ -59,10 +60,6 @@ from arrowpool.transport.protocol import (
 )
 from arrowpool.transport.reducer import loads
 from arrowpool.waiting import SelfPipe, wait_readable
-
-#: While a worker has more tasks than this, replies are gathered for this long before they are read.
-_MANY = 16
-_GATHER_SECONDS = 0.002
 
 
 class Inbox:
@@ -168,9 +165,9 @@ class Collector(Service):
     def run(self) -> None:
         try:
             while self._stop is None or (self._stop.drain and self._workers):
-                if any(len(worker.outstanding) > _MANY for worker in self._workers.values()):
-                    # Short tasks, many to a frame: wait for more replies than the first one.
-                    wait_readable([self._inbox.reader], _GATHER_SECONDS)
+                pause = gather_seconds(self._workers.values())
+                if pause:
+                    wait_readable([self._inbox.reader], pause)
                 for fd, _ in self._poll.poll():
                     if fd == self._inbox.reader:
                         self._inbox.drain()

@@ -8,7 +8,9 @@ import time
 from arrowpool.engine.calls import Task
 from arrowpool.engine.reclaim import Reclaim
 from arrowpool.engine.worker_handle import WorkerHandle
+from arrowpool.errors import ArenaFullError
 from arrowpool.transport import protocol
+from arrowpool.transport.protocol import Grants
 from arrowpool.transport.sender import Sender
 
 
@@ -42,8 +44,19 @@ class Delivery:
         new = [blob for blob in blobs if blob.number not in worker.known_blobs]
         if not worker.may_borrow:
             self._bring_in(tasks)
-        blob_grants = [(blob.number, sender.grant(blob.parcel, worker)) for blob in blobs if blob.parcel.segments]
-        items = [(task.parcel.body, sender.grant(task.parcel, worker)) for task in tasks]
+        blob_grants: list[tuple[int, Grants]] = []
+        items: list[protocol.TaskWire] = []
+        try:
+            for blob in blobs:
+                if blob.parcel.segments:
+                    blob_grants.append((blob.number, sender.grant(blob.parcel, worker)))
+            for task in tasks:
+                parcel = task.parcel
+                items.append((parcel.body, sender.grant(parcel, worker) if parcel.segments else ()))
+        except ArenaFullError:
+            for _, grants in (*blob_grants, *items):
+                sender.revoke(grants, worker)
+            raise
         if blob_grants or tasks[0].parcel.segments:
             worker.control.arguments = sender.use(worker)
         first = worker.sent
@@ -51,6 +64,7 @@ class Delivery:
             worker.outstanding[worker.sent] = task
             worker.sent += 1
         worker.last_frame = len(tasks)
+        worker.pace = tasks[0].call.mean_seconds or 0.0
         worker.progress = (time.monotonic(), worker.control.started)
         if new:
             worker.known_blobs.update(blob.number for blob in new)

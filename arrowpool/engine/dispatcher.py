@@ -76,29 +76,33 @@ class Dispatcher:
             worker = free_worker(self._workers, queue_behind=self._may_queue(backlog.call()))
             if worker is None:
                 break
-            task = backlog.next()
-            if task is None:
+            first = backlog.peek()
+            if first is None:
                 return
-            self._send(worker, [task, *backlog.companions(task, self._size(task, worker) - 1)])
-            self._turns.took(task.call)
+            self._send(worker, backlog.take(self._size(first, worker)))
+            self._turns.took(first.call)
             if not mailbox.is_empty():
                 return
         while mailbox.is_empty():
             call = self._turns.next()
-            if not backlog.encode_ahead(len(self._workers) if call is None else self._ahead_size(call)):
+            least = len(self._workers)
+            if not backlog.encode_ahead(least if call is None else self._ahead_size(call), least):
                 return
 
     def _send(self, worker: WorkerHandle, tasks: list[Task]) -> None:
         try:
             self._delivery.send(worker, tasks)
         except ArenaFullError as error:
-            for task in tasks:
-                self._tell_collector(Failed(task.call.job, task.index, error))
-                self._settlement.settle(task)
+            if len(tasks) > 1:  # there may be memory, or leases, for some of them
+                for task in tasks:
+                    self._send(worker, [task])
+                return
+            self._tell_collector(Failed(tasks[0].call.job, tasks[0].index, error))
+            self._settlement.settle(tasks[0])
 
     def _size(self, first: Task, worker: WorkerHandle) -> int:
         """How many tasks to send in one frame that begins with this one."""
-        if self._one_by_one or first.parcel.segments:
+        if self._one_by_one:
             return 1
         return frame_size(first, worker, len(self._workers), self._limit)
 

@@ -1,9 +1,11 @@
 """Which worker gets the next task, how many tasks go in one frame, and how many are encoded or drawn ahead.
 
-Functions of what is measured, without state. Used in the feeder's thread.
+Functions of what is measured, without state. Used in the feeder's thread, and `gather_seconds` in the collector's.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from arrowpool.engine.calls import Call, Task
 from arrowpool.engine.worker_handle import WorkerHandle
@@ -11,6 +13,10 @@ from arrowpool.tuning import FRAME_SECONDS, FRAME_TASKS, SHORT_TASK_SECONDS
 
 #: Time that handling one task costs beside running it, for sizing frames.
 _TASK_OVERHEAD_SECONDS = 1e-5
+
+#: Replies are gathered while a worker has at least this many short tasks, for at most this long.
+_GATHER_TASKS = 4
+_GATHER_SECONDS = 2e-3
 
 
 def free_worker(workers: list[WorkerHandle], queue_behind: bool) -> WorkerHandle | None:
@@ -45,6 +51,19 @@ def frame_size(first: Task, worker: WorkerHandle, worker_count: int, budget: int
     if call.result_bytes:
         count = min(count, max(1, _results_within(budget, call) // (2 * worker_count)))
     return count if worker.quota is None else min(count, worker.quota - worker.sent)
+
+
+def gather_seconds(workers: Iterable[WorkerHandle]) -> float:
+    """How long to let replies gather before they are read, since to read each by itself costs more than a short task.
+
+    Half of the work that a worker has left, so that it gets more before it runs dry. 0 where tasks are not short, or are few.
+    """
+    left = 0.0
+    for worker in workers:
+        count = len(worker.outstanding)
+        if count >= _GATHER_TASKS and worker.pace < SHORT_TASK_SECONDS:
+            left = max(left, count * (worker.pace + _TASK_OVERHEAD_SECONDS))
+    return min(_GATHER_SECONDS, left / 2)
 
 
 def ahead_size(call: Call, worker_count: int, budget: int) -> int:

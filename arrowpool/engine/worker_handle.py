@@ -49,6 +49,9 @@ class WorkerHandle:
     ready: bool = False
     sent: int = 0
     last_frame: int = 0
+    #: Seconds that each task of that frame takes, as far as is known. The feeder writes, the collector reads: a guess, of which
+    #: any value does.
+    pace: float = 0.0
     outstanding: dict[int, Task] = field(default_factory=dict)
     known_blobs: set[int] = field(default_factory=set)
     to_forget: list[int] = field(default_factory=list)

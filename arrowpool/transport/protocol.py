@@ -159,6 +159,11 @@ def grant(slot: int, offset: int, nbytes: int, source: tuple[int, int] | None = 
     return slot, offset, nbytes, source
 
 
+def slot_of(grant: GrantWire) -> int:
+    """The slot of the right to a segment."""
+    return grant[0]
+
+
 # ---------------------------------------------------------------------------------------------------------- orders
 
 

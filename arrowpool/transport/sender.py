@@ -265,16 +265,21 @@ class Sender:
         Raises
         ------
         ArenaFullError
-            When the consumer holds too many already; those given for this parcel so far end with the consumer.
+            When the consumer holds too many already. None is given then.
         """
-        grants = []
+        grants: list[protocol.GrantWire] = []
         for segment in parcel.segments:
             slot = self.lifecycle.grant(segment, consumer)
             if slot is None:
+                self.revoke(grants, consumer)
                 raise ArenaFullError("a process holds too many shared objects at a time; release some of them")
             source = segment.memory.mapping.source if isinstance(segment, Borrowed) else None
             grants.append(protocol.grant(slot, segment.offset, segment.size, source))
         return tuple(grants)
+
+    def revoke(self, grants: Iterable[protocol.GrantWire], consumer: Hashable) -> None:
+        """Take back leases of which `consumer` has not learned."""
+        self._free(self.lifecycle.released(consumer, [protocol.slot_of(grant) for grant in grants]))
 
     def unpin(self, segments: Iterable[Segment]) -> None:
         """Let go of one pin on each of `segments`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arrowpool.engine.scheduling import ahead_size, draw_size, frame_size, free_worker
+from arrowpool.engine.scheduling import ahead_size, draw_size, frame_size, free_worker, gather_seconds
 from arrowpool.tuning import FRAME_SECONDS, FRAME_TASKS, PREFETCH_SECONDS, SHORT_TASK_SECONDS
 from tests.workers import a_call, a_task, a_worker
 
@@ -60,6 +60,24 @@ def test_how_many_go_in_a_frame(mean, length, index, workers, left, size):
     task = a_task(a_call(mean=mean, length=length), index)
     worker = a_worker(quota=None if left is None else 50 + left, sent=50)
     assert frame_size(task, worker, workers, 1000) == pytest.approx(size, abs=1 if size > 30 else 0)
+
+
+@pytest.mark.parametrize(
+    ("workers", "seconds"),
+    [
+        ([], 0),
+        ([IDLE], 0),
+        # Few, or not short: each reply is wanted at once.
+        ([{"outstanding": 3, "pace": 1e-4}], 0),
+        ([{"outstanding": 50, "pace": SHORT_TASK_SECONDS}], 0),
+        # Half of what is left in the worker that has the most to do, but not for long.
+        ([{"outstanding": 4, "pace": 9e-5}, IDLE], 2e-4),
+        ([{"outstanding": 4, "pace": 9e-5}, {"outstanding": 10, "pace": 9e-5}], 5e-4),
+        ([{"outstanding": 1000, "pace": 9e-5}], 2e-3),
+    ],
+)
+def test_how_long_replies_gather(workers, seconds):
+    assert gather_seconds([a_worker(**state) for state in workers]) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(

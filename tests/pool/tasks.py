@@ -74,6 +74,18 @@ def first(array):
     return float(array.flat[0])
 
 
+DIES, SLEEPS = -1.0, -2.0
+
+
+def first_or_trouble(array):
+    value = first(array)
+    if value == DIES:
+        die("sigkill")
+    elif value == SLEEPS:
+        time.sleep(3)
+    return value
+
+
 def total(frame):
     return float(frame.to_numpy().sum())
 

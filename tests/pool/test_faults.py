@@ -122,6 +122,43 @@ def test_only_the_task_that_ran_is_lost(our_pool):
     assert [result.get(LIMIT) for result in results] == [4] * 1000
 
 
+def arrays_and(value, count, at):
+    """Arrays of 40 kB that begin with their indexes, but for one."""
+    return [np.full(5_000, value if i == at else i, dtype=float) for i in range(count)]
+
+
+@pytest.mark.own_pool
+def test_only_the_task_that_ran_is_lost_of_those_with_memory(our_pool):
+    """Short tasks go several to a frame with their segments, which are free at the end, whichever worker had leases of them."""
+    results = our_pool.imap(tasks.first_or_trouble, arrays_and(tasks.DIES, 900, 600))
+    assert [next(results) for _ in range(600)] == list(range(600))
+    with pytest.raises(WorkerLostError, match="task 600 of first_or_trouble"):
+        next(results)
+    assert list(results) == list(range(601, 900))
+    nothing_is_left_in_flight(our_pool)
+
+
+@forked_only
+def test_a_long_task_among_short_ones_with_memory_holds_nobody_up(our_pool):
+    """Those behind it are taken back from its worker with their leases."""
+    began = time.monotonic()
+    results = our_pool.imap_unordered(tasks.first_or_trouble, arrays_and(tasks.SLEEPS, 900, 600))
+    assert sorted(next(results) for _ in range(899)) == [i for i in range(900) if i != 600]
+    assert time.monotonic() - began < 2.9, "the others waited behind the long one"
+    assert next(results) == tasks.SLEEPS
+    nothing_is_left_in_flight(our_pool)
+
+
+def nothing_is_left_in_flight(our_pool):
+    """Workers release leases a moment after their replies."""
+    feeder = our_pool._task_handler
+    deadline = time.monotonic() + LIMIT
+    while feeder.sender.lifecycle.live and time.monotonic() < deadline:
+        feeder.wake()
+        time.sleep(0.01)
+    assert not feeder.sender.lifecycle.live
+
+
 @forked_only
 def test_a_long_task_does_not_hold_up_short_ones(our_pool):
     our_pool.map(tasks.square, range(3000), 1)

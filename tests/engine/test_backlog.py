@@ -1,0 +1,207 @@
+"""Which tasks go in one frame, and what is in flight meanwhile: the feeder's parts over an arena, with workers that only keep
+what they are sent. No process, no thread."""
+
+from __future__ import annotations
+
+import queue
+
+import numpy as np
+import pytest
+
+from arrowpool.engine import events
+from arrowpool.engine.calls import Call
+from arrowpool.engine.feeder import Feeder
+from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.state import PoolState
+from arrowpool.memory.arena import Arena, create
+from arrowpool.transport.protocol import read_orders
+from arrowpool.transport.sender import Sender
+from arrowpool.tuning import FRAME_BYTES, FRAME_PLACED_BYTES, KIB, MIB
+from tests.workers import a_worker
+
+SHORT = 1e-4
+
+
+class House:
+    """A feeder that is not started."""
+
+    def __init__(self, budget=64 * MIB, workers=1):
+        self.failed = []
+        self.sender = Sender(Arena(create(256 * MIB)))
+        self.feeder = Feeder(
+            queue.SimpleQueue(), self.failed.append, {}, self.sender, budget, False, print, Metrics(), PoolState()
+        )
+        self.workers = [a_worker(pid=number) for number in range(workers)]
+        for worker in self.workers:
+            self.feeder._handle(events.WorkerJoined(worker))
+
+    @property
+    def live(self):
+        return self.sender.lifecycle.bytes_live
+
+    def begin(self, items, *, mean=SHORT, job=0):
+        """A call whose tasks are known to be that short."""
+        tasks = ((job, index, len, (item,), {}) for index, item in enumerate(items))
+        self.call = Call(tasks, None, job=job, mean_seconds=mean, length=10_000)
+        self.feeder._handle(self.call)
+
+    def run(self):
+        self.feeder._dispatcher.run()
+
+    def frames(self, worker=0):
+        """What was sent to a worker: for each frame, the bytes in segments of each of its tasks."""
+        return [
+            [sum(nbytes for _, _, nbytes, _ in grants) for _, grants in frame.tasks]
+            for frame in read_orders(self.workers[worker].channel.sent)
+        ]
+
+    def answer(self, worker=0):
+        """A worker has done all it was sent, and reads none of it any more."""
+        done = self.workers[worker]
+        tasks = list(done.outstanding.values())
+        done.outstanding.clear()
+        done.control.released_by_worker[list(self.sender.lifecycle._consumers[done].grants)] = 1
+        self.feeder.answered(tasks)
+        self.feeder._settlement.settle_answered()
+        self.feeder._reclaim.reap()
+
+    def close(self):
+        self.feeder._let_go()
+        self.sender.close()
+
+
+@pytest.fixture
+def house():
+    built = []
+
+    def build(**how):
+        built.append(House(**how))
+        return built[-1]
+
+    yield build
+    for one in built:
+        one.close()
+
+
+def arrays(count, nbytes):
+    return (np.full(nbytes, index % 251, dtype=np.uint8) for index in range(count))
+
+
+@pytest.mark.parametrize("nbytes", [40 * KIB, 240 * KIB, 600 * KIB, 3 * MIB])
+def test_short_tasks_with_memory_share_a_frame_up_to_its_bytes(house, nbytes):
+    house = house()
+    house.begin(arrays(60, nbytes))
+    house.run()
+    first, second = house.frames()
+    assert len(first) == len(second) == max(1, FRAME_PLACED_BYTES // nbytes)
+    assert all(size == nbytes for size in first)
+
+
+@pytest.mark.parametrize("nbytes", [KIB, 12 * KIB, 30 * KIB])
+def test_small_memory_goes_in_the_pipe_up_to_its_bytes(house, nbytes):
+    house = house()
+    house.begin(arrays(200, nbytes))
+    house.run()
+    first, second = house.frames()
+    assert first == [0] * len(first)
+    assert len(first) == len(second)
+    assert 0.4 * FRAME_BYTES < len(first) * nbytes <= FRAME_BYTES
+
+
+@pytest.mark.parametrize("mean", [None, 0.5])
+def test_what_is_not_known_to_be_short_goes_alone(house, mean):
+    house = house()
+    house.begin(arrays(10, 40 * KIB), mean=mean)
+    house.run()
+    assert [len(frame) for frame in house.frames()] == [1]
+
+
+def test_what_goes_in_a_frame_counts_as_in_flight_while_it_is_gathered(house):
+    """Or the second would be taken for one that travels alone."""
+    house = house(budget=100 * KIB)
+    house.begin(arrays(60, 40 * KIB))
+    house.run()
+    assert house.frames() == [[40 * KIB, 40 * KIB]]
+    assert house.live <= 100 * KIB
+    assert house.feeder._backlog.waits
+    house.answer()
+    house.run()
+    assert [len(frame) for frame in house.frames()] == [2, 2]
+    assert house.live <= 100 * KIB
+
+
+def test_what_is_encoded_ahead_stays_in_the_caches(house):
+    house = house()
+    house.begin(arrays(200, 240 * KIB))
+    house.run()
+    assert len(house.frames()) == 2
+    assert house.live <= 5 * FRAME_PLACED_BYTES
+
+
+def test_what_is_encoded_ahead_is_what_the_workers_need_next(house):
+    house = house(workers=3)
+    house.begin(arrays(200, 3 * MIB))
+    house.run()
+    assert len(house.feeder._backlog._ahead) == 3
+
+
+def test_what_is_taken_back_is_sent_to_another_worker_and_freed_once(house):
+    house = house(workers=2)
+    house.begin(arrays(8, 240 * KIB))
+    house.run()
+    slow, other = house.workers
+    assert len(slow.outstanding) > 1
+    house.answer(1)
+    # The worker has begun its first task, which does not end; then it says that it has skipped the others.
+    slow.control.started = 1
+    taken = [slow.outstanding.pop(number) for number in list(slow.outstanding)[1:]]
+    house.feeder._handle(events.Returned(taken))
+    house.run()
+    assert [task.index for task in taken] == [task.index for task in list(other.outstanding.values())[: len(taken)]]
+    for _ in range(5):
+        house.answer(0)
+        house.answer(1)
+        house.run()
+    assert house.sender.lifecycle.live == set()
+    assert house.call.pending == 0
+
+
+def test_a_worker_that_dies_gives_the_memory_of_its_frame_back(house):
+    house = house(workers=2)
+    house.begin(arrays(8, 240 * KIB))
+    house.run()
+    dead, other = house.workers
+    begun, *rest = [dead.outstanding.pop(number) for number in list(dead.outstanding)]
+    assert rest
+    # As the collector does it: the task that ran is lost, the others come back.
+    house.feeder._handle(events.WorkerExited(dead, -9))
+    house.feeder._handle(events.Returned(rest))
+    house.feeder.answered([begun])
+    house.feeder._settlement.settle_answered()
+    for _ in range(8):
+        house.answer(1)
+        house.run()
+    assert house.sender.lifecycle.live == set()
+    assert house.call.pending == 0
+    assert not other.outstanding
+
+
+def test_a_cancelled_call_gives_back_what_waits_in_workers_and_ahead(house):
+    house = house(workers=2)
+    house.begin(arrays(200, 240 * KIB))
+    house.run()
+    house.feeder._handle(events.Cancelled(0))
+    house.answer(0)
+    house.answer(1)
+    assert house.sender.lifecycle.live == set()
+
+
+def test_leases_that_are_used_up_fail_only_the_tasks_without_one(house, monkeypatch):
+    monkeypatch.setattr("arrowpool.memory.lifecycle.LEASE_SLOTS", 2)
+    house = house()
+    house.begin(arrays(4, 40 * KIB), mean=SHORT)
+    house.run()
+    assert house.frames() == [[40 * KIB], [40 * KIB]]
+    assert [event.index for event in house.failed] == [2, 3]
+    house.answer()
+    assert house.sender.lifecycle.live == set()
