@@ -23,6 +23,7 @@ from arrowpool import Shelf
 from arrowpool.memory import limits
 from arrowpool.shelf import (
     catalogue,
+    entries,
     files,
     part_files,
     places,
@@ -236,7 +237,7 @@ def test_a_forked_child_does_not_hold_what_another_thread_has_locked(stuck_at, o
     reader, writer = os.pipe()
     parent = os.fork()
     if parent == 0:
-        with stuck_at(store, "_put_under", lambda: arrowpool.put(2, persist=True, key="k")):
+        with stuck_at(entries, "put_under", lambda: arrowpool.put(2, persist=True, key="k")):
             child = os.fork()
             if child == 0:
                 os.close(reader)

@@ -30,7 +30,7 @@ import arrowpool
 from arrowpool import Shelf, ShelfKeyError
 from arrowpool.errors import ArenaFullError
 from arrowpool.memory import platform
-from arrowpool.shelf import directories, keys, locks, store, this_process
+from arrowpool.shelf import directories, entries, keys, locks, store, this_process
 from tests.shelf.conftest import as_nobody, in_a_child, root_only
 
 fork = multiprocessing.get_context("fork")
@@ -344,7 +344,7 @@ def test_what_is_being_written_is_not_cleaned_away(own_shelf):
 @pytest.mark.parametrize("moment", ["open", "flock"])
 def test_a_writer_that_is_taken_for_dead_begins_again(own_shelf, monkeypatch, moment):
     """A writer that others do not see, in another container say, and that has not locked yet what it has made."""
-    monkeypatch.setattr(store, "_is_abandoned", lambda name: True)
+    monkeypatch.setattr(entries, "is_abandoned", lambda name: True)
     arrowpool.put(1, persist=True, key="k")
     module = os if moment == "open" else locks.fcntl
     original = getattr(module, moment)
