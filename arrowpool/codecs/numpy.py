@@ -27,6 +27,9 @@ __all__ = ["bounds", "encoder_for", "extents", "extents_within", "pack", "unpack
 Array = np.ndarray[Any, Any]
 
 _FOREIGN = ">" if sys.byteorder == "little" else "<"
+_SINGLETONS = [np.dtype(char) for char in "?bhilqBHILQefdgFDG"]
+#: What stands for a dtype in the stream, by the id of NumPy's only object for it. Pickle takes a dtype apart each time.
+CODES = {id(dtype): dtype.str for dtype in _SINGLETONS}
 #: NumPy's own subclasses that pickle as a plain array does, with nothing of theirs beside the elements.
 _PLAIN_SUBCLASSES = (np.matrix, np.recarray, np.memmap)
 _PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
@@ -64,7 +67,7 @@ def _encode(array: Array, out: Outbox) -> Reduced:
         dtype = array.dtype
         if dtype.kind in "biufc" and dtype.byteorder != _FOREIGN and array.flags.c_contiguous and array.nbytes:
             # Less than NumPy's own way costs, which makes an empty array first and gives it an eight-part state.
-            return _small, (array.shape, dtype, array.tobytes())
+            return _small, (array.shape, CODES.get(id(dtype)) or dtype, array.tobytes())
         return array.__reduce__()
     source, dtype = _as_written(array)
     if source.dtype != dtype:
@@ -102,7 +105,7 @@ def bounds(array: Array) -> tuple[int, int]:
     return start + sum(min(span, 0) for span in spans), start + sum(max(span, 0) for span in spans) + array.itemsize
 
 
-def _small(shape: tuple[int, ...], dtype: np.dtype[Any], data: bytes) -> Array:
+def _small(shape: tuple[int, ...], dtype: np.dtype[Any] | str, data: bytes) -> Array:
     """A copy, since what was unpickled owns its memory: it can be resized."""
     return np.ndarray(shape, dtype, data).copy()
 

@@ -268,7 +268,8 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reduce_function(self, function: types.FunctionType) -> Any:
         """By reference, or as cloudpickle does."""
-        if self._reach is None:
+        # This package's own, which rebuild what codecs have taken apart, are the same everywhere.
+        if self._reach is None or (function.__module__ or "").startswith("arrowpool."):
             return NotImplemented
         self.guessed = self.guessed or self._reach.is_guess(function)
         if self._reach.resolves(function):

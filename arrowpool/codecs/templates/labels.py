@@ -33,9 +33,6 @@ _TYPE_OF = {"L": pa.large_string(), "S": pa.string()}
 
 #: By the labels, their type and their storage: the bytes of the template.
 _templates: Recent[tuple[Any, ...], bytes] = Recent(_REMEMBERED)
-#: By the id of an Arrow array that the entry keeps alive: that array, its values in memory that is not shared with it, the token
-#: of the dtype, and the template.
-_of_arrow: Recent[int, tuple[Any, Any, bytes, bytes]] = Recent(_REMEMBERED)
 
 
 def encode_labels(index: Any) -> Reduced:
@@ -60,20 +57,27 @@ def encode_few_strings(values: Any, out: Outbox) -> Reduced:
     if token is None:
         return None
     chunked = values._pa_array
-    known = _of_arrow.get(id(chunked))
-    # Compared, since Arrow's memory may belong to an object that changes it.
-    if known is not None and known[2] == token and known[1].equals(chunked):
-        return _rebuild_array, (known[3],)
     kind = _TYPES.get(chunked.type.id)
-    if kind is None or chunked.num_chunks != 1 or chunked.nbytes > _CHARACTERS + 8 * (_LABELS + 1):
+    if kind is None or chunked.num_chunks != 1:
         return None
-    labels = chunked.to_pylist()
-    template = _template((kind, token, *labels))
-    if (
-        chunked.get_total_buffer_size() <= 2 * chunked.nbytes + _CHARACTERS
-    ):  # else it would keep much more alive than it shows
-        _of_arrow.put(id(chunked), (chunked, _arrow_of(kind, labels), token, template))
+    chunk = chunked.chunk(0)
+    validity, offsets, characters = chunk.buffers()
+    rows = len(chunk)
+    if validity is not None or chunk.offset or characters is None or characters.size > _CHARACTERS:
+        return _encode_listed(kind, token, chunk)
+    # As bytes, since Arrow's memory may belong to an object that changes it. With what follows the last label, if anything does.
+    key = kind, token, rows, offsets.to_pybytes(), characters.to_pybytes()
+    template = _templates.get(key)
+    if template is None:
+        template = pickle.dumps((kind, token, *chunk.to_pylist()), 4)
+        _templates.put(key, template)
     return _rebuild_array, (template,)
+
+
+def _encode_listed(kind: str, token: bytes, chunk: Any) -> Reduced:
+    if chunk.nbytes > _CHARACTERS + 8 * (_LABELS + 1):
+        return None
+    return _rebuild_array, (_template((kind, token, *chunk.to_pylist())),)
 
 
 def _template(key: tuple[Any, ...]) -> bytes:

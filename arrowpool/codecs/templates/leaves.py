@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from arrowpool.codecs.numpy import bounds
+from arrowpool.codecs.numpy import CODES, bounds
 from arrowpool.codecs.outbox import ByteArray, Outbox
 from arrowpool.tuning import ALIGNMENT
 
@@ -45,16 +45,13 @@ Heap = bytearray | ByteArray | None
 #: `sys.getrefcount(owner.attribute)` of what only the owner refers to: the owner's reference, and the argument's. To be called
 #: in a statement of its own: what is already on the stack for another call counts, too.
 OWNER_ALONE = 2
-_PLAIN = [np.dtype(char) for char in "?bhilqBHILQefdgFDG"]
-#: By the dtype's id; these are singletons of NumPy's.
-_CODES = {id(dtype): dtype.str for dtype in _PLAIN}
 
 
 def take_leaf(array: Array, is_sole: bool, out: Outbox, small: list[Array], parts: list[Any]) -> Code:
     """Put an array with the small ones, or among the parts; return its code."""
     if is_sole and 0 < array.nbytes < out.inline_limit:
         dtype = array.dtype
-        code = _CODES.get(id(dtype)) or _code_of(dtype)
+        code = CODES.get(id(dtype)) or _code_of(dtype)
         if code is not None:
             flags = array.flags
             if flags.c_contiguous or not flags.f_contiguous:
