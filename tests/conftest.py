@@ -61,7 +61,11 @@ def pytest_collection_modifyitems(items):
     def rank(item):
         return next((ranks[place] for place in ranks if place and item.nodeid.startswith(place)), ranks[""])
 
-    items.sort(key=rank)
+    def method(item):
+        return next((at for at, name in enumerate(METHODS) if re.search(rf"\b{name}\b", item.name)), -1)
+
+    # By start method within a module: where a process takes over a part of it, it does not start all pools again.
+    items.sort(key=lambda item: (rank(item), item.path, method(item)))
 
 
 _PATIENCE_SECONDS = 3.0
