@@ -522,6 +522,12 @@ def first_after(seconds, array):
     return float(array.flat[0])
 
 
+def wait_for_path(path):
+    while path is not None and not os.path.exists(path):
+        time.sleep(0.005)
+    return path
+
+
 def wait_for_file(array, path):
     while not os.path.exists(path):
         time.sleep(0.005)

@@ -83,6 +83,12 @@ PLACES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    """A pool that waits for itself takes longer than any test waits."""
+    monkeypatch.setattr(ending, "_TERMINATE_SECONDS", 2.0 * LIMIT)
+
+
 @pytest.fixture
 def pool(monkeypatch):
     monkeypatch.setattr(pool_module, "default_size", lambda: 2)  # or there are no threads that copy

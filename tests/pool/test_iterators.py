@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import arrowpool
+from arrowpool.engine import ending
 from tests.conftest import forked_only, is_arena
 from tests.pool import tasks
 from tests.pool.test_interrupts import run
@@ -115,7 +116,8 @@ def test_tasks_are_retried_while_an_iterator_blocks(ours, blocked, tmp_path):
     pool.join()
 
 
-def test_ends_do_not_wait_for_an_iterator_that_blocks(ours, blocked, caplog):
+def test_ends_do_not_wait_for_an_iterator_that_blocks(ours, blocked, caplog, monkeypatch):
+    monkeypatch.setattr(ending, "_TERMINATE_SECONDS", 2.0 * LIMIT)
     before = arenas()
     pool = ours.pool(2)
     array = np.ones(FRAME)
@@ -128,7 +130,7 @@ def test_ends_do_not_wait_for_an_iterator_that_blocks(ours, blocked, caplog):
     began = time.monotonic()
     pool.terminate()
     pool.join()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < LIMIT
     assert not caplog.records
     with pytest.raises(arrowpool.PoolTerminatedError):
         results.next(LIMIT)
@@ -143,7 +145,8 @@ def test_ends_do_not_wait_for_an_iterator_that_blocks(ours, blocked, caplog):
     assert holding.asked == asked, "asked for more after the end"
 
 
-def test_nothing_is_asked_of_an_iterator_after_the_end(ours):
+def test_nothing_is_asked_of_an_iterator_after_the_end(ours, monkeypatch):
+    monkeypatch.setattr(ending, "_TERMINATE_SECONDS", 2.0 * LIMIT)
     asked = 0
 
     def endless():
@@ -159,7 +162,7 @@ def test_nothing_is_asked_of_an_iterator_after_the_end(ours):
             results.next(LIMIT)
         began = time.monotonic()
         pool.terminate()
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < LIMIT
         until = asked
         pool.join()
         assert asked == until
