@@ -63,7 +63,7 @@ def _facts_of_pandas(obj: Any) -> Any:
         return type(obj), obj.name, obj.start, obj.stop, obj.step
     if isinstance(obj, pd.Index):
         return type(obj), obj.name, repr(getattr(obj, "freq", None)), facts(obj._data)
-    return type(obj), obj.dtype, [facts(part) for part in _parts_of_extension(obj)]
+    return type(obj), obj.dtype, getattr(obj, "_readonly", False), [facts(part) for part in _parts_of_extension(obj)]
 
 
 def _parts_of_extension(array: Any) -> list[Any]:

@@ -339,6 +339,18 @@ def test_labels_of_one_template_are_not_shared(count: int) -> None:
             arrived.name = "changed"
 
 
+@pytest.mark.skipif(not PANDAS_3, reason="older versions have no arrays that are read-only")
+@pytest.mark.parametrize("inline_limit", LIMITS)
+@pytest.mark.parametrize("dtype", ["Int64", "boolean", "string[pyarrow]", "M8[ns, UTC]", "category"])
+def test_what_is_read_only_stays_so(dtype: str, inline_limit: int) -> None:
+    values: list[Any] = (
+        [True, None, False] if dtype == "boolean" else ["1", None] if dtype == "string[pyarrow]" else [1, 2]
+    )
+    for obj in (array := pd.Index(pd.array(values, dtype)).array, array[:1], array.copy()):
+        assert facts(move(obj, inline_limit).obj) == facts(as_the_stdlib_does(obj))
+    assert array._readonly
+
+
 @pytest.mark.parametrize("inline_limit", LIMITS)
 def test_nothing_is_shared_between_frames_of_one_template(inline_limit: int) -> None:
     frame = _frame(k=pd.Categorical(list("abcab")), m=pd.array([1, None, 2, 3, 4], "Int64"))

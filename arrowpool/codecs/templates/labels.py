@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from arrowpool.codecs.outbox import Outbox, Reduced
+from arrowpool.codecs.templates.leaves import is_plain
 from arrowpool.codecs.templates.recent import Recent
 from arrowpool.codecs.templates.text import STATE_OF_TEXT, TextArray, new_text
 from arrowpool.codecs.templates.tokens import text_token
@@ -51,7 +52,7 @@ def encode_labels(index: Any) -> Reduced:
 
 def encode_few_strings(values: Any, out: Outbox) -> Reduced:
     """Reduce an array of a few strings in Arrow's memory; None for all others."""
-    if not 0 < len(values) <= _LABELS or not values.__dict__.keys() <= STATE_OF_TEXT:
+    if not 0 < len(values) <= _LABELS or not is_plain(values, STATE_OF_TEXT):
         return None
     token = text_token(values._dtype)
     if token is None:

@@ -47,6 +47,12 @@ Heap = bytearray | ByteArray | None
 OWNER_ALONE = 2
 
 
+def is_plain(values: Any, names: frozenset[str]) -> bool:
+    """Whether an array of pandas has no attributes but these, and can be written to."""
+    state = values.__dict__
+    return state.keys() <= names and not state.get("_readonly")
+
+
 def take_leaf(array: Array, is_sole: bool, out: Outbox, small: list[Array], parts: list[Any]) -> Code:
     """Put an array with the small ones, or among the parts; return its code."""
     if is_sole and 0 < array.nbytes < out.inline_limit:

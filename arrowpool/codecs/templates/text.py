@@ -16,14 +16,14 @@ import pyarrow as pa
 from pandas.arrays import ArrowStringArray
 
 from arrowpool.codecs.outbox import Outbox
-from arrowpool.codecs.templates.leaves import Array, Build, Code, Key, Reader, reader_of, take_leaf
+from arrowpool.codecs.templates.leaves import Array, Build, Code, Key, Reader, is_plain, reader_of, take_leaf
 from arrowpool.codecs.templates.tokens import text_token
 
 __all__ = ["STATE_OF_TEXT", "TextArray", "new_text", "take_text", "text_builder"]
 
 TextArray: Any = ArrowStringArray
 #: The attributes of an array of strings. What is in the cache is computed from the others.
-STATE_OF_TEXT = frozenset({"_pa_array", "_dtype", "_cache"})
+STATE_OF_TEXT = frozenset({"_pa_array", "_dtype", "_cache", "_readonly"})
 _OFFSETS: dict[int, np.dtype[Any]] = {pa.large_string().id: np.dtype("i8"), pa.string().id: np.dtype("i4")}
 _TYPES = {"<i8": pa.large_string(), "<i4": pa.string()}
 _BYTES = np.dtype("u1")
@@ -36,7 +36,7 @@ def take_text(values: Any, out: Outbox, small: list[Array], parts: list[Any]) ->
     """Take an array of strings apart; return its key, or None for a part."""
     chunked = values._pa_array
     dtype = _OFFSETS.get(chunked.type.id)
-    if dtype is None or chunked.num_chunks != 1 or not values.__dict__.keys() <= STATE_OF_TEXT:
+    if dtype is None or chunked.num_chunks != 1 or not is_plain(values, STATE_OF_TEXT):
         return None
     chunk = chunked.chunk(0)
     rows, first = len(chunk), chunk.offset

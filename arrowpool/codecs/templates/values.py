@@ -31,7 +31,7 @@ from pandas.arrays import (
 )
 
 from arrowpool.codecs.outbox import Outbox
-from arrowpool.codecs.templates.leaves import OWNER_ALONE, Build, Code, Key, Reader, reader_of, take_leaf
+from arrowpool.codecs.templates.leaves import OWNER_ALONE, Build, Code, Key, Reader, is_plain, reader_of, take_leaf
 from arrowpool.codecs.templates.text import TextArray, take_text, text_builder
 from arrowpool.codecs.templates.tokens import period_token, zoned_token
 
@@ -85,7 +85,7 @@ def _leaf_builder(code: Code) -> Build:
 
 # -------------------------------------------------------------------------- arrays over one NumPy array: times, categories
 
-_CACHES = frozenset({"_cache", "_freq"})
+_BACKED_STATE = frozenset({"_cache", "_freq", "_readonly"})
 _BACKED = {"M": DatetimeArray, "m": TimedeltaArray, "P": PeriodArray, "C": Categorical}
 
 
@@ -105,7 +105,7 @@ def _take_periods(values: Any, out: Outbox, small: list[Array], parts: list[Any]
 
 
 def _take_categories(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
-    if not values.__dict__.keys() <= _CACHES:
+    if not is_plain(values, _BACKED_STATE):
         return None
     # The dtype is an object of its own: the name of its categories can be changed, and two columns may share it.
     parts.append(values.dtype)
@@ -113,7 +113,7 @@ def _take_categories(values: Any, out: Outbox, small: list[Array], parts: list[A
 
 
 def _take_backed(kind: str, token: bytes | None, values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
-    if not values.__dict__.keys() <= _CACHES:
+    if not is_plain(values, _BACKED_STATE):
         return None
     is_sole = getrefcount(values._ndarray) <= OWNER_ALONE
     return kind, token, take_leaf(values._ndarray, is_sole, out, small, parts)
@@ -147,12 +147,12 @@ def _backed_builder(kind: str) -> Callable[[Any, list[Code]], Build]:
 # ------------------------------------------------------------------------------------------------- arrays with a mask
 
 _MASKED = {"I": IntegerArray, "F": FloatingArray, "B": BooleanArray}
-_MASKED_STATE = frozenset({"_data", "_mask", "_cache", "_dtype"})
+_MASKED_STATE = frozenset({"_data", "_mask", "_cache", "_dtype", "_readonly"})
 _KIND_OF_MASKED = {cls: kind for kind, cls in _MASKED.items()}
 
 
 def _take_masked(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
-    if not values.__dict__.keys() <= _MASKED_STATE or values.ndim != 1:
+    if not is_plain(values, _MASKED_STATE) or values.ndim != 1:
         return None
     is_sole = getrefcount(values._data) <= OWNER_ALONE
     data = take_leaf(values._data, is_sole, out, small, parts)
