@@ -1,7 +1,7 @@
-"""Processes that take memory one after the other where there is little of it, so that no two are promised the same.
+"""Turns: where memory is short, processes take it one after the other, so that no two are promised the same memory.
 
-A file lock (`flock`), which the kernel takes back from who dies. It belongs to the open file: each process must have opened
-the file for itself. Where that cannot be done (no ``/proc``), nobody waits for anybody.
+Each turn is a file lock (`flock`), which the kernel releases when its process dies. The lock belongs to the open file, so each
+process must open the file for itself. Where that is not possible (no ``/proc``), processes do not wait for each other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _STEP_SECONDS = 0.002
 class Turns:
     """A lock for a ``with`` block: shared, until `alone` is called in it.
 
-    Nobody waits for longer than a second: a killed worker may have left a child that holds its lock.
+    A wait lasts at most a second: a killed worker may have left a child that holds its lock.
     """
 
     def __init__(self, fd: int):
@@ -33,7 +33,7 @@ class Turns:
             return
 
     def alone(self) -> None:
-        """Wait until nobody else is in such a block."""
+        """Wait until no other process is in such a block."""
         self._lock(fcntl.LOCK_EX)
 
     def _lock(self, how: int) -> None:
@@ -44,7 +44,7 @@ class Turns:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     return
-                time.sleep(_STEP_SECONDS)  # waiting in the kernel could not be limited
+                time.sleep(_STEP_SECONDS)  # a wait in the kernel has no time limit
             except OSError:
                 return  # no file locks here
             else:

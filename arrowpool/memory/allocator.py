@@ -1,4 +1,4 @@
-"""Which bytes of an arena are free, and which of them have pages behind them. Pure: no memory is touched here."""
+"""The free bytes of an arena, and the free bytes that have pages. Pure: this file touches no memory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class IntervalSet:
         return f"IntervalSet({list(self)})"
 
     def total(self) -> int:
-        """How many integers are in the set."""
+        """Number of integers in the set."""
         return sum(self._ends) - sum(self._starts)
 
     def add(self, start: int, end: int) -> None:
-        """Put ``[start, end)`` in, joined with what it touches."""
+        """Add ``[start, end)``; join it with intervals that it touches."""
         first = bisect_left(self._ends, start)
         last = bisect_right(self._starts, end)
         if first < last:
@@ -36,7 +36,7 @@ class IntervalSet:
         self._ends[first:last] = [end]
 
     def remove(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Take ``[start, end)`` out; return the parts of it that were in."""
+        """Remove ``[start, end)``; return the parts of it that were in the set."""
         first = bisect_right(self._ends, start)
         last = bisect_left(self._starts, end)
         if first >= last:
@@ -60,8 +60,8 @@ class IntervalSet:
 class Allocator:
     """Hands out ranges of ``[0, capacity)``, lowest first, so that the same few pages stay warm.
 
-    Guarantees: ranges handed out do not overlap until freed. Knows which free pages are *warm* (written before, not given
-    back since), so that its owner can fetch cold ones in one system call and give idle ones back.
+    Guarantees: ranges handed out do not overlap until freed. It knows which free pages are *warm* (written before, and not given
+    back since), so that its owner can fetch cold pages in one system call and give idle ones back.
     """
 
     def __init__(self, capacity: int):
@@ -90,12 +90,12 @@ class Allocator:
         self.used -= size
 
     def mark_cold(self, stretches: list[tuple[int, int]]) -> None:
-        """Take back what `allocate` said: these stretches got no pages after all."""
+        """Correct `allocate`: these stretches got no pages."""
         for start, end in stretches:
             self._cold.add(start, end)
 
     def mark_warm(self, start: int, end: int) -> None:
-        """Take back what `chill` said: these pages could not be given back."""
+        """Correct `chill`: these pages could not be given back."""
         self._cold.remove(start, end)
 
     def chill(self) -> list[tuple[int, int]]:

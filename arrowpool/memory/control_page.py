@@ -50,10 +50,10 @@ Flags = NDArray[np.uint8]
 
 
 def create() -> int:
-    """Where a new control page is: the descriptor of its file, or a negative number where no file can be had.
+    """Make a new control page. Return the descriptor of its file, or a negative number where no file can be made.
 
-    The latter is one that `ControlPage` knows, in any process. It is to be used at once: only then is it certain that
-    nothing is left of it, however its processes end.
+    The negative number stands for a System V segment; `ControlPage` takes it in any process. Use it at once: only when a process
+    has attached the segment does the kernel remove it with its last process.
     """
     with contextlib.suppress(OSError):
         return platform.create_memory("arrowpool-control", SIZE)
@@ -73,7 +73,7 @@ def _create_in(directory: str) -> int:
 
 
 class Use(NamedTuple):
-    """What an arena is used for: segments, their bytes, the leases of one consumer, and all bytes that have memory."""
+    """The use of an arena: segments, their bytes, the leases of one consumer, and all bytes that have memory."""
 
     segments: int
     nbytes: int
@@ -82,7 +82,7 @@ class Use(NamedTuple):
 
 
 class _Map:
-    """The base object of what reads and writes the page. (An `mmap.mmap` keeps a duplicate of its descriptor, one a worker.)"""
+    """The base object of arrays over the page. (An `mmap.mmap` would keep a duplicate of its descriptor for each worker.)"""
 
     def __init__(self, fd: int):
         address = platform.map_page(fd, SIZE)
@@ -96,7 +96,7 @@ class _Map:
 
 
 class ControlPage:
-    """One side's view of the control page behind `fd`; the descriptor stays the caller's. Others may only read."""
+    """A view of the control page behind `fd`, which the caller closes. Only the parent and the worker write."""
 
     def __init__(self, fd: int, for_reading: bool = False):
         shared: Any
@@ -148,18 +148,18 @@ class ControlPage:
 
     @property
     def relief(self) -> tuple[int, int]:
-        """How often the parent has answered this worker's call for memory, and how much the others could give back then."""
+        """The number of answers to this worker's calls for memory, and the bytes that other processes could give back then."""
         return self._words[_ANSWERS], self._words[_ELSEWHERE]
 
     def answer(self, elsewhere: int) -> None:
-        """Tell a worker that is short of memory how much the others have that they do not need."""
-        # In this order: what it finds with a new number is not older.
+        """Answer a worker's call for memory with the bytes that other processes can give back."""
+        # In this order: with a new number of answers, the worker never reads older bytes.
         self._words[_ELSEWHERE] = elsewhere
         self._words[_ANSWERS] += 1
 
     @property
     def arguments(self) -> Use:
-        """Of the parent's arena, with the worker's leases. For people who look: nobody relies on it."""
+        """The use of the parent's arena, with the worker's leases. For display only."""
         return Use(*self._words[_ARGUMENTS])
 
     @arguments.setter
@@ -168,7 +168,7 @@ class ControlPage:
 
     @property
     def results(self) -> Use:
-        """Of the worker's arena, with the parent's leases."""
+        """The use of the worker's arena, with the parent's leases."""
         return Use(*self._words[_RESULTS])
 
     @results.setter
@@ -176,7 +176,7 @@ class ControlPage:
         self._words[_RESULTS] = memoryview(_USE.pack(*use)).cast("Q")
 
     def interrupt(self, number: int) -> None:
-        """Have the next SIGINT interrupt the task `number`, if it is the one that runs then."""
+        """Make the next SIGINT interrupt the task `number`, if that task runs then."""
         self._words[_INTERRUPTED] = number + 1
 
     def is_interrupted(self, number: int) -> bool:
@@ -193,8 +193,8 @@ class ControlPage:
         self._words[_ENDING] = ending
 
     def recall(self, first: int, end: int) -> None:
-        """Tell the worker not to begin the tasks numbered ``[first, end)``; neither is ever less than the time before."""
-        # In this order what was recalled before and is not begun stays so all the time, and nothing else seems to be recalled.
+        """Tell the worker not to begin the tasks numbered ``[first, end)``. Neither number ever decreases."""
+        # In this order, tasks that were recalled before and did not begin stay recalled, and no other task seems recalled.
         self._words[_RECALLED_FIRST] = first
         self._words[_RECALLED_END] = end
 

@@ -1,11 +1,11 @@
-"""What of Linux can be done without, and whether this process shall do without it.
+"""Optional facilities of Linux, and whether this process uses them.
 
-The environment variable ``ARROWPOOL_WITHOUT`` names facilities, separated by commas, that are treated as missing: so the
-ways that other systems take can be tried on one that has them all. Read here and nowhere else; the rest of the package
-asks :func:`has`. Workers inherit it.
+The environment variable ``ARROWPOOL_WITHOUT`` names facilities, separated by commas, that are treated as missing. So the
+substitutes can be tested on a system that has everything. The variable is read here only; the rest of the package calls
+:func:`has`. Workers inherit it.
 
 =============  ==================================================  ====================================================
-name           what it is                                          what serves instead
+name           facility                                            substitute
 =============  ==================================================  ====================================================
 ``memfd``      nameless files in memory                            unlinked files in ``/dev/shm`` or another directory
 ``pidfd``      a descriptor that is readable when a process ends   the sentinel of `multiprocessing`
@@ -40,15 +40,15 @@ def _without() -> frozenset[str]:
 
 
 def has(name: str) -> bool:
-    """Whether a facility may be tried. Whether the kernel has it shows when it is.
+    """Whether a facility may be tried. The attempt shows whether the kernel has it.
 
     Raises
     ------
     ValueError
-        When ``ARROWPOOL_WITHOUT`` names what is not in the table.
+        When ``ARROWPOOL_WITHOUT`` contains a name that is not in the table.
     """
     if name not in NAMES:
-        raise ValueError(f"{name} is no facility")
+        raise ValueError(f"unknown facility: {name}")
     return name not in _without()
 
 
@@ -58,8 +58,8 @@ def proc(path: str) -> str:
     Raises
     ------
     FileNotFoundError
-        When this process shall do without it.
+        When ``ARROWPOOL_WITHOUT`` excludes it.
     """
     if not has("proc"):
-        raise FileNotFoundError(f"/proc is not to be used: {_VARIABLE}")
+        raise FileNotFoundError(f"/proc is excluded by {_VARIABLE}")
     return f"/proc/{path}"

@@ -1,24 +1,24 @@
-"""Which forked children still see what this process held when they were forked.
+"""Forked children that still see leases which this process held when they were forked.
 
-A fork copies every view of shared memory into the child, and the owner of that memory cannot know. So what ends in this
-process is released only when no child sees it any more. Called by `lease` at the beginning and the end of each lease; and by
-every loop of the package between messages (`settle_forks`).
+A fork copies every view of shared memory into the child, without the knowledge of the memory's owner. So a lease that ends in this
+process is released only when no child sees its memory any more. `lease` calls this module at the beginning and the end of each
+lease; every loop of the package calls `settle_forks` between messages.
 
 Theory of operation
 -------------------
 Forks are numbered. Each fork passes the writing end of a pipe to the child, and so to the child's children; this process
-keeps the reading end. When the reading end reports the end of the pipe, the child and all its descendants are gone. What is
-held remembers how many forks there had been when it began. When it ends, the children that can see it are those of the forks
-since then; it is released when the last of them is gone. A child itself releases nothing that it inherited.
+keeps the reading end. When the reading end reports the end of the pipe, the child and all its descendants are gone. Each held
+object stores the number of forks before it began. When it ends, the children of the forks since then can see it; it is released
+when the last of them is gone. A child never releases objects that it inherited.
 
-Consecutive forks between which nothing began or ended see the same: they share one pipe. If a fork finds no free descriptor,
-nothing can be known of its child: what that child sees is never released.
+The children of consecutive forks see the same objects if no object began or ended in between: they share one pipe. If a fork finds
+no free descriptor, the end of its child cannot be noticed: objects that this child sees are never released.
 
 A thread may fork while it forks: in a signal handler, in a finalizer, or in the fork hook of another library. Each fork is
 counted as it comes. The writing ends stay open until the outer fork is done, so that both children have them. A lease that
 begins inside a fork hook is seen by the child of the outer fork, which was counted before; so that fork is counted once more.
 
-The cost of a fork does not depend on how much is held. Nor does the cost of looking which children are gone.
+The cost of a fork does not depend on the number of held objects. The cost of looking for children that are gone does not either.
 
 Who runs what
 -------------
@@ -43,34 +43,34 @@ _log = logging.getLogger(__name__)
 
 
 class Held:
-    """Something that this process holds, and that children see if they are forked meanwhile."""
+    """An object that this process holds, and that children see if they are forked meanwhile."""
 
     __slots__ = ("began", "ended")
 
-    #: How many forks there had been when it began. Written by `begin`, before the object is in `_live`.
+    #: Number of forks before it began. Written by `begin`, before the object is in `_live`.
     began: int
-    #: How many forks there had been when it ended. Written by the thread that ends it.
+    #: Number of forks before it ended. Written by the thread that ends it.
     ended: int
 
     def release(self) -> None:
-        """Say that no process sees it any more. May run in a finalizer: takes no lock."""
+        """Called when no process sees it any more. May run in a finalizer, so it takes no lock."""
 
     def after_release(self) -> None:
-        """Do what has to wait until it has left `held`. May run in a finalizer: takes no lock."""
+        """Called after it has left `_live` and `_deferred`. May run in a finalizer, so it takes no lock."""
 
 
 class _Children:
-    """The children of consecutive forks that see the same, with all their descendants.
+    """The children of consecutive forks that see the same objects, with all their descendants.
 
     Attributes
     ----------
     number : int
         Number of the first of these forks.
     reader : int
-        Reading end of their pipe, which reports its end when all of them are gone; -1 when that can never be known.
+        Reading end of their pipe, which reports its end when all of them are gone; -1 when their end cannot be noticed.
     waiting : deque of Held
-        What ended here and may still be seen by them. Each object waits in one place at a time. Any thread appends; the thread
-        that settles, and one that finds `gone` set, take out.
+        Objects that ended here and that they may still see. Each object waits in one place at a time. Any thread appends. The
+        thread that settles, and a thread that finds `gone` set, take out.
     gone : bool
         Set by the thread that settles, before it empties `waiting` for the last time. Read by each thread that has appended.
     """
@@ -85,32 +85,32 @@ class _Children:
 
 
 # All the state of this process.
-#: What is held, and what has ended here and only waits for children. An object leaves one set after it was added to the
-#: other. Any thread adds and discards one object at a time, and reads a copy: each is one atomic operation of a set.
+#: Objects that are held; and objects that have ended here and wait for children. An object leaves one set after it was added to
+#: the other. Any thread adds and discards one object at a time, and reads a copy: each is one atomic operation of a set.
 _live: set[Held] = set()
 _deferred: set[Held] = set()
-#: Children that were there when it was last looked, by number. Added to under `_gate`, removed from under `_settling`, read as a
-#: copy by any thread.
+#: Children that were not known to be gone at the last look, by number. Added to under `_gate`, removed from under `_settling`,
+#: read as a copy by any thread.
 _children: list[_Children] = []
-#: How many forks were counted. Written under `_gate`. Read by any thread: what ends during a fork may read either value, since
-#: the child does not see it.
+#: Number of forks that were counted. Written under `_gate`. Read by any thread: an object that ends during a fork may read either
+#: value, since the child does not see it.
 _forks = 0
-#: The youngest children, if nothing has begun or ended since; else empty. Filled under `_gate`, cleared by any thread.
+#: The youngest children, if no object has begun or ended since; else empty. Filled under `_gate`, cleared by any thread.
 _same_sight: list[_Children] = []
-#: Writing ends that the current fork passes on, and how many forks are under way: more than one when they are nested. Both are
-#: used under `_gate` alone.
+#: Writing ends that the current fork passes on, and the number of forks under way, more than one when they are nested. Both are
+#: used only under `_gate`.
 _passing: list[int] = []
 _depth = 0
 #: The reading ends. Registered under `_gate`, waited for and unregistered under `_settling`.
 _poll = select.poll()
 #: The process that all of this belongs to. Written when the hooks are registered, and in a new child by its one thread.
 _pid = 0
-#: Held while something begins, and across each fork: no other thread can begin something between the hook that counts the fork
-#: and the fork itself. Reentrant: a signal handler or a finalizer may fork, or begin something, in the middle of either.
+#: Held while an object begins, and across each fork: no other thread can begin an object between the hook that counts the fork
+#: and the fork itself. Reentrant: a signal handler or a finalizer may fork, or begin an object, in the middle of either.
 _gate = threading.RLock()
 #: Held by the one thread that settles; never waited for.
 _settling = threading.Lock()
-#: Whether the warning was given. Used under `_gate` alone.
+#: Whether the warning was given. Used only under `_gate`.
 _warned = False
 
 
@@ -133,7 +133,7 @@ def end(held: Held) -> None:
         return
     if _same_sight:
         _same_sight.clear()
-    # A fork from here on may still be counted for it, or not: its child cannot see it.
+    # A fork from here on may be counted for it, or not: its child cannot see it.
     held.ended = _forks
     if held.began == held.ended:
         _release(held)
@@ -143,20 +143,20 @@ def end(held: Held) -> None:
 
 
 def live() -> list[Held]:
-    """What this process holds."""
+    """The objects that this process holds."""
     return list(_live)
 
 
 def unreleased() -> list[Held]:
-    """What this process holds, and what forked children may still see."""
-    # In this order: what moves from one set to the other meanwhile is listed at least once.
+    """The objects that this process holds, and those that forked children may still see."""
+    # In this order, an object that moves from one set to the other meanwhile is listed at least once.
     return [*list(_live), *list(_deferred)]
 
 
 def settle_forks() -> None:
-    """Release what only waited for forked children that are gone by now.
+    """Release objects whose last forked children are gone.
 
-    Called between messages, before a fork, and when something ends that a child may see. Never waits.
+    Called between messages, before a fork, and when an object ends that a child may see. Never waits.
     """
     if _children and _settling.acquire(blocking=False):
         try:
@@ -175,9 +175,9 @@ def watch_forks() -> None:
 
 
 def _wait_for_children(*ended: Held) -> None:
-    """Release what no child sees any more; let the rest wait for the youngest children that see it.
+    """Release objects that no child sees any more. The others wait for the youngest children that see them.
 
-    The race with a thread that settles:
+    Race: another thread settles meanwhile.
 
     1. This thread finds the children in `_children`.
     2. The other thread removes them from the list, sets `gone` and empties `waiting`.
@@ -235,7 +235,7 @@ def _settle() -> None:
         return
     for children in [children for children in _children.copy() if children.reader in over]:
         _poll.unregister(children.reader)
-        # Forgotten before it is closed: a child forked in between would close whatever has that number by then.
+        # Removed before it is closed: a child that is forked in between would close another file that has the number by then.
         _children.remove(children)
         if children in _same_sight:
             _same_sight.clear()
@@ -245,7 +245,7 @@ def _settle() -> None:
 
 
 def _before_fork(nested: bool) -> None:
-    """Count the fork; `nested` says that this thread was at it already, or in `begin`. The gate is held."""
+    """Count the fork. The gate is held. `nested` says that this thread was forking already, or in `begin`."""
     global _depth
     if not nested:
         _depth = 0
@@ -258,14 +258,14 @@ def _before_fork(nested: bool) -> None:
         if not _pass_or_settle() and _live:
             _count_fork()
     except BaseException:
-        # A signal handler's; the fork takes place all the same.
+        # A signal handler raised. The fork takes place anyway.
         if _live and _forks == forks and len(_passing) == passing:
             _add_children(-1)
         raise
 
 
 def _pass_or_settle() -> bool:
-    """Whether the next child needs no pipe of its own. Also releases what was seen by children that are gone."""
+    """Whether the next child shares the pipe of the youngest children. Also settles."""
     # Held so that no other thread finds the pipe at its end just before this thread passes it on.
     if _settling.acquire(blocking=False):
         try:
@@ -277,7 +277,7 @@ def _pass_or_settle() -> bool:
 
 
 def _count_fork() -> None:
-    """All that is held now will be seen by a child, until the other end of a pipe is closed."""
+    """Note that a child sees all objects that are held now, until the other end of a pipe is closed."""
     try:
         reader, writer = os.pipe()
     except OSError:
@@ -291,17 +291,17 @@ def _count_fork() -> None:
 def _add_children(reader: int) -> None:
     global _forks
     children = _Children(-1, reader)
-    # Only now, and with nothing in between: a fork in a signal handler may have been counted meanwhile.
+    # Only now, and without a step in between: a fork in a signal handler may have been counted meanwhile.
     children.number = _forks
     _children.append(children)
-    # What ends before this line does not wait for the child, which cannot see it.
+    # An object that ends before this line does not wait for the child, which cannot see it.
     _forks += 1
     # Last: a child of a nested fork that shares the pipe is counted by then.
     _same_sight[:] = [children]
 
 
 def _pass_again(same: list[_Children]) -> bool:
-    """Pass the pipe of these children to the next child too; whether that could be done."""
+    """Pass the pipe of these children to the next child too. Return whether that was possible."""
     if not same or same[0].reader < 0:
         return bool(same)
     try:
@@ -315,14 +315,14 @@ def _after_in_parent() -> None:
     global _depth, _warned
     _depth -= 1
     if _depth > 0:
-        return  # the fork around this one has yet to pass them
+        return  # the fork around this one passes them later
     _close_passed()
     unknown = bool(_children) and _children[-1].reader < 0
     if unknown and not _warned:
         _warned = True
         _log.warning(
-            "a process was forked while no descriptor was to be had: the shared memory that this one reads just now is "
-            "kept for as long as it runs"
+            "a process was forked while no descriptor was free: the shared memory that this process reads now is kept "
+            "until the end of this process"
         )
 
 
@@ -333,8 +333,8 @@ def _close_passed() -> None:
 
 def _after_in_child() -> None:
     global _pid, _settling, _poll, _forks, _warned, _depth
-    # The writing end stays open for as long as this process lives: that is how the parent knows. What was held before the fork
-    # is not this process's to release. Its own children need no pipe for it: they inherit the writing end.
+    # The writing end stays open until the end of this process, which the parent notices by it. This process does not release the
+    # objects that were held before the fork. Its own children need no other pipe for them: they inherit the writing end.
     for children in _children:
         if children.reader >= 0:
             os.close(children.reader)

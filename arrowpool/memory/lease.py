@@ -1,9 +1,9 @@
 """The consumer's right to read one segment of another process's arena.
 
-The owner *grants*: it gives the consumer a slot among the release flags, and does not write to the segment until that flag is
-set (`lifecycle`). The consumer holds a *lease*: it lasts for as long as anything refers to it, be it a message that is being
-decoded or an array over the memory (`mapping`). When the lease has ended here, and in every forked child that sees the memory
-(`forks`), its flag is set.
+The owner *grants* a segment: it gives the consumer a slot among the release flags, and does not write to the segment until that
+flag is set (`lifecycle`). The consumer holds a *lease*. It lasts while an object refers to it: a message that is being decoded, or
+an array over the memory (`mapping`). When the lease has ended here, and in every forked child that sees the memory (`forks`), its
+flag is set.
 
 Guarantees: the flag of a lease is set at most once, and by the process that took the lease, never by its children. Ending a
 lease takes no lock: it happens in any thread, also inside a finalizer.
@@ -20,14 +20,14 @@ from arrowpool.memory.control_page import Flags
 
 
 class Account:
-    """Where the ends of one consumer's leases of one arena are noted.
+    """The leases of one consumer on one arena: their release flags, and functions that are called at their ends.
 
     Attributes
     ----------
     flags : Flags
         One for each slot. Set here when a lease is released; read and cleared by the owner.
     released : callable or None
-        Called with the bytes of each lease that is released, maybe in a finalizer: takes no lock.
+        Called with the bytes of each lease that is released. May run in a finalizer, so it takes no lock.
     reclaim : callable or None
         Set by `disown` when the owner is gone and no process reads the flags any more. Called with offset and size of each
         lease that is released from then on.
@@ -44,7 +44,7 @@ class Account:
 
 
 class _Entry(forks.Held):
-    """What has to be known of a lease when it ends. Not changed after construction."""
+    """The facts about a lease that are needed at its end. Not changed after construction."""
 
     __slots__ = ("account", "offset", "size", "slot")
 
@@ -68,7 +68,7 @@ class _Entry(forks.Held):
 class Lease:
     """The right to read one segment, until the last reference to this object is gone.
 
-    `source` says in whose arena the segment lies, if it is not the granter's own: see `Mapping.source`.
+    `source` identifies the arena of the segment if it is not the granter's own: see `Mapping.source`.
     """
 
     __slots__ = ("__weakref__", "offset", "size", "source")
@@ -90,50 +90,50 @@ class Lease:
 
 
 def live_leases() -> int:
-    """How many leases this process holds."""
+    """Number of leases that this process holds."""
     return len(forks.live())
 
 
 def live_leases_of(released: Callable[[int], None]) -> tuple[int, int]:
-    """How many leases report their end to `released`, and their bytes."""
+    """Number and bytes of the leases that report their end to `released`."""
     sizes = [entry.size for entry in _entries(forks.live()) if entry.account.released is released]
     return len(sizes), sum(sizes)
 
 
 def unreleased(account: Account) -> list[tuple[int, int]]:
-    """Offset and size of all that may still be read through leases of `account`, here or by a forked child."""
+    """Offset and size of all memory that this process or a forked child may still read through leases of `account`."""
     return [(entry.offset, entry.size) for entry in _entries(forks.unreleased()) if entry.account is account]
 
 
 def disown(account: Account, reclaim: Callable[[int, int], object]) -> list[tuple[int, int]]:
-    """The owner of the arena is gone: the memory of each lease is given back as the lease is released.
+    """After the end of the arena's owner: give the memory of each lease back when the lease is released.
 
     Parameters
     ----------
     account : Account
-        Its leases are each of a range of its own.
+        The ranges of its leases do not overlap.
     reclaim : callable
-        Called with offset and size of what is released from now on, maybe in a finalizer.
+        Called with offset and size of each lease that is released from now on. May run in a finalizer.
 
     Returns
     -------
     list of (int, int)
-        Offset and size of what is not released yet. All other memory may be given back at once.
+        Offset and size of the leases that are not released. All other memory may be given back at once.
 
     Notes
     -----
-    The race with a thread that releases a lease:
+    Race: another thread releases a lease meanwhile.
 
     1. This thread sets `account.reclaim`.
     2. The other thread takes the lease out of `forks.unreleased`, and looks at `account.reclaim` after that.
     3. This thread reads `forks.unreleased`.
 
-    Verdict: if the other thread has looked before step 1, the lease had left the list before step 3, and the caller gives its
-    memory back with the rest. If it looks later, it gives the memory back itself. Both may do it, which does no harm.
+    Verdict: if the other thread looks before step 1, the lease has left the list before step 3, and the caller gives its memory
+    back with the rest. If it looks later, it gives the memory back itself. Both may do so, which does no harm.
     """
     account.reclaim = reclaim
     return unreleased(account)
 
 
 def _entries(held: list[forks.Held]) -> list[_Entry]:
-    return cast("list[_Entry]", held)  # nothing but leases is held
+    return cast("list[_Entry]", held)  # `forks` holds leases only

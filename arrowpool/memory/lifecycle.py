@@ -1,11 +1,11 @@
-"""Who holds which segment, and when it is free again. Decides; does nothing: no IO, no clock, no process.
+"""The holders of each segment of an arena, and the moment when a segment is free. Pure decisions: no IO, no clock, no process.
 
 Rules of this file
 ------------------
 - A segment is held by *pins* (of its owner: a message under way, a call, the pool) and by *leases* (of a consumer, one for
   every time the segment is granted to it).
-- It is free when the last of these is gone, and only then. Every method that can end a hold returns what became free;
-  giving that memory back is the caller's part.
+- It is free when the last pin and the last lease are gone, and only then. Every method that can end a hold returns the segments
+  that became free. The caller gives their memory back.
 - Only the consumer ends its leases; its death ends all of them at once.
 - A slot number is given to one lease of a consumer at a time.
 
@@ -24,7 +24,7 @@ from arrowpool.tuning import LEASE_SLOTS
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """A range of an arena: `size` bytes at `offset`, and how many holds there are on it."""
+    """A range of an arena: `size` bytes at `offset`, and the number of holds on it."""
 
     offset: int
     size: int
@@ -32,13 +32,13 @@ class Segment:
 
     @property
     def owned(self) -> int:
-        """Bytes that it takes of its owner's memory."""
+        """Bytes of its owner's memory."""
         return self.size
 
 
 @dataclass(slots=True, eq=False)
 class Borrowed(Segment):
-    """A segment of somebody else's arena that this process has a lease of, and lends on for as long as it has it."""
+    """A segment of another process's arena that this process has a lease of, and lends on while it has the lease."""
 
     memory: Any = None
 
@@ -49,7 +49,7 @@ class Borrowed(Segment):
 
 @dataclass(slots=True)
 class _Consumer:
-    """The leases of one consumer by slot, and the slot numbers that were used before and are free again."""
+    """The leases of one consumer by slot, and the slot numbers that are free again."""
 
     grants: dict[int, Segment] = field(default_factory=dict)
     free_slots: list[int] = field(default_factory=list)
@@ -63,7 +63,7 @@ class LifecycleManager:
         self._consumers: dict[Hashable, _Consumer] = {}
         self.live: set[Segment] = set()
         self.bytes_live = 0
-        #: The most there has been of either.
+        #: The largest values so far.
         self.peak_segments = 0
         self.peak_bytes = 0
 
@@ -71,16 +71,16 @@ class LifecycleManager:
         return f"<LifecycleManager segments: {len(self.live)} ({self.bytes_live:,} bytes) | leases: {self.grants()}>"
 
     def grants(self) -> int:
-        """How many leases are running."""
+        """Number of leases."""
         return sum(len(consumer.grants) for consumer in list(self._consumers.values()))
 
     def grants_of(self, consumer: Hashable) -> int:
-        """How many of them are this consumer's."""
+        """Number of leases of one consumer."""
         books = self._consumers.get(consumer)
         return len(books.grants) if books is not None else 0
 
     def placed(self, segment: Segment) -> None:
-        """A new segment, with one pin on it: that of whoever placed it."""
+        """Add a new segment with one pin, that of the caller."""
         if segment in self.live:
             raise ValueError(f"{segment} is live already")
         segment.holds = 1
@@ -90,12 +90,12 @@ class LifecycleManager:
         self.peak_bytes = max(self.peak_bytes, self.bytes_live)
 
     def pin(self, segment: Segment) -> None:
-        """One more pin."""
+        """Add a pin."""
         self._check_live(segment)
         segment.holds += 1
 
     def unpin(self, segments: Iterable[Segment]) -> list[Segment]:
-        """One pin of each less; return those that are free now."""
+        """Remove one pin of each segment; return the segments that are free now."""
         freed = []
         for segment in segments:
             self._check_live(segment)
@@ -103,13 +103,13 @@ class LifecycleManager:
         return freed
 
     def consumer_joined(self, consumer: Hashable) -> None:
-        """A process that can be granted segments."""
+        """Add a process that segments can be granted to."""
         if consumer in self._consumers:
             raise ValueError(f"consumer {consumer!r} has joined already")
         self._consumers[consumer] = _Consumer()
 
     def grant(self, segment: Segment, consumer: Hashable) -> int | None:
-        """A new lease for `consumer`; return its slot, or None when the consumer holds as many as there can be."""
+        """Add a lease of `consumer`. Return its slot, or None when the consumer holds the maximum number of leases."""
         self._check_live(segment)
         books = self._consumers[consumer]
         if books.free_slots:
@@ -124,12 +124,12 @@ class LifecycleManager:
         return slot
 
     def slots_in_use(self, consumer: Hashable) -> int:
-        """All leases of `consumer` are in slots below this number; 0 when there is none."""
+        """A number above the slots of all leases of `consumer`; 0 when it has none."""
         books = self._consumers.get(consumer)
         return books.next_slot if books is not None and books.grants else 0
 
     def released(self, consumer: Hashable, slots: Iterable[int]) -> list[Segment]:
-        """These leases of `consumer` are over; return the segments that are free now."""
+        """End these leases of `consumer`; return the segments that are free now."""
         books = self._consumers[consumer]
         freed = []
         for slot in slots:

@@ -1,4 +1,4 @@
-"""How much memory there is: of the machine, of the container, of this process, and of the file system that stands in for it."""
+"""The amount of memory: of the machine, the container, this process, and the file system that is used instead of memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def limits(max_bytes: int | None = None, spill_dir: str | None = None, consumers
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     least = _LEAST
     if space != resource.RLIM_INFINITY:
-        # This process maps an arena of its own and one of each consumer, and the user's own data wants room as well.
+        # This process maps its own arena and one of each consumer, and the user's data needs address space as well.
         least = 16 * MIB
         total = min(total, (space - _address_space_in_use(space)) // (2 * (consumers + 1)))
     capacity = platform.page_ceil(max(total, least))
@@ -56,7 +56,7 @@ def limits(max_bytes: int | None = None, spill_dir: str | None = None, consumers
 
 
 def memory() -> tuple[int, int]:
-    """Bytes of memory that there are for this process, and that are available now without swapping."""
+    """Bytes of memory that this process may use in all, and bytes that are available now without swapping."""
     try:
         facilities.proc("meminfo")
         machine = psutil.virtual_memory()
@@ -72,13 +72,13 @@ def memory() -> tuple[int, int]:
 
 
 def is_tight() -> bool:
-    """Whether so little memory is available that none should be kept for the next time."""
+    """Whether memory is too short to keep any of it warm."""
     total, available = memory()
     return available < total // _TIGHT
 
 
 def headroom(fd: int) -> int:
-    """Bytes by which the file of an arena may grow now, with a reserve left for everything else."""
+    """Bytes by which the file of an arena may grow now. A reserve stays for everything else."""
     if platform.is_on_disk(fd):
         return _free_in(os.fstatvfs(fd))
     total, available = memory()
@@ -87,8 +87,10 @@ def headroom(fd: int) -> int:
 
 
 def unasked(available: int, owners: int) -> int:
-    """Bytes that each of so many owners may take without asking, so that all together stay within a part of the reserve: it
-    is still there when others have taken all the rest meanwhile."""
+    """Bytes that each of `owners` may take without asking.
+
+    All of them together take a part of the reserve at most, which is still available when others have taken the rest meanwhile.
+    """
     return max(0, min(HEADROOM_STEP, available // (4 * _RESERVE * owners)))
 
 

@@ -1,8 +1,8 @@
-"""What only the operating system can do: anonymous files, raw maps, and giving pages back.
+"""System calls: anonymous files, raw maps, and giving pages back.
 
-Everything Linux-specific is in this file, so that another system's version can stand beside it. Addresses and sizes are
-in bytes, and page-aligned. Raw maps, not `mmap.mmap` objects: a map that must not be inherited by a fork has to be
-forgotten in the child, while an `mmap.mmap` object would unmap whatever the child has put at that address since.
+Code for Linux only is in this file, so that a version for another system can be added next to it. Addresses and sizes are in
+bytes, and page-aligned. Maps are raw, not `mmap.mmap` objects: a forked child does not inherit some of them, and an `mmap.mmap`
+object in the child would unmap other memory that lies at that address by then.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_SHRINK, _F_SEAL_GROW = 1033, 1034, 2, 4
 _SEALS = _F_SEAL_SHRINK | _F_SEAL_GROW
 _IPC_CREAT, _IPC_RMID = 0o1000, 0
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
-#: At a time, where a file system sets no blocks aside but for what is written.
+#: Bytes of zeros written at a time, where a file system reserves blocks only for written data.
 _ZEROS = 1 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -57,17 +57,17 @@ def page_ceil(size: int) -> int:
 def create_memory(name: str, size: int) -> int:
     """Return a descriptor of a new, sparse, nameless file of `size` bytes that lies in memory (a memfd).
 
-    It is not subject to the size of ``/dev/shm``, and nothing is left of it once the last process is gone.
+    The size of ``/dev/shm`` does not limit it, and the kernel frees it with its last process.
 
     Raises
     ------
     OSError
-        When this system has no such thing.
+        When this system has no memfd.
     """
     fd = _memfd_create(name)
     try:
         os.ftruncate(fd, size)
-        # Nobody can make the file shorter under a map any more: that would be a SIGBUS for whoever reads it.
+        # Sealed: if a process could shorten the file, its readers would get SIGBUS.
         fcntl.fcntl(fd, _F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(fd)
@@ -77,7 +77,7 @@ def create_memory(name: str, size: int) -> int:
 
 def _memfd_create(name: str) -> int:
     if not facilities.has("memfd"):
-        raise OSError(errno.ENOSYS, "memfd is not to be used")
+        raise OSError(errno.ENOSYS, "memfd is excluded")
     if hasattr(os, "memfd_create"):
         return os.memfd_create(name, _MFD_CLOEXEC | _MFD_ALLOW_SEALING)
     # Some builds of Python lack it.
@@ -92,7 +92,7 @@ def _memfd_create(name: str) -> int:
 
 
 def create_unlinked(name: str, size: int, directory: str) -> int:
-    """Return a descriptor of a new, sparse file of `size` bytes in `directory` that has lost its name already.
+    """Return a descriptor of a new, sparse file of `size` bytes in `directory`, without a name.
 
     Raises
     ------
@@ -110,12 +110,12 @@ def create_unlinked(name: str, size: int, directory: str) -> int:
 
 
 def create_segment(size: int) -> int:
-    """The number of a new System V segment of shared memory: it needs no file system, and has a name until it is attached.
+    """The number of a new System V segment of shared memory. It needs no file system. `attach_segment` marks it for removal.
 
     Raises
     ------
     OSError
-        When this system has none.
+        When this system has no such segments.
     """
     number: int = _libc.shmget(0, ctypes.c_size_t(size), _IPC_CREAT | 0o600)
     if number < 0:
@@ -124,7 +124,7 @@ def create_segment(size: int) -> int:
 
 
 def attach_segment(number: int, size: int) -> memoryview:
-    """The memory of such a segment, which is gone when the last process that has it attached is.
+    """The memory of such a segment. The kernel frees it with the last process that has attached it.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def attach_segment(number: int, size: int) -> memoryview:
     """
     address: int | None = _libc.shmat(number, None, 0)
     code = ctypes.get_errno()
-    # Linux lets others attach it all the same, for as long as somebody has it.
+    # After this, Linux lets other processes attach the segment while one process has it.
     _libc.shmctl(number, _IPC_RMID, None)
     if address is None or address == _MAP_FAILED:
         raise OSError(code, f"cannot attach a segment: {os.strerror(code)}")
@@ -143,12 +143,12 @@ def attach_segment(number: int, size: int) -> memoryview:
 
 
 def create_resizable(name: str, size: int) -> int:
-    """The same without seals, for an owner that will tell by `is_exclusive` when it may change the size again."""
+    """As `create_memory`, without seals: the owner changes the size when `is_exclusive` says that it may."""
     fd = _memfd_create(name)
     try:
         os.ftruncate(fd, size)
         with contextlib.suppress(OSError):
-            # Opened anew: only what was opened by a path is counted by the kernel, and `is_exclusive` asks for that count.
+            # Opened again by its path: the kernel counts only such opens, and `is_exclusive` depends on that count.
             counted = os.open(facilities.proc(f"self/fd/{fd}"), os.O_RDWR | os.O_CLOEXEC)
             os.close(fd)
             fd = counted
@@ -159,9 +159,9 @@ def create_resizable(name: str, size: int) -> int:
 
 
 def is_exclusive(fd: int) -> bool:
-    """Whether no other descriptor and no map of the file exists anywhere, but duplicates of this one and maps made by it.
+    """Whether all descriptors and maps of the file are duplicates of this descriptor, or maps made by it.
 
-    The kernel says so: it grants a write lease under that condition only. False where it cannot tell.
+    The kernel grants a write lease under that condition only. False where there are no leases.
     """
     command = getattr(fcntl, "F_SETLEASE", None)  # some builds of Python lack it
     if command is None or not facilities.has("lease"):
@@ -186,12 +186,12 @@ def is_in_memory(fd: int) -> bool:
 
 def is_on_disk(fd: int) -> bool:
     """Whether the file lies on a file system that is not memory."""
-    # A memfd is none, also where the kernel says nothing of seals.
+    # A memfd has no file system, even where the kernel does not report its seals.
     return not is_in_memory(fd) and _seals(fd) < 0
 
 
 def _seals(fd: int) -> int:
-    """-1 for a file that cannot have any: only files in memory can."""
+    """The seals of a file; -1 for a file that cannot have seals. Only files in memory can."""
     try:
         return fcntl.fcntl(fd, _F_GET_SEALS)
     except OSError:
@@ -199,12 +199,12 @@ def _seals(fd: int) -> int:
 
 
 def reserve(fd: int, offset: int, size: int) -> None:
-    """Have the file system set blocks aside for a range without data: a write to it cannot fail any more.
+    """Reserve blocks of the file system for a range without data, so that a write to it cannot fail.
 
     Raises
     ------
     MemoryError
-        When it has none left; touching the range would end in SIGBUS.
+        When the file system has no blocks left. Touching the range would cause SIGBUS.
     """
     try:
         if _fallocates():
@@ -213,7 +213,7 @@ def reserve(fd: int, offset: int, size: int) -> None:
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise _no_room(size) from error
-        # Else it is refused, by the file system or by a seccomp filter.
+        # Any other error: the file system, or a seccomp filter, refuses the call.
     _write_zeros(fd, offset, size)
 
 
@@ -237,13 +237,13 @@ def _write_zeros(fd: int, offset: int, size: int) -> None:
 
 
 def _no_room(size: int) -> MemoryError:
-    return MemoryError(f"the file system has no room for {size} more bytes")
+    return MemoryError(f"the file system has no space for {size} more bytes")
 
 
 def read_only(fd: int) -> int:
-    """A second descriptor of the same file through which the kernel refuses every shared writable map.
+    """A second descriptor of the same file, through which the kernel refuses shared writable maps. Without ``/proc``, a duplicate.
 
-    A write seal would do that too, but it forbids the owner to punch holes. Without ``/proc`` a plain duplicate.
+    A write seal would have the same effect, but it also keeps the owner from punching holes.
     """
     try:
         return os.open(facilities.proc(f"self/fd/{fd}"), os.O_RDONLY | os.O_CLOEXEC)
@@ -252,22 +252,22 @@ def read_only(fd: int) -> int:
 
 
 def open_of(pid: int, fd: int, inode: int) -> int:
-    """The file that is open in another process of this user under that number, for reading.
+    """Open, for reading, the file that another process of this user has open as descriptor `fd`.
 
     Raises
     ------
     OSError
-        When this process may not do that, or it is another file than that of the inode.
+        When this process may not do that, or when the file has another inode.
     """
     opened = os.open(facilities.proc(f"{pid}/fd/{fd}"), os.O_RDONLY | os.O_CLOEXEC)
     if os.fstat(opened).st_ino != inode:
         os.close(opened)
-        raise FileNotFoundError(errno.ENOENT, f"descriptor {fd} of process {pid} is another file by now")
+        raise FileNotFoundError(errno.ENOENT, f"descriptor {fd} of process {pid} now belongs to another file")
     return opened
 
 
 def may_open_of(pid: int) -> bool:
-    """Whether this process may open what is open in that one."""
+    """Whether this process may open the descriptors of another process."""
     try:
         os.listdir(facilities.proc(f"{pid}/fd"))
     except OSError:
@@ -276,21 +276,21 @@ def may_open_of(pid: int) -> bool:
 
 
 def aligned(nbytes: int) -> NDArray[np.uint8]:
-    """New private memory that begins in a multiple of 64 bytes."""
+    """New private memory that begins at a multiple of 64 bytes."""
     memory = np.empty(nbytes + 63, dtype=np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + nbytes]
 
 
 def bytes_at(address: int, nbytes: int) -> NDArray[np.uint8]:
-    """This process's memory as it lies there; the caller sees to it that it stays."""
+    """An array over memory of this process. The caller keeps the memory alive."""
     memory: Any = (ctypes.c_ubyte * nbytes).from_address(address)
     view: NDArray[np.uint8] = np.frombuffer(memory, dtype=np.uint8)
     return view
 
 
 def are_equal(address: int, other: int, nbytes: int) -> bool:
-    """Whether the bytes in two places are the same. Without the interpreter's lock, at the speed of the memory."""
+    """Whether two ranges of memory have the same bytes. Runs without the interpreter's lock."""
     return bool(_libc.memcmp(address, other, nbytes) == 0)
 
 
@@ -308,16 +308,16 @@ def map_page(fd: int, size: int) -> int:
 
 
 def map_private(fd: int, offset: int, size: int) -> int:
-    """Map a range for a consumer: writable, copy on write, nothing of it ever reaches the file."""
+    """Map a range for a consumer: writable, and copy on write, so that no write reaches the file."""
     address = _map(fd, offset, size, _MAP_PRIVATE | _MAP_NORESERVE)
     _advise(address, size, _MADV_DONTDUMP)
     return address
 
 
 def map_again(address: int, size: int, fd: int, offset: int) -> bool:
-    """Put a new private map of a range in the place of the one that is there; False when that cannot be done.
+    """Replace the map at an address by a new private map of a range. Return False when that fails.
 
-    Then there may be no map at all in its place: nobody may unmap that address any more.
+    After a failure the address may have no map: do not unmap it.
     """
     try:
         _map(fd, offset, size, _MAP_PRIVATE | _MAP_NORESERVE | _MAP_FIXED, address)
@@ -336,36 +336,36 @@ def _map(fd: int, offset: int, size: int, flags: int, where: int | None = None) 
 
 
 def unmap(address: int, size: int) -> bool:
-    """End a map made here; False when it is still there."""
+    """Remove a map that this module made. Return False when that fails."""
     return bool(_libc.munmap(address, size) == 0)
 
 
 def drop_pages(start: int, end: int) -> None:
-    """Ask the kernel to forget what was written to these pages of a private map. Look whether it has: see `pages`."""
+    """Ask the kernel to drop the data that was written to these pages of a private map. `pages` checks whether it has."""
     _advise(start, end - start, _MADV_DONTNEED)
 
 
 def ioctl(fd: int, request: int, argument: ctypes.Structure) -> int:
-    """What the kernel answers; negative for an error."""
+    """The result of the system call; negative for an error."""
     answer: int = _libc.ioctl(fd, ctypes.c_ulong(request), ctypes.byref(argument))
     return answer
 
 
 def _advise(address: int, size: int, advice: int) -> int:
-    """0, or the error number."""
+    """Advise the kernel; return 0, or the error number."""
     return 0 if _libc.madvise(address, size, advice) == 0 else ctypes.get_errno()
 
 
 def populate(address: int, size: int) -> None:
-    """Make the pages of a shared map exist and be mapped, in one call instead of one fault each.
+    """Allocate and map the pages of a shared map, in one call instead of one fault each.
 
     Raises
     ------
     MemoryError
-        When the kernel has no memory for them; touching them would end in SIGBUS.
+        When the kernel has no memory for them. Touching them would cause SIGBUS.
     """
     code = _advise(address, size, _MADV_POPULATE_WRITE)
-    # EINVAL: kernels before 5.14 do not know the advice; the pages then come one by one as they are written.
+    # EINVAL: kernels before 5.14 do not have this advice. Pages are then allocated one by one as they are written.
     if code in (errno.ENOMEM, errno.EFAULT):
         raise MemoryError(f"the kernel has no memory for {size} more bytes of shared memory")
 

@@ -1,4 +1,4 @@
-"""Arrays over mapped memory, which keep what they show alive."""
+"""Arrays over mapped memory, which keep the map alive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arrowpool.memory import platform
 class MappedBytes:
     """The base object of arrays over `size` bytes at an address: NumPy reads the attribute, and keeps the object alive.
 
-    Whoever makes one gives it a finalizer, or attributes, for what ends with the last array.
+    Its maker attaches a finalizer or attributes for resources that end with the last array.
     """
 
     __slots__ = ("__array_interface__", "__weakref__")

@@ -237,9 +237,7 @@ def test_no_descriptor_at_a_fork(flags):
         for child in children:
             child.end()
         words = [record.getMessage() for record in said.buffer]
-        return (
-            not ignored and released(flags) == [0, 2] and len(words) == 1 and "no descriptor was to be had" in words[0]
-        )
+        return not ignored and released(flags) == [0, 2] and len(words) == 1 and "no descriptor was free" in words[0]
 
     assert hostile.in_child(run)
 

@@ -323,7 +323,7 @@ def test_what_there_is_of_memory(owner, tmp_path):
     assert 0 < limits.headroom(owner.fd) < available
     fd = platform.create_unlinked("arrowpool-test", MIB, str(tmp_path))
     try:
-        with pytest.raises(MemoryError, match="no room"):
+        with pytest.raises(MemoryError, match="no space"):
             platform.reserve(fd, 0, 1 << 62)
     finally:
         os.close(fd)
