@@ -22,6 +22,9 @@ from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import ArenaFullError
 from arrowpool.tuning import FRAME_BYTES, FRAME_PLACED_BYTES
 
+#: Plain tasks that are encoded ahead before events are looked at again.
+_AT_A_TIME = 16
+
 
 class Backlog:
     """Encodes tasks in the order in which they are sent.
@@ -96,11 +99,8 @@ class Backlog:
     def peek(self) -> Task | None:
         """The next task, encoded; None when there is none, or it waits for memory. `take` takes it."""
         if not self._ahead:
-            task = self._encode()
-            if task is None:
-                return None
-            self._ahead.append(task)
-        return self._ahead[0]
+            self._ahead.extend(self._encode(1))
+        return self._ahead[0] if self._ahead else None
 
     def take(self, most: int) -> list[Task]:
         """Take the next task, and with it up to `most` in all that go in one frame.
@@ -112,7 +112,7 @@ class Backlog:
         first = ahead[0]
         call, function = first.call, first.blobs[0]
         piped, placed, count = first.parcel.piped_bytes, first.parcel.nbytes, 1
-        while count < most and (count < len(ahead) or self._encode_one_of(call)):
+        while count < most and (count < len(ahead) or self._encode_of(call, most - count)):
             task = ahead[count]
             piped += task.parcel.piped_bytes
             placed += task.parcel.nbytes
@@ -127,18 +127,16 @@ class Backlog:
         return [ahead.popleft() for _ in range(count)]
 
     def encode_ahead(self, most: int, least: int) -> bool:
-        """Encode one more task if fewer than `most` are encoded; whether there was one.
+        """Encode one more task, or a few plain ones, if fewer than `most` are encoded; whether there was one.
 
         More than `least` only while what is in flight is still in the processor's caches.
         """
         count = len(self._ahead)
         if count >= most or (count >= least and self._budget.in_flight_bytes >= least * 2 * FRAME_PLACED_BYTES):
             return False
-        task = self._encode()
-        if task is None:
-            return False
-        self._ahead.append(task)
-        return True
+        tasks = self._encode(min(_AT_A_TIME, most - count))
+        self._ahead.extend(tasks)
+        return bool(tasks)
 
     def give_back(self, tasks: list[Task]) -> None:
         """These tasks were sent and never begun: they come first, unless their call was cancelled."""
@@ -174,32 +172,27 @@ class Backlog:
         if source.may_go_on() and not self._throttle.holds_back(call):
             source.ask(draw_size(call, len(self._workers), self._limit))
 
-    def _encode(self) -> Task | None:
-        """Encode the next task; None when there is none, or it waits for memory."""
+    def _encode(self, most: int) -> list[Task]:
+        """Encode the next task, or up to so many plain ones; none when there are none, or one waits for memory."""
         while True:
-            taken: Task | Unplaced | None
             if self._waiting is not None:
-                taken, self._waiting = self._waiting, None
+                unplaced, self._waiting = self._waiting, None
+                task = self._place(unplaced)
+                tasks = [task] if task is not None else []
             else:
                 call = self._turns.next()
                 if call is None:
-                    return None
-                taken = self._take(call)
-            if isinstance(taken, Unplaced):
-                taken = self._place(taken)
-                if self._waiting is not None:
-                    return None
-            if taken is not None:
-                return taken
+                    return []
+                tasks = self._take(call, most)
+            if tasks or self._waiting is not None:
+                return tasks
 
-    def _encode_one_of(self, call: Call) -> bool:
-        """Encode the next task of this call behind those that are there, if there is one for which nothing must be waited."""
+    def _encode_of(self, call: Call, most: int) -> bool:
+        """Encode up to so many more tasks of this call, if nothing must be waited for; whether there was one."""
         while self._waiting is None and not call.exhausted and (call.source is None or call.source.has_some()):
-            taken = self._take(call)
-            if isinstance(taken, Unplaced):
-                taken = self._place(taken)
-            if taken is not None:  # else it failed or waits, or there are no more
-                self._ahead.append(taken)
+            tasks = self._take(call, most)
+            if tasks:
+                self._ahead.extend(tasks)
                 return True
         return False
 
@@ -225,23 +218,32 @@ class Backlog:
         self.draw_on(call)
         return task
 
-    def _take(self, call: Call) -> Task | Unplaced | None:
-        """The next task of a call; None when it failed, or there are no more."""
+    def _take(self, call: Call, most: int) -> list[Task]:
+        """The next tasks of a call, up to so many; none when they failed, or one waits for memory, or there are no more."""
         # Their memory is free for what this task shares with later ones, which is placed as soon as it is met.
         self._settlement.settle_early()
-        taken = self._encoder.take(call)
-        if taken is None:
+        taken = self._encoder.take(call, most if call.source is None else min(most, call.source.count()))
+        if not taken:
             if call.set_length is not None:
                 call.set_length(call.last_index + 1)
             self._turns.exhausted(call)
             self._encoder.exhausted(call)
             self._settlement.finish(call)
-            return None
-        if isinstance(taken, Failed):
-            self._tell_collector(taken)
+            return []
+        last = taken[-1]
+        task: Task | None
+        if isinstance(last, Failed):
+            taken.pop()
+            call.pending += len(taken)
+            self._tell_collector(last)
             self.draw_on(call)
-            return None
-        call.pending += 1
-        if isinstance(taken, Task):
+        elif isinstance(last, Unplaced):
+            taken.pop()
+            call.pending += len(taken) + 1
+            task = self._place(last)
+            if task is not None:
+                taken.append(task)
+        else:
+            call.pending += len(taken)
             self.draw_on(call)
-        return taken
+        return taken  # type: ignore[return-value]  # all others are tasks

@@ -40,7 +40,9 @@ class Delivery:
             When there is no memory for what must be copied, or the worker holds too many leases. Nothing is sent then.
         """
         sender = self._sender
-        blobs = tasks[0].blobs if len(tasks) == 1 else tuple(dict.fromkeys(b for task in tasks for b in task.blobs))
+        blobs = tasks[0].blobs
+        if any(task.blobs is not blobs for task in tasks):
+            blobs = tuple(dict.fromkeys(blob for task in tasks for blob in task.blobs))
         new = [blob for blob in blobs if blob.number not in worker.known_blobs]
         if not worker.may_borrow:
             self._bring_in(tasks)
@@ -60,9 +62,8 @@ class Delivery:
         if blob_grants or tasks[0].parcel.segments:
             worker.control.arguments = sender.use(worker)
         first = worker.sent
-        for task in tasks:
-            worker.outstanding[worker.sent] = task
-            worker.sent += 1
+        worker.sent += len(tasks)
+        worker.outstanding.update(zip(range(first, worker.sent), tasks, strict=True))
         worker.last_frame = len(tasks)
         worker.pace = tasks[0].call.mean_seconds or 0.0
         worker.progress = (time.monotonic(), worker.control.started)

@@ -85,25 +85,45 @@ class Encoder:
                 self._snapshots.drop(call.snapshot)
                 call.snapshot = None
 
-    def take(self, call: Call) -> Task | Unplaced | Failed | None:
-        """Take the next task off a call and apart; None when the call has no more."""
-        try:
-            job, index, function, args, kwds = next(call.tasks)
-        except StopIteration:
-            return None
-        except BaseException as error:
-            # Only what is no Exception gets here out of a user's iterable.
-            call.last_index += 1
-            return Failed(call.job, call.last_index, contained(error, "the iterable"))
-        call.job, call.last_index = job, index
-        star, function, payload, plain = parts_of(function, args, kwds)
-        if call.failure is not None:
-            return Failed(job, index, call.failure)
-        known = call.encoded
-        if plain and known is not None and not known.may_change and call.function is function:
+    def take(self, call: Call, most: int = 1) -> list[Task | Unplaced | Failed]:
+        """Take the next tasks off a call and apart: up to `most`, the last of which may be other than a few plain values.
+
+        Empty when the call has no more.
+        """
+        taken: list[Task | Unplaced | Failed] = []
+        while len(taken) < most:
+            try:
+                job, index, function, args, kwds = next(call.tasks)
+            except StopIteration:
+                break
+            except BaseException as error:
+                # Only what is no Exception gets here out of a user's iterable.
+                call.last_index += 1
+                taken.append(Failed(call.job, call.last_index, contained(error, "the iterable")))
+                break
+            call.job, call.last_index = job, index
+            star, function, payload, plain = parts_of(function, args, kwds)
+            known = call.encoded
+            if (
+                not plain
+                or known is None
+                or known.may_change
+                or call.function is not function
+                or call.failure is not None
+            ):
+                taken.append(self._encode(call, index, star, function, payload, plain))
+                break
             if known.nbytes:
                 self._metrics.saved(known.nbytes)
-            return Task(call, index, star, Parcel(protocol.plain(payload), (), 0), call.blobs)
+            taken.append(Task(call, index, star, Parcel(protocol.plain(payload), (), 0), call.blobs))
+        return taken
+
+    def _encode(
+        self, call: Call, index: int, star: int, function: Any, payload: Any, plain: bool
+    ) -> Task | Unplaced | Failed:
+        job = call.job
+        if call.failure is not None:
+            return Failed(job, index, call.failure)
         snapshot, call.snapshot = call.snapshot, None
         try:
             if snapshot is not None and snapshot.failure is not None:
@@ -307,6 +327,10 @@ class Encoder:
         call.shared.clear()
 
     # Endings. Each returns the blobs that no task will refer to again.
+
+    def holds(self, task: Task) -> bool:
+        """Whether there is something to let go of when this task is over: of its own, or blobs that have ended before."""
+        return bool(task.parcel.segments or task.own is not None or self._ended)
 
     def unpin(self, blob: Blob) -> list[Blob]:
         """No new call refers to this."""

@@ -95,6 +95,12 @@ class MapResult(ApplyResult[list[_T]], stdlib.MapResult[_T]):
             pool, chunksize, length, _guarded(callback), error_callback=_guarded(error_callback)
         )
 
+    def _set(self: Any, index: int, outcome: tuple[bool, Any]) -> None:
+        # Past the ones between: called for each of maybe many thousand tasks.
+        stdlib.MapResult._set(self, index, outcome)  # type: ignore[attr-defined]
+        if self._number_left <= 0:
+            self._wake()
+
     def fail(self: Any, error: BaseException) -> None:
         self._number_left = 1  # number of tasks without an answer: the one that is set next is the last
         super().fail(error)

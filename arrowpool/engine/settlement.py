@@ -43,9 +43,12 @@ class Settlement:
 
     def settle(self, task: Task) -> None:
         """A task is over: let go of what it held, and of what its call held if it was the last one."""
-        self.forget(self._encoder.settled(task))
-        task.call.pending -= 1
-        self.finish(task.call)
+        if self._encoder.holds(task):
+            self.forget(self._encoder.settled(task))
+        call = task.call
+        call.pending -= 1
+        if call.exhausted:
+            self.finish(call)
 
     def finish(self, call: Call) -> None:
         """Let go of what a call held, if no task of it is to come or under way."""

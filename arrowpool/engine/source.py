@@ -79,8 +79,14 @@ class Source(Service):
         """The next task; only when there is one."""
         task = self._there.popleft()
         if isinstance(task, BaseException):
+            if isinstance(task, StopIteration):
+                self._there.append(task)  # as every iterator, it stays at its end
             raise task
         return task
+
+    def count(self) -> int:
+        """How many tasks there are, the end counting as one."""
+        return len(self._there)
 
     def has_some(self) -> bool:
         """Whether there are tasks; if not, `drawn` will be called when there are."""

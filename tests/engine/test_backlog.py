@@ -205,3 +205,41 @@ def test_leases_that_are_used_up_fail_only_the_tasks_without_one(house, monkeypa
     assert [event.index for event in house.failed] == [2, 3]
     house.answer()
     assert house.sender.lifecycle.live == set()
+
+
+def numbers(count, *, then=()):
+    """Plain items; what comes after them is none."""
+    yield from range(count)
+    yield from then
+
+
+def test_plain_tasks_are_taken_many_at_a_time_up_to_what_is_not_plain(house):
+    house = house()
+    house.begin(numbers(1000, then=arrays(2, 40 * KIB)))
+    house.run()
+    indexes = []
+    for _ in range(20):
+        indexes += [task.index for task in house.workers[0].outstanding.values()]
+        house.answer()
+        house.run()
+    assert indexes == list(range(1002))
+    assert house.call.exhausted
+    assert house.call.pending == 0
+    assert sum(len(frame) for frame in house.frames()) == 1002
+    assert house.sender.lifecycle.live == set()
+
+
+def test_an_error_of_the_iterable_behind_plain_tasks_is_the_next_ones(house):
+    house = house()
+
+    def fails():
+        yield from numbers(300)
+        raise SystemExit("the iterable ends so")
+
+    house.begin(fails())
+    for _ in range(20):
+        house.run()
+        house.answer()
+    assert sum(len(frame) for frame in house.frames()) == 300
+    assert [event.index for event in house.failed] == [300]
+    assert house.call.pending == 0

@@ -126,6 +126,19 @@ def test_the_end_and_errors(read):
     assert reader.ended()
 
 
+def test_it_stays_at_its_end(read):
+    """Several tasks are taken at a time: the end that comes behind them must be met once more."""
+    reader = read([0, 1])
+    reader.source.ask(5)
+    assert [reader.next() for _ in range(2)] == [0, 1]
+    assert reader.ended()
+    for _ in range(2):
+        assert reader.source.has_some()
+        assert reader.source.count() == 1
+        with pytest.raises(StopIteration):
+            next(reader.source)
+
+
 def test_closing_lets_go_of_a_generator_that_waits_to_be_asked(read):
     closed = threading.Event()
 
