@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +26,9 @@ from arrowpool.memory import facilities, platform
 from arrowpool.memory.admission import Turns
 from arrowpool.memory.allocator import Allocator
 from arrowpool.memory.limits import headroom, is_tight, unasked
-from arrowpool.tuning import HEADROOM_STEP, MIB
+from arrowpool.tuning import HEADROOM_STEP, MIB, PIECE
+
+Run = Callable[[list[Callable[[], Any]], int], None]
 
 _log = logging.getLogger(__name__)
 _LEAST_FILE = 64 * MIB
@@ -81,8 +86,16 @@ class Arena:
         """Bytes that have memory behind them, in segments or kept warm for the next."""
         return self._allocator.resident()
 
-    def allocate(self, nbytes: int) -> tuple[int, int]:
+    def allocate(self, nbytes: int, run: Run | None = None) -> tuple[int, int]:
         """A new segment of at least `nbytes`: (offset, size), both page-aligned, its pages in memory.
+
+        Parameters
+        ----------
+        nbytes : int
+            How many bytes it needs.
+        run : callable, optional
+            Runs functions, which get pages of so many bytes in all, and returns when all have ended. By default they run one
+            after the other.
 
         Raises
         ------
@@ -101,7 +114,7 @@ class Arena:
         if not cold:
             return offset, size
         try:
-            self._grow(cold)
+            self._grow(cold, run)
         except MemoryError as error:
             self._allocator.free(offset, size)
             self._allocator.mark_cold(cold)
@@ -111,7 +124,7 @@ class Arena:
             ) from error
         return offset, size
 
-    def _grow(self, cold: list[tuple[int, int]]) -> None:
+    def _grow(self, cold: list[tuple[int, int]], run: Run | None) -> None:
         """Get pages for these stretches; refuse when that would leave the machine (or its container) without memory.
 
         Other owners see the same memory and may take of it at the same moment. So each may take so little without asking
@@ -121,7 +134,7 @@ class Arena:
         nbytes = sum(end - start for start, end in cold)
         if nbytes <= self._headroom:
             self._headroom -= nbytes
-            self._populate(cold)
+            self._populate(cold, run)
             return
         with self._turns:
             available = headroom(self.fd)
@@ -137,13 +150,23 @@ class Arena:
                         f"{nbytes:,} more bytes of shared memory are wanted and {max(0, available):,} available"
                     )
             self._headroom = unasked(available - nbytes, self._owners)
-            self._populate(cold)
+            self._populate(cold, run)
 
-    def _populate(self, cold: list[tuple[int, int]]) -> None:
-        for start, end in cold:
-            if not self._is_memfd:
+    def _populate(self, cold: list[tuple[int, int]], run: Run | None) -> None:
+        if not self._is_memfd:
+            for start, end in cold:
                 platform.reserve(self.fd, start, end - start)
-            platform.populate(self._address + start, end - start)
+        # The kernel fills a page with zeros, which takes longer than to copy one: as much work for threads as the copies.
+        step = PIECE if run is not None else self.capacity
+        pieces = [(at, min(step, end - at)) for start, end in cold for at in range(start, end, step)]
+        works: list[Callable[[], Any]] = [
+            functools.partial(platform.populate, self._address + at, nbytes) for at, nbytes in pieces
+        ]
+        if run is not None:
+            run(works, sum(nbytes for _, nbytes in pieces))
+        else:
+            for work in works:
+                work()
 
     def free(self, offset: int, size: int) -> None:
         """Take a segment back; its pages stay warm for the next one, unless memory is tight."""

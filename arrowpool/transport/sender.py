@@ -171,7 +171,7 @@ class Sender:
                 if isinstance(place, InSegment) and place.segment >= len(leased):
                     copies += unit.copies_to(_memory(arena, segments, place), PIECE)
                     self.copies += 1
-            self._copy(copies, reduced.nbytes)
+            self._run(copies, reduced.nbytes)
         except BaseException:
             self.unpin(segments)
             raise
@@ -230,7 +230,7 @@ class Sender:
 
     def _allocate(self, arena: Arena, size: int, relieve: Relieve | None) -> tuple[int, int]:
         try:
-            return arena.allocate(size)
+            return arena.allocate(size, self._run)
         except ArenaFullError:
             may_come = relieve() if relieve is not None else None
             if may_come is None:
@@ -238,19 +238,20 @@ class Sender:
         began = time.monotonic()
         while True:
             try:
-                return arena.allocate(size)
+                return arena.allocate(size, self._run)
             except ArenaFullError:
                 waited = time.monotonic() - began
                 if waited > (RELIEF_SECONDS if may_come(arena.lacking) else HOPELESS_SECONDS):
                     raise
             time.sleep(_RELIEF_STEP_SECONDS)  # nobody reports that there is memory again
 
-    def _copy(self, copies: list[Callable[[], Any]], nbytes: int) -> None:
-        if self._copiers is None or len(copies) < 2 or nbytes < 2 * PIECE:
-            for copy in copies:
-                copy()
+    def _run(self, works: list[Callable[[], Any]], nbytes: int) -> None:
+        """Copy, or get pages for, so many bytes: in several threads if that pays."""
+        if self._copiers is None or len(works) < 2 or nbytes < 2 * PIECE:
+            for work in works:
+                work()
         else:
-            self._copiers.run(copies)
+            self._copiers.run(works)
 
     def close(self) -> None:
         """Encode no more; end the threads and give the arena up."""

@@ -17,6 +17,7 @@ from arrowpool.memory.control_page import create as create_control
 from arrowpool.memory.forks import settle_forks
 from arrowpool.memory.lease import Account, Lease
 from arrowpool.memory.mapping import Mapping
+from arrowpool.tuning import PIECE
 from tests.conftest import needs
 
 MIB = 1 << 20
@@ -138,6 +139,33 @@ def test_idle_pages_are_given_back(owner):
     assert (owner.room(*kept) == 2).all()
     again = owner.allocate(4 * MIB)
     assert (owner.room(*again) == 0).all()
+
+
+def test_pages_are_got_in_pieces_that_threads_can_share(owner):
+    asked = []
+
+    def run(works, nbytes):
+        asked.append((len(works), nbytes))
+        assert os.fstat(owner.fd).st_blocks == 0
+        for work in reversed(works):
+            work()
+
+    owner.allocate(2 * PIECE + MIB, run)
+    assert asked == [(3, 2 * PIECE + MIB)]
+    assert os.fstat(owner.fd).st_blocks * 512 == 2 * PIECE + MIB
+
+
+def test_a_thread_that_gets_no_pages(owner):
+    def run(works, nbytes):
+        works[0]()
+        raise MemoryError("the kernel has no memory")
+
+    with pytest.raises(ArenaFullError, match="the kernel has no memory"):
+        owner.allocate(2 * PIECE, run)
+    assert owner.used == 0
+    offset, _ = owner.allocate(2 * PIECE)
+    assert offset == 0
+    assert os.fstat(owner.fd).st_blocks * 512 == 2 * PIECE
 
 
 def test_a_full_arena_says_so_and_holds_nothing(owner):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copyreg
 import dataclasses
 import gc
@@ -775,3 +776,15 @@ def put_frame(i, directory):
 
     os.environ["ARROWPOOL_SHELF_DIR"] = directory  # the forkserver has none of the test's environment
     return arrowpool.put(frame_of(i), persist=True)
+
+
+#: What tasks leave in a worker: the last few of each.
+_left = collections.deque(maxlen=50)
+
+
+def make_temporaries(sizes):
+    """Arrays of so many bytes, several at a time, and something small among them that stays for a while."""
+    live = collections.deque(maxlen=5)
+    for size in sizes:
+        live.append(np.ones(size, dtype=np.uint8))
+        _left.append(bytes(1000))

@@ -337,6 +337,16 @@ def cells():
             yield [made]
 
 
+@scenario("temporaries of many sizes", steps=300)
+def temporaries():
+    """What tasks free is used by the next tasks, although each task leaves something small between."""
+    rng = np.random.default_rng(0)
+    with pool() as made:
+        while True:
+            made.map(tasks.make_temporaries, [rng.integers(10_000, 6_000_000, 20).tolist() for _ in range(4)], 1)
+            yield [made]
+
+
 @scenario("new pools next to an idle one", steps=40, allowed=MAPS_KEPT)
 def pools():
     with pool() as idle:
