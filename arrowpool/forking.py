@@ -1,19 +1,19 @@
-"""Forking a worker while other threads run: what the child must not inherit, and what it must not inherit half done.
+"""Forks while other threads run: descriptors that a child must not keep, and imports that it must not inherit unfinished.
 
 Guarantees
 ----------
 - A forked worker can import every module that another thread of its parent was importing at the fork. CPython reinitializes
   its global import lock in a child, but not the lock of each module: the child would wait for a thread that it does not have.
-- A child, whoever forks it, keeps neither the parent's ends of the workers' channels nor the ends of a worker that is just
+- A child, also one that user code forks, keeps neither the parent's ends of the workers' channels nor the ends of a worker that is
   being started, unless it is this worker.
-- No lock is held while user code runs. A fork waits for nothing but imports, and for these only `_PATIENCE_SECONDS`.
+- No lock is held while user code runs. A fork waits for imports only, and at most `_PATIENCE_SECONDS`.
 
-How an import is kept whole
----------------------------
-1. Before the fork, the forking thread waits until no other thread imports. Most imports are not met at all then.
-2. An import that began between this look and the fork has hardly begun: the child forgets the module and imports it again.
-3. An import that outlasts the wait (a module that uses the pool in its own body, say) stays as it is. The child gets the
-   module as far as it was, as in a circular import, and does not wait for the rest. It is not waited for again.
+Imports of other threads
+------------------------
+1. Before the fork, the forking thread waits until no other thread imports. After that, most forks meet no import.
+2. An import that began between this look and the fork has hardly begun: the child drops the module and imports it again.
+3. An import that outlasts the wait (for example, of a module that uses the pool in its own body) stays as it is. The child gets the
+   unfinished module, as in a circular import, and does not wait for the rest. No later fork waits for this import.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-#: For so long a fork waits for other threads' imports.
+#: A fork waits at most this long for other threads' imports.
 _PATIENCE_SECONDS = 3.0
 _LOOK_AGAIN_SECONDS = 0.002
 
@@ -37,17 +37,17 @@ _module_locks: dict[str, weakref.ref[Any]] = getattr(getattr(importlib, "_bootst
 
 
 class ParentOnly(Protocol):
-    """Something that only the process that made it may keep."""
+    """An object that only the process that made it may keep."""
 
     def close_in_child(self) -> None:
-        """Close all of it in a child that was forked while any thread did anything with it."""
+        """Close all its descriptors in a forked child. At the fork, any thread may have been in the middle of any method."""
 
 
 # The state of this process. `_parent_only` is added to by any thread that holds `_gate`, and read by a child that is alone.
 _parent_only: weakref.WeakSet[Any] = weakref.WeakSet()
-#: Held across each fork, and while descriptors are made that not every child may keep. Reentrant: a finalizer may fork.
+#: Held across each fork, and while descriptors are made that other children must not keep. Reentrant: a finalizer may fork.
 _gate = threading.RLock()
-#: The threads that fork a worker just now, each with the descriptors that are for its child.
+#: The threads that fork a worker now, each with the descriptors for its child. Each thread writes its own entry; a child reads them.
 _forkers: dict[int, Handover] = {}
 #: Locks of modules whose import outlasted a wait.
 _outlasted: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -55,7 +55,7 @@ _watching = False
 
 
 class Handover:
-    """Descriptors on their way to one new worker: no other child keeps them, and the parent only until `close`."""
+    """Descriptors for one new worker. No other child keeps them, and the parent keeps them only until `close`."""
 
     def __init__(self) -> None:
         self._fds: list[int] = []
@@ -66,7 +66,7 @@ class Handover:
         return fd
 
     def close(self) -> None:
-        """The worker has them, or never will."""
+        """Close them in the parent: the worker has them, or could not be started."""
         while self._fds:
             os.close(self._fds.pop())
 
@@ -82,9 +82,9 @@ def hold_across_forks(
     after_in_parent: Callable[[], object] | None = None,
     after_in_child: Callable[[], object],
 ) -> None:
-    """Have each forking thread hold `gate` from before the fork until after it, and run these hooks meanwhile.
+    """Make each forking thread hold `gate` from before the fork until after it, and run these hooks meanwhile.
 
-    A thread in a ``with gate`` block keeps all other threads from forking. `before` is called with whether the forking thread
+    A thread in a ``with gate`` block keeps all other threads from forking. The argument of `before` says whether the forking thread
     held the gate already: in such a block, or in a fork around this one.
     """
 
@@ -103,16 +103,16 @@ def hold_across_forks(
 
 @contextlib.contextmanager
 def no_forks() -> Iterator[None]:
-    """No child is forked in this block. For making descriptors, up to the word about who may keep them: nothing that waits."""
+    """Keep all threads from forking in this block: for making descriptors and registering their owner. The block must not wait."""
     _watch()
     with _gate:
         yield
 
 
 def keep_from_children(owner: ParentOnly) -> None:
-    """Close `owner` in every child that is forked from now on, for as long as it is referenced.
+    """Close `owner` in every child that is forked from now on, while `owner` is referenced.
 
-    A child that kept the parent's end of a channel would keep workers from seeing that the parent is gone.
+    If a child kept the parent's end of a channel, workers would not see the end of the parent.
     """
     _watch()
     with _gate:
@@ -121,10 +121,10 @@ def keep_from_children(owner: ParentOnly) -> None:
 
 @contextlib.contextmanager
 def worker_fork(handover: Handover, *, stays: bool = True) -> Iterator[None]:
-    """What this thread forks in the block is a worker: it gets `handover`, and is no victim of other threads' imports.
+    """Fork a worker in this block: the child gets `handover`, and does not wait for imports of other threads.
 
-    `stays` says whether the child goes on as this program. One that executes another (loky before 3.5 forks it from Python)
-    needs the descriptors, and no imports.
+    `stays` says whether the child goes on as this program. A child that executes another program (loky before 3.5 forks it from
+    Python) needs the descriptors, and no imports.
     """
     _watch()
     if stays:
@@ -176,7 +176,7 @@ def _after_in_child() -> None:
 
 
 def _free_modules() -> None:
-    """Have nothing wait for imports of threads that are not in this process."""
+    """Remove the import locks of threads that are not in this process."""
     for name, lock in _of_others():
         del _module_locks[name]
         module = sys.modules.get(name)

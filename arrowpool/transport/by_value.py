@@ -1,8 +1,8 @@
-"""How classes and cached functions travel that the receiver does not have: as cloudpickle does, mended where that falls short.
+"""Classes and cached functions that the receiver does not have, sent by value: with cloudpickle, and corrections to it.
 
-Called by the reducer. A class that travels by value has a number, the same in all processes: whatever is received under a
-number that is known here becomes the class that is known, so that instances which come one after another are of one class,
-and those which come back are of the sender's own.
+Called by the reducer. A class that travels by value has a number, the same in all processes. A class that is received under a known
+number becomes the known class. So instances that come one after another have one class, and instances that come back have the
+sender's own class.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 import cloudpickle
 from cloudpickle import cloudpickle as by_value
 
-#: `functools.lru_cache` makes these anew.
+#: `functools.lru_cache` sets these attributes again.
 _OF_CACHED = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters"}
 _DISPATCHED = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
 
 
 def reduce_class(cls: type) -> tuple[Any, ...]:
-    """A class to a process that does not have it."""
+    """Reduce a class for a process that does not have it."""
     reduced: tuple[Any, ...] = by_value._dynamic_class_reduce(cls)
     if issubclass(cls, enum.Enum):
         return reduced
@@ -36,7 +36,7 @@ def reduce_class(cls: type) -> tuple[Any, ...]:
         members = {**members, **{name: state[name] for name in ("__orig_bases__",) if name in state}}
     slots = state.pop("__slots__", None)
     if slots is not None:
-        # Without them, instances there would have a dictionary, and one here could not be made from theirs.
+        # Without slots, instances in the receiver would have a dictionary, and could not be rebuilt here.
         members = {**members, "__slots__": slots if isinstance(slots, str) else tuple(slots)}
     return _make_class, (kind, name, bases, members, number, extra), (state, slotstate), *rest
 
@@ -44,7 +44,7 @@ def reduce_class(cls: type) -> tuple[Any, ...]:
 def _make_class(kind: Any, name: str, bases: Any, members: Any, number: str, extra: Any) -> Any:
     known = by_value._DYNAMIC_CLASS_TRACKER_BY_ID.get(number)
     if known is not None:
-        return known  # another one, thrown away at once, would still be registered by an `__init_subclass__`
+        return known  # `__init_subclass__` would register a second class, even if that is dropped at once
     return by_value._make_skeleton_class(kind, name, bases, members, number, extra)
 
 
@@ -59,17 +59,16 @@ def came_by_value(cls: type) -> bool:
 
 
 def reduce_known_class(cls: type) -> tuple[Any, ...]:
-    """A class that came by value on its way back: the receiver takes its own, as it is; or makes one, if it has none."""
+    """Reduce a class that came by value. The receiver uses the class that it knows, unchanged, or makes one if it knows none."""
     number = by_value._get_or_create_tracker_id(cls)
     if functools.reduce(lambda found, name: getattr(found, name, None), cls.__qualname__.split("."), _home(cls)) is cls:
-        # It was sent from the process that this one is forked from, and has been here all the time.
+        # This process is forked from one that has sent the class, so it has the class by name.
         return _find_named, (number, cls.__module__, cls.__qualname__)
     stream: Any
     try:
         stream = cloudpickle.dumps(cls)
-    except (
-        Exception
-    ) as error:  # something is in the class now that cannot be pickled: that matters to none who has the class
+    except Exception as error:
+        # The class now contains an object that cannot be pickled. A receiver that knows the class does not need the stream.
         stream = str(error)
     return _find_class, (number, stream)
 
@@ -93,7 +92,7 @@ def _find_class(number: str, stream: Any) -> Any:
 
 
 def reduce_cached(function: Any) -> tuple[Any, ...]:
-    """What `functools.lru_cache` has made: without what it has in its cache."""
+    """Reduce a function of `functools.lru_cache`, without the content of its cache."""
     parameters = function.cache_parameters()
     state = {name: value for name, value in vars(function).items() if name not in _OF_CACHED}
     return _make_cached, (function.__wrapped__, parameters["maxsize"], parameters["typed"]), state or None
@@ -104,7 +103,7 @@ def _make_cached(function: Callable[..., Any], maxsize: int | None, typed: bool)
 
 
 def reduce_cached_property(found: functools.cached_property[Any]) -> tuple[Any, ...]:
-    """One that a class has: with a lock of its own, in Pythons where it has one."""
+    """Reduce a cached property of a class. The rebuilt one has a new lock, in versions of Python where it has one."""
     return _make_cached_property, (found.func, found.attrname)
 
 
@@ -116,12 +115,12 @@ def _make_cached_property(function: Callable[..., Any], name: str | None) -> Any
 
 
 def is_dispatched(function: types.FunctionType) -> bool:
-    """Whether `functools.singledispatch` has made this."""
+    """Whether a function was made by `functools.singledispatch`."""
     return function.__code__ is _DISPATCHED
 
 
 def reduce_dispatched(function: Any) -> tuple[Any, ...]:
-    """What `functools.singledispatch` has made: without its cache, which has weak references."""
+    """Reduce a function of `functools.singledispatch`, without its cache, which contains weak references."""
     return _make_dispatched, (function.__wrapped__,), list(function.registry.items()), None, None, _register
 
 
@@ -136,5 +135,5 @@ def _register(function: Any, registry: list[tuple[type, Callable[..., Any]]]) ->
 
 
 def is_whole(function: Any) -> bool:
-    """Whether a cached function says all that it takes to make it again."""
+    """Whether a cached function has the attributes that are needed to make it again."""
     return "__wrapped__" in vars(function) and "cache_parameters" in vars(function)

@@ -1,7 +1,7 @@
-"""One duplex stream of messages between the parent and one worker, and what a forked child must not keep of it.
+"""A duplex stream of messages between the parent and one worker.
 
-A message is a tuple of plain values (numbers, bytes, tuples), framed by its length. Two pipes, not a socket pair: a pipe
-holds thousands of small messages, which are then read with one system call, where a socket holds 278 of whatever size.
+A message is a tuple of plain values (numbers, bytes, tuples), preceded by its length. The stream is two pipes, not a socket pair: a
+pipe holds thousands of small messages, which are then read with one system call; a socket holds 278 messages of any size.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ class Channel:
     Parameters
     ----------
     reader, writer : int
-        Where messages come from, and where they go to.
+        Descriptors for reading and writing.
     """
 
     def __init__(self, reader: int, writer: int):
         self._reader = reader
         self._writer = writer
         self._received = bytearray()
-        #: Held while the writer is written to: closed in between, its number may be that of another worker's pipe.
+        #: Held while the writer is written to or closed: if it were closed during a write, its number could be another pipe's.
         self._sending = threading.Lock()
         self._finished = False
 
     @classmethod
     def pair(cls) -> tuple[Channel, tuple[int, int]]:
-        """The parent's end, and the descriptors (reader, writer) of the worker's."""
+        """The parent's end, and the descriptors (reader, writer) of the worker's end."""
         fds: list[int] = []
         try:
             for _ in range(2):
@@ -59,7 +59,7 @@ class Channel:
         return self._reader
 
     def send(self, message: Message) -> int:
-        """Send one message; return its bytes.
+        """Send one message; return its size in bytes.
 
         Raises
         ------
@@ -81,12 +81,12 @@ class Channel:
         return len(payload)
 
     def receive(self) -> list[Message]:
-        """Wait for bytes, once; return the messages that are complete by now.
+        """Wait for bytes once; return the messages that are complete.
 
         Raises
         ------
         EOFError
-            When the other end is gone and everything it sent has been returned.
+            When the other end is gone and all its messages were returned.
         """
         chunk = os.read(self._reader, _READ_BYTES)
         if not chunk:
@@ -107,15 +107,15 @@ class Channel:
         return messages
 
     def readable(self, timeout: float | None = 0) -> bool:
-        """Whether `receive` would not wait; waits up to `timeout` seconds for that (None: for ever)."""
+        """Whether `receive` would return at once. Waits up to `timeout` seconds for that; None for no limit."""
         return bool(wait_readable((self._reader,), timeout))
 
     def finish(self) -> None:
-        """Say that no more messages will be sent; the other end gets EOFError after the last one."""
+        """Close the writer: the other end gets EOFError after the last message."""
         self._finished = True
-        if self._sending.acquire(blocking=False):  # else whoever sends now does it after that
+        if self._sending.acquire(blocking=False):  # else the thread that sends now closes it afterwards
             try:
-                # Forgotten first: a child forked in between would close by number what has been opened since.
+                # The attribute first: a child that is forked in between would close another file that has the number by then.
                 writer, self._writer = self._writer, -1
                 if writer >= 0:
                     os.close(writer)
@@ -123,7 +123,7 @@ class Channel:
                 self._sending.release()
 
     def close_in_child(self) -> None:
-        """Close all of it in a child that was forked while any thread did anything with it."""
+        """Close both descriptors in a forked child. At the fork, any thread may have been in the middle of any method."""
         self._sending = threading.Lock()
         self.close()
 

@@ -1,4 +1,4 @@
-"""Threads that share the copying of what is large. Not those of `concurrent.futures`, which take no work once Python exits."""
+"""Threads that share large copies. Not threads of `concurrent.futures`, which take no work during Python's exit."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from arrowpool.threads import Service, current
 
 
 class _Batch:
-    """Copies to be made, by whoever has time."""
+    """Copies that several threads make together."""
 
     def __init__(self, copies: Iterable[Callable[[], Any]]):
         self._left = deque(copies)
         self._count = len(self._left)
-        #: For each copy that was made None, or what it raised.
+        #: For each copy that was made, None or its exception. Any thread of the batch puts, the caller gets.
         self._made: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def help(self) -> None:
@@ -34,7 +34,7 @@ class _Batch:
             self._made.put(error)
 
     def wait(self) -> None:
-        """Until all are made, also when one has failed: nobody may write to memory that is free again."""
+        """Wait for all copies, even when one has failed: no thread may write to memory that the caller then frees."""
         errors = [self._made.get() for _ in range(self._count)]
         for error in errors:
             if error is not None:
@@ -42,7 +42,7 @@ class _Batch:
 
 
 class _Helper(Service):
-    """Takes batches until it gets None. A part of the service that started it, which waits for its copies."""
+    """Takes batches until it gets None. It counts as a part of the service that started it, which waits for its copies."""
 
     def __init__(self, batches: queue.SimpleQueue[_Batch | None]):
         super().__init__("arrowpool-copy", current())
@@ -58,12 +58,12 @@ class _Helper(Service):
 
 
 class Copiers:
-    """So many threads, the caller's among them, that copy at a time. The others are started when there is work for them.
+    """A number of threads, the caller's among them, that copy together. The others are started by the first copies.
 
     Parameters
     ----------
     threads : int
-        How many.
+        Number of threads.
     """
 
     def __init__(self, threads: int):
@@ -72,12 +72,12 @@ class Copiers:
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
 
     def run(self, copies: Iterable[Callable[[], Any]]) -> None:
-        """Make all copies; return when none is made any more.
+        """Make all copies; return when all have ended.
 
         Raises
         ------
         Exception
-            What the first of them raised.
+            The exception of the first copy that failed.
         """
         # With no helper that can start, the caller copies alone.
         while len(self._helpers) < self._wanted and (helper := _Helper(self._batches)).try_start():

@@ -1,8 +1,8 @@
-"""Whether two functions or classes of ``__main__`` are the same definition, maybe in two processes.
+"""Fingerprints of functions and classes of ``__main__``: equal for the same definition, also in two processes.
 
-Called by `functions`. A definition is code: what stands in the ``def`` or ``class`` statement and was written by the user. What
-happens to a function or class later is its state, and no part of it: counters, registries, caches, and whatever Python
-itself stores in a class (``__slotnames__`` at the first pickling, ``__annotations__`` when read, a protocol's ``__init__``).
+Called by `resolution`. A definition is code: the content of the ``def`` or ``class`` statement that the user has written. Later
+changes to a function or class are state, not definition: counters, registries, caches, and the attributes that Python itself stores
+in a class (``__slotnames__`` at the first pickling, ``__annotations__`` when read, a protocol's ``__init__``).
 
 Assumes that the code of other modules is the same wherever they are imported.
 """

@@ -1,19 +1,18 @@
-"""Which functions and classes a worker can find by name, and which must travel by value.
+"""The decision whether a function or class goes by name or by value.
 
-Called by the reducer for every function and class it meets. A reference is right only if the worker would resolve it to
-*the same definition*: in a notebook a function may be newer than the workers, a script's ``if __name__ == "__main__":`` block
-does not run in a spawned worker, and a module may have been reloaded. All that is decided here, in the parent, from what
-it knew when the workers were made: nothing is asked of a busy worker.
+Called by the reducer for every function and class that it meets. A name is right only if the worker resolves it to *the same
+definition*: in a notebook a function may be newer than the workers, a script's ``if __name__ == "__main__":`` block does not run in
+a spawned worker, and a module may have been reloaded. The parent decides from its state when the workers were made: it does not ask
+a busy worker.
 
 The rule for ``__main__``:
 
-- A function or class that was there when the pool was made goes by name, whatever has happened to its attributes since.
-  Each worker has its own state of it, as with the standard library. If workers are spawned, they must have it with the same
-  code: they tell.
-- One that is new goes by value. So does one that was defined again, unless the definition is the same to the letter.
+- A function or class that existed when the pool was made goes by name, even if its attributes have changed since. Each worker has
+  its own state of it, as with the standard library. Spawned workers must have it with the same code: they report their names.
+- A new function or class goes by value. So does one that was defined again, unless the definition is exactly the same.
 - A class that has got other methods since (``MyClass.method = function``, with a function of ``__main__``) counts as defined
   again, as do its subclasses. So does a function whose code or defaults were replaced.
-- Whatever goes by value is another object in the worker than what has its name there.
+- A function or class that goes by value is a different object in the worker from the one that has its name there.
 """
 
 from __future__ import annotations
@@ -42,53 +41,54 @@ from arrowpool.transport.definitions import (
 )
 
 _MISSING = object()
-#: In the place of a fingerprint: the initializer of a worker has put this there.
+#: In place of a fingerprint, for a value that the initializer of a worker has set.
 _PUT_THERE = ""
 
 
 class Reach:
-    """What the workers of one pool can resolve by name. Made before the first of them is started.
+    """The names that workers of one pool can resolve. Made before the first worker is started.
 
     Parameters
     ----------
     forks : bool
-        Whether workers are forked from this process: they then have what it had, imported or not.
+        Whether workers are forked from this process: then they have all its objects, imported or not.
     """
 
     def __init__(self, *, forks: bool):
         self._forks = forks
         self._specs = {name: vars(module).get("__spec__") for name, module in _modules().items()}
         main = vars(sys.modules["__main__"])
-        # Only what is compared later, and functions weakly: a pool must not keep the user's frames alive, nor what a
-        # notebook's cell has defined once it is run again.
+        # Only objects that are compared later, and functions by weak references: a pool must not keep the user's frames alive, nor
+        # old definitions of a notebook's cell that is run again.
         self._main_values = {name: value for name, value in list(main.items()) if is_atom(value)}
         self._main_objects = {
             name: (weakref.ref(value), outline(value)) for name, value in list(main.items()) if is_definition(value)
         }
         self._main_prints = fingerprints(main)
         self._main_contents = fingerprints(main, data=True)
-        #: What workers have. Until the first spawned one tells, a script is taken to be the same there; a notebook is not.
+        #: The fingerprints in workers. Until the first spawned worker reports, a script is assumed to be the same there; a notebook
+        #: is not.
         self._worker_prints: Mapping[str, str] = self._main_prints if forks or "__file__" in main else {}
         self._told = forks
         self._worker_names: frozenset[str] = frozenset(main) if forks else frozenset()
-        #: By the function's or class's id: the weak reference that ends the entry with it, its outline, and the answer.
+        #: By id of a function or class: a weak reference, which removes the entry with the object, the outline, and the answer.
         self._answers: dict[int, tuple[weakref.ref[Any], tuple[Any, ...], bool]] = {}
 
     def worker_has(self, names: Mapping[str, str | None]) -> None:
-        """A spawned worker says what is in its ``__main__``; see `tell_names`."""
+        """Note the names that a spawned worker has in its ``__main__``; see `tell_names`."""
         if not self._told:
             self._told = True
             self._worker_prints = {name: print_ for name, print_ in names.items() if print_ is not None}
             self._worker_names = frozenset(names)
-            # Another dictionary, so that an answer that is being looked for still ends in the old one.
+            # A new dictionary: an answer that another thread is computing goes to the old one.
             self._answers = {}
 
     def is_guess(self, obj: Any) -> bool:
-        """Whether what is said of this function or class is not certain before a worker has told what it has."""
+        """Whether `resolves` is uncertain for this function or class until a worker has reported its names."""
         return not self._told and getattr(obj, "__module__", None) in MAIN
 
     def resolves(self, obj: Any) -> bool:
-        """Whether a worker that imports ``obj.__module__`` and looks up ``obj.__qualname__`` gets this very thing."""
+        """Whether a worker that imports ``obj.__module__`` and looks up ``obj.__qualname__`` gets the same definition."""
         module_name = getattr(obj, "__module__", None)
         qualname = name_of(obj)
         if not isinstance(module_name, str) or not isinstance(qualname, str) or module_name in _by_value_modules():
@@ -100,7 +100,7 @@ class Reach:
             return self._main_resolves(qualname.partition(".")[0])
         spec = vars(module).get("__spec__")
         if module_name in self._specs:
-            # Reloading a module gives it a new spec; workers still have, or will import, something else.
+            # A reloaded module has a new spec. Workers still have the old one, or import a newer one.
             return self._specs[module_name] is spec and (spec is not None or self._forks)
         return spec is not None
 
@@ -113,7 +113,7 @@ class Reach:
         known = answers.get(id(current))
         if known is not None and known[0]() is current and known[1] == now:
             return known[2]
-        # The same as when the workers were made, and (as spawned workers tell) the same as they have.
+        # The same as when the workers were made, and the same as spawned workers have reported.
         answer = self._is_as_before(root, current, now) and (
             self._forks or self._worker_prints.get(root) == fingerprint(current)
         )
@@ -131,19 +131,21 @@ class Reach:
         return self._main_contents.get(name) == full_fingerprint(current) and _same_defaults(was, current)
 
     def has_global(self, name: str, value: Any) -> bool:
-        """Whether a worker's ``__main__`` has this plain value under `name`, or one that its initializer put there."""
+        """Whether a worker's ``__main__`` has this plain value under `name`, or a value that its initializer has set."""
         return (
             is_atom(value)
             and name in self._worker_names
             and self._main_values.get(name, self) is value
-            # A script's main guard, which a spawned worker does not run, may have put another value there.
+            # A script's main guard, which a spawned worker does not run, may have set another value.
             and (self._forks or self._worker_prints.get(name) in (_PUT_THERE, _print_of_value(value)))
         )
 
 
 def tell_names(before: Mapping[str, Any]) -> dict[str, str | None]:
-    """What a worker has in its ``__main__``, which was `before` until its initializer ran: the names, with the fingerprints of
-    functions, classes and plain values, and a mark at plain values that the initializer put there."""
+    """The names in a worker's ``__main__``, after its initializer. `before` is the namespace before the initializer ran.
+
+    Each name has the fingerprint of its function, class or plain value, or a mark if the initializer has set the plain value.
+    """
     told = {}
     for name, value in list(main_names().items()):
         if not is_atom(value):
@@ -159,7 +161,7 @@ def _print_of_value(value: Any) -> str | None:
     kind = type(value)
     if kind not in ATOMS:
         return None  # a subclass may be anything
-    # Python refuses to write down long numbers in decimal; and a string need not be valid text.
+    # Python refuses to convert long numbers to decimal, and a string may contain surrogates.
     content = (
         value if kind is bytes else (hex(value) if kind is int else repr(value)).encode("utf-8", "backslashreplace")
     )
@@ -167,11 +169,11 @@ def _print_of_value(value: Any) -> str | None:
 
 
 def _gone() -> None:
-    """In the place of a weak reference."""
+    """Takes the place of a weak reference whose object is gone."""
 
 
 def _same_defaults(before: Any, now: Any) -> bool:
-    """Defaults that a fingerprint cannot compare (a frame, say) must be the very same objects."""
+    """Whether defaults that a fingerprint cannot compare, such as a frame, are the same objects."""
     if before is now or not isinstance(now, types.FunctionType):
         return True
     return _identical(getattr(before, "__defaults__", None), now.__defaults__) and _identical(
@@ -186,7 +188,7 @@ def _identical(before: tuple[Any, ...] | None, now: tuple[Any, ...] | None) -> b
 
 
 def _forget(answers: dict[int, Any], number: int, reference: weakref.ref[Any]) -> None:
-    """An object is gone; another one may have its id already, and an entry of its own."""
+    """Remove the entry of an object that is gone. Another object may have its id by now, and its own entry."""
     known = answers.get(number)
     if known is not None and known[0] is reference:
         del answers[number]
@@ -209,9 +211,9 @@ def _by_value_modules() -> set[str]:
 
 
 def is_stateless(function: Callable[..., Any]) -> bool:
-    """Whether a function carries no data: a worker may then keep it for all tasks of a call.
+    """Whether a function carries no data. A worker may then keep it for all tasks of a call.
 
-    Everything else that a task is given must be its own, captured data too, and is rebuilt for every task.
+    All other objects of a task, captured data included, are private to the task, and are rebuilt for every task.
     """
     if isinstance(function, types.FunctionType):
         return not (function.__closure__ or function.__defaults__ or function.__kwdefaults__ or function.__dict__)
@@ -221,9 +223,9 @@ def is_stateless(function: Callable[..., Any]) -> bool:
 
 
 def constants_of(function: Callable[..., Any]) -> tuple[Any, ...] | None:
-    """All that a callable carries, if nothing of that can change: as long as these are the same objects, so is what it does.
+    """All data that a callable carries, if none of it can change. While these are the same objects, the callable does the same.
 
-    None if something of it can change; functions count as what their names say, as in any pickle.
+    None if some of it can change. Functions count by their names, as in any pickle.
     """
     parts: tuple[Any, ...]
     if type(function) is functools.partial:
@@ -245,16 +247,16 @@ def constants_of(function: Callable[..., Any]) -> tuple[Any, ...] | None:
 
 
 def is_fixed(function: Callable[..., Any]) -> bool:
-    """Whether nothing of a callable can ever change: unlike the cells of a closure, which take other constants."""
+    """Whether the data of a callable can never change. (The cells of a closure can get other constants.)"""
     return is_stateless(function) or (type(function) is functools.partial and constants_of(function) is not None)
 
 
 def main_globals(live: bool) -> dict[str, Any]:
-    """What becomes of ``__main__``'s globals for a function that came by value.
+    """The globals of ``__main__`` for a function that came by value.
 
-    For a task, the worker's own names: what an initializer has set there is visible; what the function was sent with goes
-    over it, and never back into ``__main__``. For an initializer (`live`), the module's own dictionary, since all that an
-    initializer does is leave something behind.
+    For a task: a copy of the worker's names. Values that an initializer has set are visible. Names that were sent with the function
+    replace them in the copy, and do not reach ``__main__``. For an initializer (`live`): the module's own dictionary, since
+    initializers set globals.
     """
     names = main_names()
     return names if live else dict(names)
@@ -275,7 +277,7 @@ def main_names() -> dict[str, Any]:
 
 
 def _functions_in(value: Any) -> Iterator[types.FunctionType]:
-    """A function, what it wraps, and the methods of a class: one of these was defined where `value` was."""
+    """A function and the functions that it wraps, or those of a class: one of them was defined where `value` was."""
     members = vars(value).values() if isinstance(value, type) else (value,)
     for member in list(members):
         while isinstance(member, types.FunctionType):

@@ -1,16 +1,15 @@
-"""What a worker process is to the system's signals: interrupted and ended on its parent's word, and gone when its parent is.
+"""The signals of a worker process: the parent interrupts its tasks, the parent ends it, and it ends with the parent.
 
-Ctrl-C reaches every process of the terminal's group at once. The parent alone turns it into KeyboardInterrupt; workers
-ignore it, but for the task that the parent says is not wanted any more.
+Ctrl-C reaches every process of the terminal's group at once. Only the parent turns it into KeyboardInterrupt. A worker ignores it,
+except in a task that the parent has marked as cancelled.
 
-A forked worker inherits the parent's handlers. `take_over` makes the signals its own, before the initializer runs, which may
-decide otherwise:
+A forked worker inherits the parent's handlers. `Interrupts` replaces them before the initializer runs, which may install others:
 
-- SIGINT: always ours. A server's handler, or that of `asyncio.run`, would interrupt the wrong task or none.
-- SIGTERM: what was the default stays the default. A handler of the parent's runs, as with the standard library (a signal to
-  the whole group ends no worker of a program that wants to finish first); but on the word of the pool the worker ends after
-  that. Where the parent ignores SIGTERM, the worker obeys the pool and no one else.
-- The descriptor of `signal.set_wakeup_fd` is the parent's event loop's: a worker's signals would be taken for the parent's.
+- SIGINT: always replaced. A server's handler, or that of `asyncio.run`, would interrupt the wrong task or none.
+- SIGTERM: the default stays the default. A handler of the parent runs, as with the standard library: a signal to the whole group
+  ends no worker of a program that wants to finish first. If the pool has sent the signal, the worker ends after that. If the parent
+  ignores SIGTERM, the worker ignores it unless the pool has sent it.
+- `signal.set_wakeup_fd`: reset. The descriptor is that of the parent's event loop, which would take a worker's signals for its own.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ _OURS = {signal.SIGINT, signal.SIGTERM}
 
 @contextlib.contextmanager
 def signals_held_back(forks: bool) -> Iterator[None]:
-    """Workers started in this block get no signal that `Interrupts` will handle before it does.
+    """Block the signals that `Interrupts` handles, for workers that are started in this block, until it handles them.
 
-    A forked one would otherwise handle it as its parent does, in its parent's name. The others come with no handlers: they
-    may be ended while they start. This thread's handlers run at the end of the block.
+    A forked worker would otherwise run its parent's handlers. Other workers start without handlers: SIGTERM may end them while they
+    start. This thread's handlers run at the end of the block.
     """
-    # It unblocks the signal when it starts its own process; so that must have happened before.
+    # The resource tracker unblocks signals when it starts its own process, so it must run before.
     resource_tracker.ensure_running()
     with handlers_put_off():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS if forks else {signal.SIGINT})
@@ -56,16 +55,17 @@ def signals_held_back(forks: bool) -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-#: The program's handlers that are put off just now, by their signals; changed by the main thread alone.
+#: By signal, the replacement and the program's handler that is put off now. Changed by the main thread only.
 _put_off: dict[int, tuple[Any, Any]] = {}
 _watching = False
 
 
 @contextlib.contextmanager
 def handlers_put_off() -> Iterator[None]:
-    """Python's signal handlers, whose exceptions could come at any line of this block, run at its end. In the main thread only.
+    """Run Python's signal handlers at the end of this block: their exceptions could come at any line of it. For the main thread.
 
-    A mask alone does not do: any other thread (of BLAS, say) may get the signal, and Python runs the handler in the main one.
+    A signal mask is not enough: any other thread, such as one of BLAS, may get the signal, and Python runs the handler in the main
+    thread.
     """
     if _put_off or threading.current_thread() is not threading.main_thread():
         yield
@@ -78,7 +78,7 @@ def handlers_put_off() -> Iterator[None]:
     over = False
 
     def note(number: int, frame: FrameType | None) -> None:
-        if over:  # not taken back yet
+        if over:  # the program's handler is not restored yet
             until_now[number](number, frame)
         elif number not in came:
             came.append(number)
@@ -89,7 +89,7 @@ def handlers_put_off() -> Iterator[None]:
             try:
                 until_now[number](number, sys._getframe())
             finally:
-                catch_up()  # all of them run, also when one raises
+                catch_up()  # all handlers run, even when one raises
 
     try:
         for number, handler in until_now.items():
@@ -108,7 +108,7 @@ def handlers_put_off() -> Iterator[None]:
 
 
 def _take_back() -> None:
-    """Have the program's handlers back; in a forked child as well, whose signals are no business of the block."""
+    """Restore the program's handlers. Also called in a forked child, which the block does not concern."""
     while _put_off:
         number, (note, handler) = _put_off.popitem()
         if signal.getsignal(number) is note:
@@ -130,7 +130,7 @@ class Interrupts:
     Parameters
     ----------
     control : ControlPage
-        Where the parent marks the task, and says whether this process shall end.
+        The parent marks the cancelled task there, and the end of this process.
     """
 
     def __init__(self, control: ControlPage):
@@ -144,17 +144,17 @@ class Interrupts:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, self._handle)
         self._inherited = signal.getsignal(signal.SIGTERM)
-        if self._inherited not in (signal.SIG_DFL, None):  # None: of some C library, which may know why
+        if self._inherited not in (signal.SIG_DFL, None):  # None: installed by a C library, so it stays
             signal.signal(signal.SIGTERM, self._terminate)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
 
     def begin(self, number: int) -> None:
-        """The task `number` may be interrupted from now on; at once, if the signal has come before this."""
+        """Allow interrupts of the task `number` from now on. Interrupt it at once if the signal has come before."""
         self.running = number
         self._interrupt_if_meant()
 
     def renew(self) -> None:
-        """Have the signal end what a task waits for, also when a library imported before it (not in it) would have it resumed."""
+        """Make the signal end a task's waits, even when a library that was imported before the task makes the kernel resume them."""
         modules = len(sys.modules)
         if modules != self._modules:
             self._modules = modules
@@ -165,14 +165,14 @@ class Interrupts:
 
     def _terminate(self, number: int, frame: FrameType | None) -> Any:
         if callable(self._inherited):
-            self._inherited(number, frame)  # what it raises ends the task, and the worker after that
+            self._inherited(number, frame)  # its exception ends the task, and then the worker
         if self._control.ending:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _interrupt_if_meant(self) -> None:
         if self.running >= 0 and self._control.is_interrupted(self.running):
-            self.running = -1  # once is enough: what handles the first must not be hit by a second
+            self.running = -1  # only once: a second interrupt must not hit the code that handles the first
             self.ended_an_import = self.ended_an_import or _is_importing()
             raise KeyboardInterrupt
 
@@ -184,9 +184,9 @@ def _is_importing() -> bool:
 
 
 class Lifeline:
-    """A pipe on which nothing is ever written: its readers, the workers, are told when its one writer, the parent, is no more.
+    """A pipe that the parent never writes to: the kernel reports its end to the workers when the parent has ended.
 
-    One for all workers of a pool. Each is given a reading end by which the kernel can tell it apart from the others.
+    All workers of a pool share one. Each worker opens the reading end separately, so that the kernel can signal each of them.
     """
 
     def __init__(self) -> None:
@@ -195,14 +195,14 @@ class Lifeline:
             keep_from_children(self)
 
     def end_for_worker(self) -> tuple[int, bool]:
-        """A descriptor for one worker, and whether `tie` may be used on it: whether it is no other worker's as well."""
+        """A descriptor for one worker, and whether `tie` may use it: whether it was opened for this worker only."""
         try:
             return os.open(facilities.proc(f"self/fd/{self._reader}"), os.O_RDONLY), True
         except OSError:
             return os.dup(self._reader), False
 
     def close(self) -> None:
-        """No worker is left."""
+        """Close both ends, after the last worker has ended."""
         for fd in (self._reader, self._writer):
             if fd >= 0:
                 os.close(fd)
@@ -212,9 +212,9 @@ class Lifeline:
 
 
 def tie(pid: int, lifeline: int) -> None:
-    """Have the kernel kill the process `pid` when the pipe `lifeline` has lost its last writer; no thread of it need run.
+    """Make the kernel kill the process `pid` when the pipe `lifeline` loses its last writer. No thread of the process has to run.
 
-    The parent does this as soon as it knows the process, which may be stopped before it comes to `die_with_parent`.
+    The parent calls this as soon as it knows the process, which may be stopped before it calls `die_with_parent`.
 
     Parameters
     ----------
@@ -236,20 +236,20 @@ def tie(pid: int, lifeline: int) -> None:
 
 
 def die_with_parent(lifeline: int) -> None:
-    """Have this process end within moments of its parent, also while it computes or waits in a system call.
+    """Make this process end within moments of its parent, even while it computes or waits in a system call.
 
     Parameters
     ----------
     lifeline : int
-        What `Lifeline.end_for_worker` gave.
+        The descriptor of `Lifeline.end_for_worker`.
     """
     try:
-        # Opened again: where the parent could not do that, other workers have the same.
+        # Opened again: if the parent could not do that, several workers share the descriptor.
         tie(os.getpid(), os.open(facilities.proc(f"self/fd/{lifeline}"), os.O_RDONLY))
-        told = _are_sent()
+        is_signalled = _are_sent()
     except OSError:
-        told = False
-    if not told:
+        is_signalled = False
+    if not is_signalled:
         threading.Thread(target=_wait_for_end, args=(lifeline,), name="arrowpool-lifeline", daemon=True).start()
         return
     if wait_readable([lifeline]):  # the parent had ended before `tie`
@@ -257,12 +257,12 @@ def die_with_parent(lifeline: int) -> None:
 
 
 def _are_sent() -> bool:
-    """Whether the kernel does what it has accepted: a pipe that loses its last writer sends the signal of our choice."""
+    """Whether the kernel sends the chosen signal when a pipe loses its last writer. Some kernels accept the choice and ignore it."""
     reader, writer = os.pipe()
-    # A kernel that accepts the choice and ignores it sends SIGIO instead, which would end this process.
+    # A kernel that ignores the choice sends SIGIO instead, which would end this process.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG, signal.SIGIO})
     try:
-        # To this thread, which alone has it blocked: others would take the signal and ignore it.
+        # To this thread, which has the signal blocked: another thread would take the signal and ignore it.
         fcntl.fcntl(reader, _F_SETOWN_EX, struct.pack("ii", _F_OWNER_TID, threading.get_native_id()))
         fcntl.fcntl(reader, _F_SETSIG, signal.SIGURG)
         fcntl.fcntl(reader, fcntl.F_SETFL, fcntl.fcntl(reader, fcntl.F_GETFL) | fcntl.FASYNC)
