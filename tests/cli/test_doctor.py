@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import psutil
+import pytest
 
 from arrowpool.cli import doctor, doctor_checks, doctor_memory
 from arrowpool.cli.findings import Grade
@@ -151,6 +152,16 @@ def test_workers_that_keep_no_freed_memory():
     without = told(ARROWPOOL_WITHOUT="mallopt")
     assert "slow heap of workers memory for temporaries is new in each task" in without
     assert "-> ARROWPOOL_WITHOUT names mallopt." in without
+
+
+@pytest.mark.parametrize("mode", ["never", "deny", "advise", "within_size"])
+def test_huge_pages(monkeypatch, tmp_path, mode):
+    setting = tmp_path / "shmem_enabled"
+    setting.write_text("always within_size advise never deny force\n".replace(mode, f"[{mode}]"))
+    monkeypatch.setattr(doctor_checks, "_SHMEM_HUGE_PAGES", setting)
+    found = findings(doctor_checks.memory_now)["huge pages"]
+    assert found.found.startswith(f"{mode} for shared memory")
+    assert (f"`echo advise > {setting}`" in found.advice) == (mode in ("never", "deny"))
 
 
 def test_fewer_cores_than_the_machine_has(monkeypatch):

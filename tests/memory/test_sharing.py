@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import weakref
 
@@ -166,6 +167,15 @@ def test_a_thread_that_gets_no_pages(owner):
     offset, _ = owner.allocate(2 * PIECE)
     assert offset == 0
     assert os.fstat(owner.fd).st_blocks * 512 == 2 * PIECE
+
+
+@pytest.mark.skipif(not os.path.exists("/sys/kernel/mm/transparent_hugepage"), reason="no huge pages in this kernel")
+def test_an_arena_asks_for_huge_pages(owner):
+    address = owner.room(0, 1).ctypes.data
+    with open("/proc/self/smaps") as maps:
+        lines = itertools.dropwhile(lambda line: not line.startswith(f"{address:x}-"), maps)
+        flags = next(line for line in lines if line.startswith("VmFlags:"))
+    assert "hg" in flags.split()
 
 
 def test_a_full_arena_says_so_and_holds_nothing(owner):
