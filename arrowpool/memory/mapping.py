@@ -1,7 +1,7 @@
-"""How a consumer sees another process's arena: privately, copy on write, mapped once and kept.
+"""A consumer's map of another process's arena: private, copy on write, mapped once and kept.
 
-Guarantees: what is written through a lease stays with that lease; a new lease shows the owner's bytes and nothing else;
-the memory is valid until the last array, buffer or slice over it is gone, also after the owner's death.
+Guarantees: a write through a lease is visible through that lease only. A new lease shows exactly the owner's bytes. The memory is
+valid until the last array, buffer or slice over it is gone, also after the owner's death.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class LeasedMemory:
     Attributes
     ----------
     mapping : Mapping
-        Through which it is seen.
+        The map of the segment's arena.
     lease : Lease
-        The right to it.
+        The right to read the segment.
     address : int
-        Where it begins in this process.
+        Address of the segment in this process.
     """
 
     __slots__ = ("__array_interface__", "__weakref__", "address", "lease", "mapping")
@@ -48,12 +48,12 @@ class LeasedMemory:
         }
 
     def fresh(self) -> ByteArray:
-        """The segment as its owner wrote it, whatever was written here since."""
+        """The segment as its owner wrote it, without later writes of this process."""
         return self.mapping.view(self.lease)
 
 
 def leased_memory_under(array: np.ndarray[Any, Any]) -> LeasedMemory | None:
-    """The lease that the elements of a contiguous array lie in, if nobody here has written to them; else None."""
+    """The leased memory that contains the elements of a contiguous array, if this process has not written to them; else None."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
@@ -84,22 +84,22 @@ class Mapping:
         except OSError:
             # Address space is scarce (RLIMIT_AS, strict overcommit): then one map per lease.
             self._address = 0
-        #: Emptied when a part of the map may be gone: what lies there since then is not ours to unmap.
+        #: Emptied when a part of the map may be gone: other memory may lie there, which must not be unmapped.
         self._intact = [True]
         weakref.finalize(self, _close, fd, self._address, self._capacity, self._intact, self._pid).atexit = False
 
     @property
     def source(self) -> tuple[int, int]:
-        """By what other processes find the arena's file: this process's descriptor, and the inode."""
+        """Descriptor of the arena's file in this process, and its inode: other processes find the file by them."""
         return self._fd, self._inode
 
     def read(self, lease: Lease, start: int, nbytes: int) -> ByteArray:
-        """A copy of a part of a granted segment, in memory of this process: where there can be no more maps.
+        """A copy of a part of a granted segment, in private memory. Used when this process cannot have more maps.
 
         Raises
         ------
         MemoryError
-            When there is not that much memory.
+            When there is not enough memory.
         """
         self._check(lease.offset + start, nbytes)
         copy = platform.aligned(nbytes)
@@ -114,12 +114,12 @@ class Mapping:
             raise ValueError(f"segment [{offset}, {offset + size}) lies outside its arena of {self._capacity} bytes")
 
     def reclaim(self, offset: int, size: int) -> None:
-        """Give memory of an arena that has no owner any more back to the kernel; nobody may read that range."""
+        """Give a range of an arena whose owner has ended back to the kernel. No process may read it any more."""
         if os.getpid() == self._pid:
             platform.punch(self._fd, offset, size)
 
     def reclaim_all_but(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """The same for all that is outside of these ranges, each an offset and a size."""
+        """Give everything outside of these ranges (offset, size) back to the kernel; see `reclaim`."""
         rest = IntervalSet()
         rest.add(0, self._capacity)
         for offset, size in ranges:
@@ -128,7 +128,7 @@ class Mapping:
             self.reclaim(start, end - start)
 
     def is_clean(self, address: int, nbytes: int) -> bool:
-        """Whether this process, which made the mapping, has written nothing there."""
+        """Whether this process has not written to that memory. False in a forked child."""
         return os.getpid() == self._pid and self._pages.is_clean(address, nbytes)
 
     def view(self, lease: Lease) -> ByteArray:
@@ -137,11 +137,11 @@ class Mapping:
         Raises
         ------
         OSError
-            When this process has as many maps as it can have; see `read`.
+            When this process has the maximum number of maps; see `read`.
         """
         offset, size = lease.offset, lease.size
         self._check(offset, size)
-        # Whoever still holds an earlier lease of the same segment may have written to it; those writes are its own.
+        # A holder of an earlier lease of the same segment may have written to it, and its writes are private to that lease.
         shared_map = self._address and offset not in self._leased
         if shared_map:
             address = self._address + offset
@@ -159,14 +159,14 @@ class Mapping:
         return np.asarray(holder)
 
 
-#: Addresses of the maps that are one lease's own.
+#: Addresses of the maps for one lease each. Any thread adds and discards, with atomic operations.
 _own_maps: set[int] = set()
-#: Grants that never end: what was written to their memory may still show.
+#: Leases that never end: writes to their memory could not be undone. Any thread appends.
 _kept: list[Lease] = []
 
 
 def has_maps() -> bool:
-    """Whether this process may make more maps that are one lease's own."""
+    """Whether this process may make more maps for one lease each."""
     return len(_own_maps) < OWN_MAPS
 
 
@@ -178,13 +178,13 @@ def _end(mapping: Mapping, lease: Lease) -> None:
     else:
         mapping._intact.clear()
         _kept.append(lease)
-    # Else `lease` is released only now: the owner may write to the segment from then on.
+    # `lease` is released after this, with the last reference to it: from then on the owner may write to the segment.
 
 
 def _end_own_map(mapping: Mapping, lease: Lease, address: int) -> None:
     if os.getpid() != mapping._pid:
         return
-    # Forgotten first: another thread may be given that address at once.
+    # Removed first: another thread may get that address at once.
     _own_maps.discard(address)
     if not platform.unmap(address, lease.size):
         _kept.append(lease)

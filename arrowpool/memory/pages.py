@@ -1,11 +1,11 @@
-"""The pages of a private map that this process has written to: found, and replaced by the file's own.
+"""The pages of a private map that this process has written to: they are found, and replaced by the file's pages.
 
-Used by `mapping` before memory is given back to its owner. Guarantees: `restore` returns True only when the range shows
-the file's bytes and nothing that was written here. Safe in finalizers: takes no lock, and is only system calls.
+Used by `mapping` before memory is given back to its owner. Guarantees: `restore` returns True only when the range shows exactly the
+file's bytes. It is safe in finalizers: it makes system calls only, and takes no lock.
 
-An advice is never trusted. ``MADV_DONTNEED`` is refused where pages are locked (`mlockall`) or a seccomp filter forbids it,
-and may be no more than advice on other kernels. So what is dropped is looked at again; and where that cannot be done, or
-shows that something is left, the range is mapped again over itself, which leaves nothing behind on any system.
+The result of ``MADV_DONTNEED`` is always checked: the kernel refuses it where pages are locked (`mlockall`) or a seccomp filter
+forbids it, and other kernels may ignore it. If the check fails, or is not possible, the range is mapped again over itself, which
+drops all writes on every system.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _nothing(_start: int, _end: int) -> None:
 
 
 class PageMap:
-    """What the kernel says of this process's pages. A forked child needs one of its own: see :func:`page_map`."""
+    """The kernel's view of this process's pages. A forked child needs its own: see :func:`page_map`."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -62,17 +62,17 @@ class PageMap:
         self._drops = facilities.has("dontneed")
 
     def is_clean(self, address: int, size: int) -> bool:
-        """Whether this process has written to no page of ``[address, address + size)``; False also when nobody can tell."""
+        """Whether this process has written to no page of ``[address, address + size)``. False also when the kernel cannot tell."""
         start = address - address % platform.PAGE
         return self._scan(start, platform.page_ceil(address + size - start), _nothing) is False
 
     def restore(self, address: int, size: int, fd: int, offset: int) -> bool:
-        """Have a private map of the file `fd` show the file's bytes again; untouched pages stay mapped if possible.
+        """Make a private map of the file `fd` show the file's bytes again. Untouched pages stay mapped if possible.
 
         Returns
         -------
         bool
-            False when what was written may still show: then nobody else may be given that range, or told that it is free.
+            False when writes may still be visible: then the range must not be used for another lease, or reported as free.
         """
         if self._drops:
             dirty = self._scan(address, size, platform.drop_pages)
@@ -81,14 +81,14 @@ class PageMap:
         return platform.map_again(address, size, fd, offset)
 
     def _scan(self, address: int, size: int, found: Callable[[int, int], object]) -> bool | None:
-        """Call `found` for each dirty range; whether there was any, None when the kernel cannot tell."""
+        """Call `found` for each dirty range. Return whether there was any; None when the kernel cannot tell."""
         if self._fd < 0:
             return None
         regions = (ctypes.c_uint64 * (3 * _SCAN_REGIONS))()
         end = address + size
         any_found = False
         while address < end:
-            # A page of a private file map that is not the file's any more is this process's own copy.
+            # A page of a private file map that no longer belongs to the file is this process's copy: it is dirty.
             argument = _ScanArgument(
                 ctypes.sizeof(_ScanArgument),
                 0,
@@ -119,7 +119,7 @@ _current: weakref.ref[PageMap] | None = None
 
 
 def page_map() -> PageMap:
-    """This process's page map: one for all that need it at a time, closed with the last of them."""
+    """The page map of this process: shared by all that use it at a time, and closed with the last of them."""
     global _current
     known = _current() if _current is not None else None
     if known is None or known.pid != os.getpid():
@@ -129,6 +129,6 @@ def page_map() -> PageMap:
 
 
 def _close(fd: int, pid: int) -> None:
-    # A forked child's own, if it has one, has another number.
+    # Not in a forked child, whose own page map has another descriptor.
     if os.getpid() == pid:
         os.close(fd)
