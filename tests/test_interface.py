@@ -132,13 +132,16 @@ executor = ProcessPoolExecutor(2)
 """
 
 
-def checked(program, path):
-    """What ``mypy --strict`` says of a program. As for any installed package, it says nothing of the package itself."""
+@pytest.fixture(scope="module")
+def said_by_mypy(tmp_path_factory):
+    """What ``mypy --strict`` says of both programs, line by line. As for any installed package, it says nothing of the package itself."""
     pytest.importorskip("mypy")
-    (path / "program.py").write_text(program)
+    path = tmp_path_factory.mktemp("typed")
+    (path / "right.py").write_text(TYPED)
+    (path / "wrong.py").write_text(WRONG_HEAD + "\n".join(WRONG))
     options = ["--strict", "--follow-imports=silent", "--cache-dir", str(path / "cache")]
-    return subprocess.run(
-        [sys.executable, "-m", "mypy", *options, "program.py"],
+    ran = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, "right.py", "wrong.py"],
         cwd=path,
         env={**os.environ, "MYPYPATH": os.path.dirname(os.path.dirname(arrowpool.__file__))},
         capture_output=True,
@@ -146,20 +149,20 @@ def checked(program, path):
         timeout=LIMIT,
         check=False,
     )
+    assert ran.returncode == 1, ran.stdout + ran.stderr  # there are errors, in one of them
+    return ran.stdout.splitlines()
 
 
-def test_a_typed_program(tmp_path):
-    ran = checked(TYPED, tmp_path)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+def test_a_typed_program(said_by_mypy):
+    assert [line for line in said_by_mypy if line.startswith("right.py")] == []
+    assert said_by_mypy[-1].endswith("(checked 2 source files)")
 
 
-def test_a_program_with_wrong_types(tmp_path):
-    ran = checked(WRONG_HEAD + "\n".join(WRONG), tmp_path)
-    assert ran.returncode == 1, ran.stdout + ran.stderr
+def test_a_program_with_wrong_types(said_by_mypy):
     first = len(WRONG_HEAD.splitlines()) + 1
-    found = [line.split(" ", 1) for line in ran.stdout.splitlines() if ": error: " in line]
+    found = [line.split(" ", 1) for line in said_by_mypy if line.startswith("wrong.py") and ": error: " in line]
     codes = {int(where.split(":")[1]): text.rpartition("[")[2].rstrip("]") for where, text in found}
-    assert codes == {first + index: code for index, code in enumerate(WRONG.values())}, ran.stdout
+    assert codes == {first + index: code for index, code in enumerate(WRONG.values())}, said_by_mypy
 
 
 MODULES = sorted(
