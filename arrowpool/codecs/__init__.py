@@ -1,8 +1,8 @@
-"""The registry: which function encodes which type.
+"""The registry of codecs: one module per library.
 
-One module per library, each with ``encoder_for(cls)``: encode beside decode; and ``extents(obj)``, where slices of one
-object share its memory. A library's module is imported only when
-the library itself is already loaded, so nothing optional is ever imported from here.
+Each module has ``encoder_for(cls)``, with the functions that rebuild objects next to those that encode them; and ``extents(obj)``,
+if slices of one object share its memory. A module is imported only when its library is already loaded, so this package never imports
+an optional library.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _MODULES = {
 
 
 def library_of(cls: type) -> str | None:
-    """The library known here that `cls` comes from, itself or through a base; None when there is none."""
+    """The library with a codec that defines `cls` or one of its bases; None when there is none."""
     for base in cls.__mro__:
         module = base.__module__
-        # Proxies have a property of that name, or whatever their target has.
+        # A proxy may have a property of that name, or any attribute of its target.
         library = module.partition(".")[0] if type(module) is str else ""
         if library in _MODULES and library in sys.modules:
             return library
@@ -36,7 +36,7 @@ def library_of(cls: type) -> str | None:
 
 
 def encoder_for(cls: type) -> Encode | None:
-    """The encoder of `cls`, found through the library it comes from; None when plain pickle shall do it."""
+    """The encoder of `cls`, from the codec of its library; None for plain pickle."""
     library = library_of(cls)
     if library is None:
         return None
@@ -45,15 +45,15 @@ def encoder_for(cls: type) -> Encode | None:
 
 
 def settle() -> None:
-    """Free what other libraries have let go of meanwhile; costs nothing where there is nothing of this kind."""
-    # Another thread may be about to import it: then it has nothing yet, and keeps nothing.
+    """Free memory that other libraries have released. Costs nothing when there is no such memory."""
+    # Another thread may be importing the module now: then it keeps no memory.
     settle_kept = getattr(sys.modules.get("arrowpool.codecs.kept"), "settle", None)
     if settle_kept is not None:
         settle_kept()
 
 
 def extents(obj: object) -> Iterator[Extent]:
-    """Where the large memory of an array, a frame or a table lies; nothing for what has none, or says nothing of it."""
+    """The large memory of an array, a frame or a table. Empty for all other objects, and for small ones."""
     library = library_of(type(obj))
     if library is not None:
         find = getattr(importlib.import_module(_MODULES[library]), "extents", None)

@@ -28,15 +28,15 @@ Array = np.ndarray[Any, Any]
 
 _FOREIGN = ">" if sys.byteorder == "little" else "<"
 _SINGLETONS = [np.dtype(char) for char in "?bhilqBHILQefdgFDG"]
-#: What stands for a dtype in the stream, by the id of NumPy's only object for it. Pickle takes a dtype apart each time.
+#: The string for a dtype in the stream, by the id of NumPy's only object for it. Pickle would take the dtype apart each time.
 CODES = {id(dtype): dtype.str for dtype in _SINGLETONS}
-#: NumPy's own subclasses that pickle as a plain array does, with nothing of theirs beside the elements.
+#: NumPy's own subclasses that pickle as a plain array does, without data in addition to the elements.
 _PLAIN_SUBCLASSES = (np.matrix, np.recarray, np.memmap)
 _PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
 
 
 def encoder_for(cls: type) -> Encode | None:
-    """How to encode arrays of type `cls`; None if it is no array, or says itself how to pickle it."""
+    """The encoder of arrays of type `cls`; None if it is not an array, or has its own way of pickling."""
     if cls is np.ndarray:
         return _encode
     if cls is np.ma.MaskedArray:
@@ -49,14 +49,14 @@ def encoder_for(cls: type) -> Encode | None:
 def _pickles_as_plain_array(cls: type) -> bool:
     if any(getattr(cls, name, None) is not getattr(np.ndarray, name, None) for name in _PICKLING):
         return False
-    # Unpickling shows __array_finalize__ an empty array, rebuilding shows it the whole one: only known ones do not care.
+    # Unpickling calls __array_finalize__ with an empty array, rebuilding with the whole array. Only known ones accept both.
     finalize = getattr(cls, "__array_finalize__", None)
     return finalize in [getattr(known, "__array_finalize__", None) for known in (np.ndarray, *_PLAIN_SUBCLASSES)]
 
 
 def _stays_inline(array: Array, out: Outbox) -> bool:
     nbytes = array.nbytes
-    # References to objects mean nothing elsewhere; and there is no room of zero bytes.
+    # References to objects are valid in this process only. Zero bytes cannot be placed.
     return nbytes < out.inline_limit or nbytes == 0 or array.dtype.hasobject
 
 
@@ -66,7 +66,7 @@ def _encode(array: Array, out: Outbox) -> Reduced:
             return strings.encode(array)
         dtype = array.dtype
         if dtype.kind in "biufc" and dtype.byteorder != _FOREIGN and array.flags.c_contiguous and array.nbytes:
-            # Less than NumPy's own way costs, which makes an empty array first and gives it an eight-part state.
+            # Cheaper than NumPy's way, which makes an empty array first and gives it a state of eight parts.
             return _small, (array.shape, CODES.get(id(dtype)) or dtype, array.tobytes())
         return array.__reduce__()
     source, dtype = _as_written(array)
@@ -84,13 +84,13 @@ def _window(source: Array, out: Outbox) -> PickleBuffer | None:
 
 
 def extents(array: Any) -> Iterator[Extent]:
-    """Where the elements of an array lie; of a small one, one of objects, or one that is no window as it lies, nowhere."""
+    """The memory of an array's elements. Empty for small arrays, arrays of objects, and arrays with gaps."""
     if isinstance(array, np.ndarray) and array.flags.forc:
         yield from extents_within(array)
 
 
 def extents_within(array: Array) -> Iterator[Extent]:
-    """The same for an array with gaps, whose elements lie each in their own place."""
+    """As `extents`, also for an array with gaps."""
     if array.nbytes >= INLINE_LIMIT and not array.dtype.hasobject:
         start, stop = bounds(array)
         yield Extent(start, stop, array.nbytes, array)
@@ -111,11 +111,11 @@ def _small(shape: tuple[int, ...], dtype: np.dtype[Any] | str, data: bytes) -> A
 
 
 def _as_written(array: Array) -> tuple[Array, np.dtype[Any]]:
-    """What to copy into the room, in C order, and the dtype in which the room takes it."""
+    """The array to copy, in C order, and the dtype of the copy."""
     source = array.T if array.flags.fnc else array
     dtype = source.dtype
     if dtype.names is not None:
-        # Field by field, the padding would keep whatever the room held before; and pickle delivers it.
+        # A copy field by field would leave old bytes in the padding. Pickle delivers the padding.
         dtype = np.dtype((np.void, dtype.itemsize))
         return source.view(dtype), dtype
     return source, _native(dtype)
@@ -140,7 +140,7 @@ def _rebuild(
 
 
 def pack(arrays: list[Array], out: Outbox) -> tuple[Any, list[Any]]:
-    """Put several plain arrays, none with objects, into one room: the token, and the recipes that `unpack` wants."""
+    """Place several plain arrays without objects together. Return the token, and the recipes for `unpack`."""
     starts = []
     end = 0
     for array in arrays:
@@ -157,14 +157,14 @@ def _write_all(starts: list[int], written: list[tuple[Array, np.dtype[Any]]], ro
 
 
 def unpack(room: ByteArray, recipes: list[Any]) -> list[Array]:
-    """The arrays that `pack` put into this room."""
+    """The arrays that `pack` has placed."""
     return [_rebuild(room[start : start + nbytes], *recipe) for start, nbytes, *recipe in recipes]
 
 
 def _encode_subclass(array: Array, out: Outbox) -> Reduced:
     if _stays_inline(array, out):
         return array.__reduce__()
-    # The subclass's own operators (recarray's attributes, matrix's shapes) must have no say in it.
+    # As a plain array: the subclass's operators (recarray's attributes, matrix's shapes) must not interfere.
     rebuild, args = _encode(array.view(np.ndarray), out)
     # A record array's dtype names its scalar type, which the plain view keeps.
     return rebuild, (*args, type(array))

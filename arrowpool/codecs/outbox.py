@@ -1,7 +1,7 @@
-"""What a codec may ask of the message being encoded: room for bytes outside the pickle stream.
+"""The interface by which a codec places bytes outside the pickle stream of a message.
 
 A codec turns one object into a reduce value (PEP 307), exactly as ``__reduce_ex__`` would, except that the large memory
-in it is replaced by *tokens*. The reducer implements :class:`Outbox`; the codecs know nothing else of it.
+in it is replaced by *tokens*. The reducer implements :class:`Outbox`; the codecs use no other part of the reducer.
 
 Guarantees to the rebuild function: where the encoder put a token, it receives a one-dimensional, writable, C-contiguous
 ``numpy.ndarray`` of ``uint8`` with exactly the bytes asked for, 64-byte aligned, private to this task. The shared memory
@@ -32,28 +32,28 @@ class Extent(NamedTuple):
 
 
 class Outbox(Protocol):
-    """Room in the message that is being encoded."""
+    """The message that is being encoded."""
 
     #: Payloads below this many bytes belong in the pickle stream: sharing them would cost more than copying them.
     inline_limit: int
 
     def place(self, array: np.ndarray[Any, Any]) -> PickleBuffer:
-        """Take the elements of `array`, in C order, whatever its strides; return the token that stands for them.
+        """Take the elements of `array`, in C order for any strides; return the token that stands for them.
 
         The array is read after the whole message has been pickled: its memory must stay unchanged until then.
         """
 
     def place_with(self, nbytes: int, write: Callable[[ByteArray], None]) -> PickleBuffer:
-        """Reserve `nbytes`; `write` is called after pickling with a writable room of exactly that size.
+        """Reserve `nbytes`. After pickling, `write` is called with writable memory of exactly that size.
 
-        It is called again, with other rooms, to see whether it would write the same for another task.
+        It may be called again, with other memory, to find out whether it writes the same for another task.
         """
 
     def place_window(self, address: int, nbytes: int, writable: bool = True) -> PickleBuffer | None:
         """A token for this memory if it lies in a stretch that is copied as a whole for many messages; else None.
 
-        What the rebuild function receives for it may begin anywhere in a multiple of 64 bytes, as the memory does.
-        Without `writable` it may be the same as other windows of this message, so it must never be written to.
+        The rebuild function receives an array that may begin at any address, as the memory does, not only at a multiple of 64.
+        Without `writable`, the array may overlap other windows of this message, so it must never be written to.
         """
 
 

@@ -1,11 +1,11 @@
-"""polars frames and series: they travel as the Arrow table that they are, and the visible rows are written once.
+"""polars frames and series: they travel as Arrow tables, and the visible rows are written once.
 
-Found by :func:`arrowpool.codecs.encoder_for`. polars would serialize them into new bytes, in band. Here the table goes
-through the Arrow codec, and what arrives reads from the room. Lazy frames are plans, not data: pickle takes them.
+Found by :func:`arrowpool.codecs.encoder_for`. polars' own pickling serializes them into new bytes, in band. Here the table goes
+through the Arrow codec, and the rebuilt frame reads from shared memory. Lazy frames are plans, not data: they are pickled.
 
-Guarantees what polars' own pickling delivers: dtypes, names, and what is known of a column. Small chunks become one; large ones
-stay as they are, where polars would also cut them.
-Dtypes that do not come back exactly from Arrow (Object, 128-bit integers) make the frame go by pickle.
+Guarantees the result of polars' own pickling: dtypes, names, and the known properties of a column. Small chunks become one; large
+chunks stay as they are, where polars would also cut them. A frame whose dtypes do not come back exactly from Arrow (Object, 128-bit
+integers) is pickled.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from arrowpool.codecs.outbox import Encode, Outbox, Reduced
 __all__ = ["encoder_for"]
 
 
-#: Rows from which on a chunk stays one of its own.
+#: A chunk of at least this many rows stays separate.
 _CHUNK = 1 << 18
 
 
 def encoder_for(cls: type) -> Encode | None:
-    """How to encode objects of the polars type `cls`; None leaves it to pickle."""
-    if not hasattr(pl, "CompatLevel"):  # before 1.3: what goes to Arrow is copied and changed
+    """The encoder of objects of the polars type `cls`; None for plain pickle."""
+    if not hasattr(pl, "CompatLevel"):  # before 1.3: the conversion to Arrow copies and changes data
         return None
     if cls is pl.DataFrame:
         return _encode_frame
@@ -39,7 +39,7 @@ def encoder_for(cls: type) -> Encode | None:
 def _encode_frame(frame: pl.DataFrame, out: Outbox) -> Reduced:
     if not _can_be_shared(frame, out):
         return NotImplemented
-    # What polars knows of lists (that none is empty) only polars itself can say of them: they go by its own pickling.
+    # Only polars itself can mark lists as without empty ones (FAST_EXPLODE): such columns go by its own pickling.
     lists = [(at, column) for at, column in enumerate(frame) if _explodes_fast(column)]
     if lists:
         frame = frame.drop([column.name for _, column in lists])
@@ -61,7 +61,7 @@ def _rebuild_with_lists(table: Any, order: dict[str, bool], lists: list[tuple[in
 
 
 def as_table(frame: pl.DataFrame) -> tuple[Any, dict[str, bool]] | None:
-    """The Arrow table that `frame` is, and what is known of its columns' order, for `rebuild_frame`; None if there is none."""
+    """The Arrow table of `frame`, and the known sort order of its columns, for `rebuild_frame`; None if there is none."""
     return (
         _reduced(frame)
         if encoder_for(type(frame)) and frame.width and all(map(_survives_arrow, frame.dtypes))
@@ -85,12 +85,12 @@ def _reduced(frame: pl.DataFrame) -> tuple[Any, dict[str, bool]]:
         frame = _merged(frame)
     flags = {column.name: column.flags for column in frame}
     order = {name: known["SORTED_DESC"] for name, known in flags.items() if known["SORTED_ASC"] or known["SORTED_DESC"]}
-    # The newest level is the one that copies nothing; both ends are the same polars.
+    # The newest level copies nothing. Both ends have the same polars.
     return frame.to_arrow(compat_level=pl.CompatLevel.newest()), order
 
 
 def _merged(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with its small chunks made one, as polars' own pickling does it, and with the large ones that it has."""
+    """The frame with its small chunks merged, as polars' own pickling does, and with its large chunks unchanged."""
     cuts = [[len(chunk) for chunk in column.get_chunks()] for column in frame]
     if any(lengths != cuts[0] for lengths in cuts):
         return frame.rechunk()
@@ -105,9 +105,9 @@ def _merged(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 class _Stream:
-    """A table as nothing but its Arrow C stream, which polars reads without its thread pool.
+    """A table that offers only its Arrow C stream, which polars reads without its thread pool.
 
-    That pool does not run in a process that was forked after its first use: `polars.from_arrow` would wait for ever.
+    That pool does not run in a process that was forked after its first use: `polars.from_arrow` would never return.
     """
 
     def __init__(self, table: Any):
@@ -118,7 +118,7 @@ class _Stream:
 
 
 def rebuild_frame(table: Any, order: dict[str, bool]) -> pl.DataFrame:
-    """The frame over the table's memory, which polars may let go of in any thread."""
+    """The frame over the table's memory, which polars may release in any thread."""
     return cast(pl.DataFrame, keeper().give(table, partial(_read, order)))
 
 
@@ -166,14 +166,14 @@ _ANSWERS_KEPT = 1024
 
 
 def _comes_back(dtype: Any) -> bool:
-    """Whether a sample does, which depends on the versions: some make a categorical of an enum."""
+    """Whether a sample of the dtype survives. That depends on the versions: some turn an enum into a categorical."""
     if _has_arrays(dtype) and not _arrays_are_sound():
         return False
     try:
         sample = pl.Series("", [None, None, None], dtype=dtype)[1:].to_frame()
         came = pl.DataFrame(_Stream(sample.to_arrow(compat_level=pl.CompatLevel.newest())))
         return bool(came.dtypes == [dtype] and came.shape == (2, 1))
-    except Exception:  # whatever the version says to what it does not know
+    except Exception:  # versions raise different errors for types that they do not support
         return False
 
 
@@ -184,6 +184,6 @@ def _has_arrays(dtype: Any) -> bool:
 
 
 def _arrays_are_sound() -> bool:
-    """Whether slices of arrays with nulls are what they say: in polars 1 they begin past the end of their elements."""
+    """Whether slices of arrays with nulls are valid: in polars 1 they begin past the end of their elements."""
     sliced = pl.Series([[1, 2], None] * 4, dtype=pl.Array(pl.Int8, 2))[3:].to_arrow()
     return bool((sliced.offset + len(sliced)) * 2 <= len(sliced.values))

@@ -1,6 +1,6 @@
-"""How many bytes of an Arrow array are visible: its share of buffers that may hold much more.
+"""The visible bytes of an Arrow array: its share of buffers that may be much larger.
 
-Called by the Arrow codec, which compares it with what a stream would ship. `Array.nbytes` is the same number, but raises for
+Called by the Arrow codec, which compares it with the size of an IPC stream. `Array.nbytes` is the same number, but it raises for
 views in pyarrow 16 to 23, and reads from address zero for a union without rows that came from IPC.
 """
 
@@ -28,7 +28,7 @@ def visible_bytes(array: pa.Array) -> int:
     if types.is_union(kind):
         return length + _of_union(array)
     buffers = array.buffers()
-    # Arrow's run ends have no validity of their own.
+    # Run-end encoded arrays have no validity bitmap.
     total = -(-length // 8) if buffers[0] is not None and not _is(kind, "is_run_end_encoded") else 0
     if types.is_dictionary(kind):
         return total + length * int(kind.index_type.bit_width) // 8 + visible_bytes(array.dictionary)
@@ -57,20 +57,20 @@ def visible_bytes(array: pa.Array) -> int:
 
 
 def _is(kind: pa.DataType, test: str) -> bool:
-    """Whether it is of a kind that older versions of pyarrow have no test for, as they have no such kind."""
+    """Whether a type passes a test of `pyarrow.types`. False where this version of pyarrow has no such test, and no such types."""
     found = getattr(types, test, None)
     return found is not None and bool(found(kind))
 
 
 def _bounds(offsets: pa.Buffer, first: int, length: int, width: int) -> tuple[int, int]:
-    """Where the elements begin and end in what is behind them."""
+    """Start and stop of the elements in their children or bytes."""
     numbers = np.frombuffer(offsets, np.int64 if width == 8 else np.int32)
     return int(numbers[first]), int(numbers[first + length])
 
 
 def bytes_behind_views(array: pa.Array) -> int:
-    """Bytes of a string or binary view that do not stand in the views themselves."""
-    # A view is 16 bytes, its length first; up to 12 bytes stand within it. What a null's view says does not matter.
+    """Bytes of a string or binary view that are not stored in the views themselves."""
+    # A view has 16 bytes, its length first; up to 12 bytes are stored inside. The views of nulls may have any content.
     lengths = np.frombuffer(array.buffers()[1], np.int32)[4 * array.offset : 4 * (array.offset + len(array)) : 4]
     return int(lengths[lengths > 12].sum(dtype=np.int64))
 
