@@ -125,8 +125,9 @@ def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype.newbyteorder("=") if dtype.byteorder == _FOREIGN else dtype
 
 
-def _recipe(array: Array) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
-    return _native(array.dtype), array.shape, array.flags.fnc
+def _recipe(array: Array) -> tuple[np.dtype[Any] | str, tuple[int, ...], bool]:
+    dtype = array.dtype
+    return CODES.get(id(dtype)) or _native(dtype), array.shape, array.flags.fnc
 
 
 def _write(source: Array, dtype: np.dtype[Any], room: ByteArray) -> None:
@@ -134,7 +135,7 @@ def _write(source: Array, dtype: np.dtype[Any], room: ByteArray) -> None:
 
 
 def _rebuild(
-    room: ByteArray, dtype: np.dtype[Any], shape: tuple[int, ...], in_fortran_order: bool, cls: type = np.ndarray
+    room: ByteArray, dtype: np.dtype[Any] | str, shape: tuple[int, ...], in_fortran_order: bool, cls: type = np.ndarray
 ) -> Any:
     return np.ndarray.__new__(cls, shape, dtype, room, 0, None, "F" if in_fortran_order else "C")
 

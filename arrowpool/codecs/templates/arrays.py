@@ -11,12 +11,14 @@ import pickle
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
 from arrowpool.codecs.templates.labels import encode_few_strings
-from arrowpool.codecs.templates.leaves import Build, Heap, Reader, heap_of
+from arrowpool.codecs.templates.leaves import Build, Heap, Reader, heap_of, is_plain
 from arrowpool.codecs.templates.recent import Recent
-from arrowpool.codecs.templates.text import TextArray
+from arrowpool.codecs.templates.text import STATE_OF_TEXT, TextArray, new_text
+from arrowpool.codecs.templates.tokens import text_token
 from arrowpool.codecs.templates.values import TAKERS, builder_of
 
 __all__ = ["ARRAYS", "encoder_of_array", "encoder_of_categories"]
@@ -62,6 +64,10 @@ def encoder_of_array(cls: type, otherwise: Encode | None = None) -> Encode | Non
         parts: list[Any] = []
         # Older versions of pandas have the frequency of an index on its array.
         key = take(values, out, small, parts) if getattr(values, "_freq", None) is None else None
+        if key is None and is_text and is_plain(values, STATE_OF_TEXT) and values._pa_array.num_chunks == 1:
+            token = text_token(values._dtype)
+            if token is not None:
+                return _rebuild_text, (token, values._pa_array.chunk(0))
         if key is None:
             return NotImplemented if otherwise is None else otherwise(values, out)
         template = _templates.get(key)
@@ -79,6 +85,18 @@ def _rebuild(template: bytes, shape: tuple[int, ...], heap: Heap, *parts: Any) -
         build = builder_of(pickle.loads(template))
         _plans.put(template, build)
     return build(Reader(heap, parts), shape[0] if len(shape) == 2 else None, shape[-1])
+
+
+#: By the token.
+_dtypes: Recent[bytes, Any] = Recent(_REMEMBERED)
+
+
+def _rebuild_text(token: bytes, chunk: Any) -> Any:
+    dtype = _dtypes.get(token)
+    if dtype is None:
+        dtype = pickle.loads(token)
+        _dtypes.put(token, dtype)
+    return new_text(pa.chunked_array([chunk]), dtype)
 
 
 def encoder_of_categories(cls: type) -> Encode | None:

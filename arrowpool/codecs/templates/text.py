@@ -11,10 +11,10 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pandas.arrays import ArrowStringArray
 
+from arrowpool.codecs.buffers import visible_buffers
 from arrowpool.codecs.outbox import Outbox
 from arrowpool.codecs.templates.leaves import Array, Build, Code, Key, Reader, is_plain, reader_of, take_leaf
 from arrowpool.codecs.templates.tokens import text_token
@@ -24,9 +24,9 @@ __all__ = ["STATE_OF_TEXT", "TextArray", "new_text", "take_text", "text_builder"
 TextArray: Any = ArrowStringArray
 #: The attributes of an array of strings. What is in the cache is computed from the others.
 STATE_OF_TEXT = frozenset({"_pa_array", "_dtype", "_cache", "_readonly"})
-_OFFSETS: dict[int, np.dtype[Any]] = {pa.large_string().id: np.dtype("i8"), pa.string().id: np.dtype("i4")}
+_TEXTS = frozenset({pa.large_string().id, pa.string().id})
 _TYPES = {"<i8": pa.large_string(), "<i4": pa.string()}
-_BYTES = np.dtype("u1")
+_BYTE = "|u1"
 #: Newer versions of pandas clear the cache of an array that changes.
 _HAS_CACHE = "_cache" in vars(TextArray(pa.chunked_array([pa.array(["a"], pa.large_string())])))
 _NO_BYTES = pa.py_buffer(b"")
@@ -35,44 +35,32 @@ _NO_BYTES = pa.py_buffer(b"")
 def take_text(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
     """Take an array of strings apart; return its key, or None for a part."""
     chunked = values._pa_array
-    dtype = _OFFSETS.get(chunked.type.id)
-    if dtype is None or chunked.num_chunks != 1 or not is_plain(values, STATE_OF_TEXT):
+    if chunked.type.id not in _TEXTS or chunked.num_chunks != 1 or not is_plain(values, STATE_OF_TEXT):
         return None
-    chunk = chunked.chunk(0)
-    rows, first = len(chunk), chunk.offset
-    if not rows:
+    buffers = visible_buffers(chunked.chunk(0))
+    if buffers is None:
         return None
-    validity, offsets, characters = chunk.buffers()
-    ends = np.frombuffer(offsets, dtype, rows + 1, first * dtype.itemsize)
-    start, stop = int(ends[0]), int(ends[-1])
-    if ends.nbytes + (stop - start) + rows >= out.inline_limit:
+    validity, ends, characters = buffers
+    assert ends is not None
+    assert characters is not None
+    if ends.nbytes + characters.nbytes + len(ends) >= out.inline_limit:
         return None
     token = text_token(values._dtype)
     if token is None:
         return None
-    ends_code = take_leaf(ends - start if start else ends, True, out, small, parts)
-    if stop > start:
-        take_leaf(np.frombuffer(characters, _BYTES, stop - start, start), True, out, small, parts)
-    if not chunk.null_count:
+    ends_code = take_leaf(ends, True, out, small, parts)
+    if characters.nbytes:
+        take_leaf(characters, True, out, small, parts)
+    if validity is None:
         return "T", token, ends_code, None
-    return "T", token, ends_code, take_leaf(_bits(validity, first, rows), True, out, small, parts)
-
-
-def _bits(validity: pa.Buffer, first: int, rows: int) -> Array:
-    """The validity of these rows, beginning with the first bit."""
-    skipped, shift = divmod(first, 8)
-    packed = np.frombuffer(validity, _BYTES, (shift + rows + 7) // 8, skipped)
-    if not shift:
-        return packed
-    bits = np.unpackbits(packed, bitorder="little")[shift : shift + rows]
-    return np.packbits(bits, bitorder="little")
+    return "T", token, ends_code, take_leaf(validity, True, out, small, parts)
 
 
 def text_builder(token: bytes, codes: list[Code]) -> Build:
     """The function that makes arrays of strings of this key."""
     ends_code, validity_code = codes
     assert ends_code is not None
-    ends_leaf, byte_leaf = reader_of(ends_code), reader_of(_BYTES.str)
+    ends_leaf, byte_leaf = reader_of(ends_code), reader_of(_BYTE)
     has_nulls = validity_code is not None
     type_, dtype = _TYPES[ends_code], pickle.loads(token)
 
