@@ -132,7 +132,7 @@ class Backlog:
         More than `least` only while what is in flight is still in the processor's caches.
         """
         count = len(self._ahead)
-        if count >= most or (count >= least and self._budget.in_flight_bytes >= least * 2 * FRAME_PLACED_BYTES):
+        if count >= most or (count >= least and self._budget.exceeds(least * 2 * FRAME_PLACED_BYTES)):
             return False
         tasks = self._encode(min(_AT_A_TIME, most - count))
         self._ahead.extend(tasks)
@@ -199,7 +199,7 @@ class Backlog:
     def _place(self, unplaced: Unplaced) -> Task | None:
         """Place a task; None when it failed, or waits for memory."""
         self._settlement.settle_early()
-        verdict = self._budget.judge(unplaced.nbytes)
+        verdict = self._budget.judge(unplaced.nbytes, unplaced.borrows)
         if verdict is Verdict.WAIT:
             self._waiting = unplaced
             return None

@@ -12,6 +12,7 @@ from arrowpool.engine.calls import Task
 from arrowpool.engine.reclaim import Reclaim
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.memory.lifecycle import LifecycleManager
+from arrowpool.tuning import FRAME_PLACED_BYTES
 
 
 class Verdict(enum.Enum):
@@ -58,6 +59,8 @@ class Budget:
         #: Bytes of live segments that stay until a user or a call lets go of them, and so are not in flight. The encoder
         #: adds and subtracts, in the feeder's thread.
         self.pinned = 0
+        #: Bytes that were judged since it was last looked at what workers have released: not for each of many small tasks.
+        self._judged = 0
 
     def __repr__(self) -> str:
         return f"<Budget limit: {self.limit:,} | in flight: {self.in_flight_bytes:,}>"
@@ -71,8 +74,10 @@ class Budget:
         """Whether there is a task whose end would give memory back."""
         return bool(self._ahead) or any(worker.outstanding for worker in self._workers)
 
-    def judge(self, nbytes: int) -> Verdict:
-        """What to do with a task that needs `nbytes` in segments."""
+    def judge(self, nbytes: int, borrows: bool = False) -> Verdict:
+        """What to do with a task that needs `nbytes` in segments, and may also borrow memory of others."""
+        if borrows:
+            self._reap()  # what was borrowed before is in no sum here, and large
         if not self.fits(nbytes):
             return Verdict.WAIT
         return Verdict.PLACE_OR_WAIT if self.in_flight() else Verdict.PLACE
@@ -82,9 +87,21 @@ class Budget:
 
         What exceeds the limit by itself fits when nothing is in flight: it travels alone.
         """
+        self._judged += nbytes
+        if self._judged >= FRAME_PLACED_BYTES or self.in_flight_bytes + nbytes > self.limit:
+            self._reap()
+        return self.in_flight_bytes + nbytes <= self.limit or not self.in_flight()
+
+    def exceeds(self, nbytes: int) -> bool:
+        """Whether more than `nbytes` are in flight."""
+        if self.in_flight_bytes > nbytes:
+            self._reap()
+        return self.in_flight_bytes > nbytes
+
+    def _reap(self) -> None:
+        self._judged = 0
         if self._lifecycle.live:
             self._reclaim.reap()
-        return self.in_flight_bytes + nbytes <= self.limit or not self.in_flight()
 
     def fits_for_many(self, nbytes: int) -> bool:
         """Whether `nbytes` more may be placed now that several tasks refer to.

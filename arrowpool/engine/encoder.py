@@ -43,6 +43,11 @@ class Unplaced(NamedTuple):
         """Bytes that will need room in segments."""
         return self.payload.nbytes + (self.function.nbytes if self.function is not None else 0)
 
+    @property
+    def borrows(self) -> bool:
+        """Whether it refers to memory that stays where it lies, in segments of other processes."""
+        return isinstance(self.payload, Reduced) and any(unit.leased is not None for unit in self.payload.units)
+
 
 class Encoder:
     """Encodes the tasks of all calls of a pool, one at a time.

@@ -19,10 +19,9 @@ from arrowpool.errors import ArenaFullError
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control_page import Flags, Use
 from arrowpool.memory.lifecycle import Borrowed, LifecycleManager, Segment
-from arrowpool.memory.mapping import LeasedMemory
 from arrowpool.transport import protocol
 from arrowpool.transport.copiers import Copiers
-from arrowpool.transport.overlaps import layers
+from arrowpool.transport.layout import lay_out
 from arrowpool.transport.parcel import Parcel, Reduced
 from arrowpool.transport.protocol import Grants, InSegment, Placement, read_placement
 from arrowpool.transport.reducer import Reducer, Seen
@@ -30,13 +29,10 @@ from arrowpool.transport.resolution import Reach
 from arrowpool.transport.sharing import NOTHING, Sharing
 from arrowpool.transport.unit import Unit
 from arrowpool.tuning import (
-    ALIGNMENT,
     HOPELESS_SECONDS,
     INLINE_LIMIT,
-    OWN_SEGMENT,
     PIECE,
     RELIEF_SECONDS,
-    SHARED_SEGMENT,
 )
 
 _RELIEF_STEP_SECONDS = 0.01
@@ -154,7 +150,7 @@ class Sender:
             return Parcel(protocol.encoded(reduced.stream), (), 0)
         arena = self.arena
         assert arena is not None
-        leased, sizes, placements = _lay_out(reduced.units)
+        leased, sizes, placements = lay_out(reduced.units)
         segments: list[Segment] = []
         try:
             for memory in leased:
@@ -165,21 +161,15 @@ class Sender:
                 segment = Segment(*self._allocate(arena, size, relieve))
                 self.lifecycle.placed(segment)
                 segments.append(segment)
-            copies: list[Callable[[], Any]] = []
-            for unit, placement in zip(reduced.units, placements, strict=True):
-                place = read_placement(placement)
-                if isinstance(place, InSegment) and place.segment >= len(leased):
-                    copies += unit.copies_to(_memory(arena, segments, place), PIECE)
-                    self.copies += 1
-            self._run(copies, reduced.nbytes)
+            self._copy(arena, segments, len(leased), reduced, placements)
         except BaseException:
             self.unpin(segments)
             raise
         self.shared_bytes += reduced.nbytes
-        for unit in reduced.units:
-            if unit.leased is not None:
-                self.lent += 1
-                self.lent_bytes += unit.nbytes
+        if leased:
+            lent = [unit.nbytes for unit in reduced.units if unit.leased is not None]
+            self.lent += len(lent)
+            self.lent_bytes += sum(lent)
         return Parcel(
             protocol.encoded(reduced.stream or None, placements), tuple(segments), sum(s.owned for s in segments)
         )
@@ -245,6 +235,26 @@ class Sender:
                     raise
             time.sleep(_RELIEF_STEP_SECONDS)  # nobody reports that there is memory again
 
+    def _copy(
+        self, arena: Arena, segments: list[Segment], first: int, reduced: Reduced, placements: list[Placement]
+    ) -> None:
+        """Copy the units that lie in the segments from `first` on."""
+        shares = self._copiers is not None and reduced.nbytes >= 2 * PIECE
+        copies: list[Callable[[], Any]] = []
+        for unit, placement in zip(reduced.units, placements, strict=True):
+            if unit.leased is None and unit.shared_object is None:
+                place = read_placement(placement)
+                assert isinstance(place, InSegment)
+                assert place.segment >= first
+                room = _memory(arena, segments, place)
+                self.copies += 1
+                if shares:
+                    copies += unit.copies_to(room, PIECE)
+                else:
+                    unit.copy_to(room)
+        if copies:
+            self._run(copies, reduced.nbytes)
+
     def _run(self, works: list[Callable[[], Any]], nbytes: int) -> None:
         """Copy, or get pages for, so many bytes: in several threads if that pays."""
         if self._copiers is None or len(works) < 2 or nbytes < 2 * PIECE:
@@ -292,7 +302,7 @@ class Sender:
         if not used:
             return False
         # A copy: the consumer goes on setting flags, and NumPy raises when the count changes under it.
-        ended = np.flatnonzero(flags[:used].copy()).tolist()
+        ended = _nonzero(flags[:used].tobytes())
         if not ended:
             return False
         flags[ended] = 0
@@ -320,56 +330,14 @@ class Sender:
                 self.arena.free(segment.offset, segment.size)
 
 
+def _nonzero(flags: bytes) -> list[int]:
+    """Indexes of the bytes that are not 0."""
+    if not flags.count(1):
+        return []  # by far the most frequent, and so much quicker
+    ended: list[int] = np.flatnonzero(np.frombuffer(flags, dtype=np.uint8)).tolist()
+    return ended
+
+
 def _memory(arena: Arena, segments: Sequence[Segment], place: InSegment) -> ByteArray:
     """The owner's view of a unit's bytes."""
     return arena.room(segments[place.segment].offset + place.offset, place.nbytes)
-
-
-def _lay_out(units: list[Unit]) -> tuple[list[LeasedMemory], list[int], list[Placement]]:
-    """The leases to lend, the sizes of the segments to allocate, and where each unit lies in these, leases first.
-
-    A large unit gets a segment of its own, so that keeping it alive keeps nothing else; small ones share. A lease is lent
-    several times where units overlap in it, and a shared object is copied several times where windows do: what is written
-    to one unit must not show in another.
-    """
-    lent = [(unit, unit.leased) for unit in units if unit.leased is not None]
-    lent_layers = iter(layers([(id(memory), unit.offset, unit.offset + unit.nbytes) for unit, memory in lent]))
-    windows = [(unit.shared_object, unit.window) for unit in units if unit.window is not None and unit.window.writable]
-    copies = iter(layers([(number, window.offset, window.offset + window.nbytes) for number, window in windows]))
-    #: The leases in use, by lease and layer, with their indexes.
-    indexes: dict[tuple[int, int], int] = {}
-    leased: list[LeasedMemory] = []
-    index_of: dict[int, int] = {}
-    for unit, memory in lent:
-        key = id(memory), next(lent_layers)
-        if key not in indexes:
-            indexes[key] = len(leased)
-            leased.append(memory)
-        index_of[id(unit)] = indexes[key]
-    first = len(leased)
-    sizes: list[int] = []
-    placements: list[Placement] = []
-    shared = -1
-    for unit in units:
-        size = unit.nbytes
-        if unit.shared_object is not None:
-            window = unit.window
-            if window is None:
-                placements.append(protocol.shared_object(unit.shared_object))
-            else:
-                # Copy 0 is for all windows that are only read.
-                copy = next(copies) + 1 if window.writable else 0
-                placements.append(protocol.shared_window(unit.shared_object, window.offset, window.nbytes, copy))
-        elif unit.leased is not None:
-            placements.append(protocol.in_segment(index_of[id(unit)], unit.offset, size))
-        elif size >= OWN_SEGMENT:
-            placements.append(protocol.in_segment(first + len(sizes), 0, size))
-            sizes.append(size)
-        else:
-            padded = -(-size // ALIGNMENT) * ALIGNMENT
-            if shared < 0 or sizes[shared] + padded > SHARED_SEGMENT:
-                shared = len(sizes)
-                sizes.append(0)
-            placements.append(protocol.in_segment(first + shared, sizes[shared], size))
-            sizes[shared] += padded
-    return leased, sizes, placements

@@ -82,6 +82,14 @@ class Unit:
         offset: int = self._source.ctypes.data - self.leased.address
         return offset
 
+    def copy_to(self, room: ByteArray) -> None:
+        """Copy the memory into `room`, a writable array of exactly `nbytes`."""
+        if self._write is not None:
+            self._write(room)
+        else:
+            source = self._source
+            np.copyto(room.view(source.dtype).reshape(source.shape), source)
+
     def copies_to(self, room: ByteArray, piece: int) -> list[Callable[[], Any]]:
         """What copies the memory into `room`, a writable array of exactly `nbytes`.
 

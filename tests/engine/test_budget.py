@@ -9,6 +9,7 @@ from arrowpool.engine.reclaim import Reclaim
 from arrowpool.memory.lifecycle import Segment
 from arrowpool.transport.protocol import trim
 from arrowpool.transport.sender import Sender
+from arrowpool.tuning import FRAME_PLACED_BYTES
 from tests.workers import a_task, a_worker
 
 BUDGET = 1000
@@ -157,3 +158,23 @@ def test_waiting_for_memory_of_other_processes(workers, waits):
         house.workers[0].control.results.resident = 300
         assert enough(300)
         assert not enough(301)
+
+
+def test_what_is_released_is_noticed_when_it_is_needed_and_every_so_many_bytes():
+    """To look at the flags of all workers costs more than to judge a small task."""
+    house = House()
+    house.budget.limit = 3 * FRAME_PLACED_BYTES
+    released = house.place(FRAME_PLACED_BYTES)
+    slot = house.grant(released, 0)
+    house.sender.unpin([released])
+    house.workers[0].control.released_by_worker[slot] = 1
+    assert house.budget.fits(FRAME_PLACED_BYTES // 2)
+    assert house.sender.lifecycle.live
+    assert house.budget.fits(FRAME_PLACED_BYTES // 2)
+    assert not house.sender.lifecycle.live, "as many bytes were judged as one may hold"
+    again = house.place(FRAME_PLACED_BYTES)
+    slot = house.grant(again, 0)
+    house.sender.unpin([again])
+    house.workers[0].control.released_by_worker[slot] = 1
+    assert not house.budget.exceeds(FRAME_PLACED_BYTES - 1)
+    assert not house.sender.lifecycle.live
