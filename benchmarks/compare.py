@@ -91,6 +91,7 @@ def save(
     kinds: Iterable[type[Contender]],
     points: Iterable[record.Point],
     load: float,
+    workers: int = PROCESSES,
 ) -> None:
     """Write a run to a file, with the command that made it (but for the name of the file)."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -98,7 +99,7 @@ def save(
         at = words.index("--json")
         del words[at : at + 2]
     command = " ".join(["python -m", f"benchmarks.{kind}", *words])
-    record.write(path, record.Record(kind, describe_machine(kinds), command, PROCESSES, round(load, 2), tuple(points)))
+    record.write(path, record.Record(kind, describe_machine(kinds), command, workers, round(load, 2), tuple(points)))
 
 
 def describe_machine(kinds: Iterable[type[Contender]]) -> str:

@@ -12,7 +12,7 @@ import logging
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,10 +28,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Contender(ABC):
-    """A pool of `PROCESSES` workers between `open` and `close`."""
+    """A pool of `workers` workers between `open` and `close`."""
 
     name: ClassVar[str]
     module: ClassVar[str]
+
+    def __init__(self, workers: int = PROCESSES):
+        self.workers = workers
 
     @classmethod
     def installed(cls) -> bool:
@@ -57,6 +60,20 @@ class Contender(ABC):
         scenario.check(made, result)
 
 
+class Serial(Contender):
+    """A loop: no pool at all."""
+
+    name = "serial"
+    module = "builtins"
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None = None) -> list[Any]:
+        return [fn(item) for item in items]
+
+
 class StdlibPool(Contender):
     name = "stdlib"
     module = "multiprocessing"
@@ -64,7 +81,7 @@ class StdlibPool(Contender):
     def open(self) -> None:
         from multiprocessing import Pool
 
-        self.pool: Any = Pool(PROCESSES)
+        self.pool: Any = Pool(self.workers)
 
     def close(self) -> None:
         self.pool.close()
@@ -72,6 +89,16 @@ class StdlibPool(Contender):
 
     def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None = None) -> list[Any]:
         return list(self.pool.map(fn, items, chunksize))
+
+
+class Threads(StdlibPool):
+    name = "threads"
+    module = "multiprocessing.pool"
+
+    def open(self) -> None:
+        from multiprocessing.pool import ThreadPool
+
+        self.pool = ThreadPool(self.workers)
 
 
 class ArrowPool(StdlibPool):
@@ -87,7 +114,7 @@ class ArrowPool(StdlibPool):
     def open(self) -> None:
         from arrowpool import Pool
 
-        self.pool = Pool(PROCESSES)
+        self.pool = Pool(self.workers)
 
 
 class Joblib(Contender):
@@ -100,13 +127,13 @@ class Joblib(Contender):
         import joblib
 
         self.joblib = joblib
-        self.parallel = joblib.Parallel(n_jobs=PROCESSES).__enter__()
+        self.parallel = joblib.Parallel(n_jobs=self.workers).__enter__()
 
     def close(self) -> None:
         from joblib.externals.loky import get_reusable_executor
 
         self.parallel.__exit__(None, None, None)
-        get_reusable_executor(max_workers=PROCESSES).shutdown(wait=True)
+        get_reusable_executor(max_workers=self.workers).shutdown(wait=True)
 
     def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None = None) -> list[Any]:
         task = self.joblib.delayed(fn)
@@ -122,7 +149,7 @@ class Mpire(Contender):
     def open(self) -> None:
         from mpire import WorkerPool
 
-        self.pool = WorkerPool(n_jobs=PROCESSES, keep_alive=True)
+        self.pool = WorkerPool(n_jobs=self.workers, keep_alive=True)
 
     def close(self) -> None:
         self.pool.stop_and_join()
@@ -146,13 +173,13 @@ class RayPool(Contender):
         self.started_ray = not ray.is_initialized()
         if self.started_ray:
             ray.init(
-                num_cpus=PROCESSES,
+                num_cpus=self.workers,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
             )
-        self.pool = Pool(PROCESSES)
+        self.pool = Pool(self.workers)
 
     def close(self) -> None:
         import ray
@@ -177,7 +204,7 @@ class Dask(Contender):
 
         warnings.filterwarnings("ignore", message="Sending large graph")
         self.cluster = LocalCluster(
-            n_workers=PROCESSES,
+            n_workers=self.workers,
             threads_per_worker=1,
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
@@ -202,7 +229,7 @@ class Futures(Contender):
     def open(self) -> None:
         from concurrent.futures import ProcessPoolExecutor
 
-        self.executor = ProcessPoolExecutor(PROCESSES)
+        self.executor = ProcessPoolExecutor(self.workers)
 
     def close(self) -> None:
         self.executor.shutdown(wait=True)
@@ -265,6 +292,8 @@ class Memcpy(Contender):
 
 
 CONTENDERS: tuple[type[Contender], ...] = (
+    Serial,
+    Threads,
     StdlibPool,
     ArrowPool,
     Joblib,
@@ -275,19 +304,27 @@ CONTENDERS: tuple[type[Contender], ...] = (
     ByHand,
     Memcpy,
 )
+#: Whom a comparison of pools leaves out unless it is asked for them: what moves no data.
+NO_POOLS = frozenset({"serial", "threads"})
 PEERS = frozenset({"joblib", "mpire", "ray", "dask", "futures"})
 #: Contenders that are part of Python or of what arrowpool stands on: they have no version of their own.
-WITHOUT_VERSION = frozenset({"stdlib", "arrowpool", "futures", "by_hand", "memcpy"})
+WITHOUT_VERSION = frozenset({"serial", "threads", "stdlib", "arrowpool", "futures", "by_hand", "memcpy"})
 
 
 def choose(names: str | None) -> list[type[Contender]]:
-    """The installed contenders among `names` (comma separated), or all of them; `LookupError` for an unknown name."""
+    """The installed contenders among `names` (comma separated), or all pools; `LookupError` for an unknown name."""
+    wanted = names.split(",") if names else [kind.name for kind in CONTENDERS if kind.name not in NO_POOLS]
+    return [kind for kind in named(wanted) if kind.installed()]
+
+
+def named(names: Iterable[str]) -> list[type[Contender]]:
+    """The contenders of these names, installed or not; `LookupError` for an unknown name."""
     known = {contender.name: contender for contender in CONTENDERS}
-    wanted = [name.strip() for name in names.split(",")] if names else list(known)
+    wanted = [name.strip() for name in names]
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise LookupError(f"no contender {', '.join(unknown)}; there are: {', '.join(known)}")
-    return [known[name] for name in wanted if known[name].installed()]
+    return [known[name] for name in wanted]
 
 
 @contextlib.contextmanager

@@ -12,9 +12,10 @@ import gc
 import json
 import sys
 
-from benchmarks.contenders import Contender, choose, opened, quiet_peers
+from benchmarks.contenders import PROCESSES, Contender, choose, opened, quiet_peers
 from benchmarks.measure import first_call, timed
-from benchmarks.scenarios import Scenario, Timing, by_name, scaled
+from benchmarks.real_jobs import JOBS
+from benchmarks.scenarios import SCENARIOS, Scenario, by_name, scaled
 
 
 def main() -> None:
@@ -24,14 +25,16 @@ def main() -> None:
     parser.add_argument("contender")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--workers", type=int, default=PROCESSES)
+    parser.add_argument("--first", action="store_true", help="the first call of a new pool")
     parser.add_argument("--wait", action="store_true")
     arguments = parser.parse_args()
-    scenario = scaled(by_name(arguments.scenario), arguments.scale)
+    scenario = scaled(by_name(arguments.scenario, (*SCENARIOS, *JOBS)), arguments.scale)
     (kind,) = choose(arguments.contender)
-    if scenario.timing is Timing.FIRST_CALL:
-        print(json.dumps({"seconds": first_call(kind, scenario)}), flush=True)
+    if arguments.first:
+        print(json.dumps({"seconds": first_call(kind, scenario, arguments.workers)}), flush=True)
         return
-    with opened(kind()) as contender:
+    with opened(kind(arguments.workers)) as contender:
         calls(contender, scenario, arguments.rounds, wait=arguments.wait)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from benchmarks.contenders import ROOT, Contender, opened
+from benchmarks.contenders import PROCESSES, ROOT, Contender, opened
 from benchmarks.scenarios import Scenario, Timing
 
 logger = logging.getLogger(__name__)
@@ -62,9 +62,9 @@ def timed(contender: Contender, scenario: Scenario, own: object) -> tuple[float,
     return time.perf_counter() - start, result
 
 
-def open_once(kind: type[Contender], scenario: Scenario) -> float:
+def open_once(kind: type[Contender], scenario: Scenario, workers: int) -> float:
     """Seconds of making one pool; that it works is checked afterwards."""
-    contender = kind()
+    contender = kind(workers)
     gc.collect()
     start = time.perf_counter()
     contender.open()
@@ -76,17 +76,18 @@ def open_once(kind: type[Contender], scenario: Scenario) -> float:
     return seconds
 
 
-def first_call(kind: type[Contender], scenario: Scenario) -> float:
+def first_call(kind: type[Contender], scenario: Scenario, workers: int) -> float:
     """Seconds of the first large call of a new pool, in this process, which must be a new one."""
     made = scenario.inputs()
-    with opened(kind()) as contender:
+    with opened(kind(workers)) as contender:
         contender.map(abs, range(-8, 0))
         return call_once(contender, scenario, made)
 
 
-def first_call_elsewhere(kind: type[Contender], scenario: Scenario) -> float:
+def first_call_elsewhere(kind: type[Contender], scenario: Scenario, workers: int) -> float:
     """`first_call` in a new interpreter."""
-    command = [sys.executable, "-m", "benchmarks.fresh", scenario.name, kind.name, "--scale", str(scenario.scale)]
+    options = ["--first", "--scale", str(scenario.scale), "--workers", str(workers)]
+    command = [sys.executable, "-m", "benchmarks.fresh", scenario.name, kind.name, *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no output")
@@ -94,7 +95,7 @@ def first_call_elsewhere(kind: type[Contender], scenario: Scenario) -> float:
 
 
 def measure(
-    scenarios: Iterable[Scenario], kinds: Sequence[type[Contender]], *, rounds: int
+    scenarios: Iterable[Scenario], kinds: Sequence[type[Contender]], *, rounds: int, workers: int = PROCESSES
 ) -> Iterator[list[Measurement]]:
     """The measurements of one scenario after the other, one per contender that takes part in it."""
     with ExitStack() as stack:
@@ -103,10 +104,10 @@ def measure(
             if scenario.timing is Timing.WARM_CALL:
                 for kind in kinds:
                     if kind.name not in pools:
-                        pools[kind.name] = stack.enter_context(opened(kind()))
+                        pools[kind.name] = stack.enter_context(opened(kind(workers)))
                 yield _warm(scenario, [pools[kind.name] for kind in kinds], rounds)
             else:
-                yield _new(scenario, kinds, rounds)
+                yield _new(scenario, kinds, rounds, workers)
 
 
 def _warm(scenario: Scenario, contenders: Sequence[Contender], rounds: int) -> list[Measurement]:
@@ -147,7 +148,7 @@ def _warm(scenario: Scenario, contenders: Sequence[Contender], rounds: int) -> l
     ]
 
 
-def _new(scenario: Scenario, kinds: Sequence[type[Contender]], rounds: int) -> list[Measurement]:
+def _new(scenario: Scenario, kinds: Sequence[type[Contender]], rounds: int, workers: int) -> list[Measurement]:
     once = open_once if scenario.timing is Timing.OPEN else first_call_elsewhere
     seconds: dict[str, list[float]] = {}
     failures: dict[str, str] = {}
@@ -159,7 +160,7 @@ def _new(scenario: Scenario, kinds: Sequence[type[Contender]], rounds: int) -> l
             if kind.name in failures or (times and times[0] > SLOW):
                 continue
             try:
-                times.append(once(kind, scenario))
+                times.append(once(kind, scenario, workers))
             except Exception as error:
                 failures[kind.name] = f"{type(error).__name__}: {error}"
     return [

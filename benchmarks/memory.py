@@ -28,7 +28,7 @@ import psutil
 
 from benchmarks import record
 from benchmarks.compare import aligned, markdown, save
-from benchmarks.contenders import ROOT, Memcpy, choose
+from benchmarks.contenders import PROCESSES, ROOT, Memcpy, choose
 from benchmarks.scenarios import by_name, scaled, titled
 
 SCENARIOS = (
@@ -130,10 +130,10 @@ class Watch(threading.Thread):
         return self.peak
 
 
-def peak_of(scenario: str, contender: str, *, rounds: int, scale: float = 1.0) -> Sample:
+def peak_of(scenario: str, contender: str, *, rounds: int, scale: float = 1.0, workers: int = PROCESSES) -> Sample:
     """The peak of one contender in one scenario, in a process tree of its own."""
     ignored = frozenset(key for key, _ in _files_in_shm())
-    options = ["--rounds", str(rounds), "--scale", str(scale), "--wait"]
+    options = ["--rounds", str(rounds), "--scale", str(scale), "--workers", str(workers), "--wait"]
     command = [sys.executable, "-m", "benchmarks.fresh", scenario, contender, *options]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

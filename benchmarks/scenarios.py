@@ -321,12 +321,12 @@ SCENARIOS: tuple[Scenario, ...] = (
 )
 
 
-def by_name(name: str) -> Scenario:
+def by_name(name: str, among: Sequence[Scenario] = SCENARIOS) -> Scenario:
     """The scenario of this name; `LookupError` names those that exist."""
-    for scenario in SCENARIOS:
+    for scenario in among:
         if scenario.name == name:
             return scenario
-    raise LookupError(f"no scenario {name!r}; there are: {', '.join(s.name for s in SCENARIOS)}")
+    raise LookupError(f"no scenario {name!r}; there are: {', '.join(s.name for s in among)}")
 
 
 def scaled(scenario: Scenario, scale: float) -> Scenario:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from benchmarks import by_hand, contenders, inputs, memory, record, report, scenarios, sizes
+from benchmarks import by_hand, contenders, inputs, jobs, memory, real_jobs, record, report, scenarios, sizes
 from benchmarks.measure import call_once
 from benchmarks.scenarios import Timing
 from tests import programs
@@ -163,3 +163,45 @@ def test_memory_of_the_work_and_of_nothing_else():
 def test_scaled_inputs_have_a_row_in_each_chunk():
     assert len(inputs.float_frame(0)) == len(inputs.row_chunks(inputs.float_frame(0))) == inputs.CHUNKS
     assert np.array_equal(inputs.float_frame(1e-5).to_numpy(), inputs.float_frame(1e-5).to_numpy())
+
+
+def test_real_jobs(tmp_path):
+    """Each job by each kind of contender, the results compared with the loop's; and in a new process."""
+    names = ["serial", "threads", "stdlib", "arrowpool"]
+    few = ["--contenders", ",".join(names), "--scale", "0.001", "--rounds", "1"]
+    jobs.main([*few, "--json", str(tmp_path / "jobs.json")])
+    written = record.read(tmp_path / "jobs.json")
+    assert [(point.scenario, point.contender) for point in written.points] == [
+        (job.name, name) for job in real_jobs.JOBS for name in names
+    ]
+    assert not any(point.failure for point in written.points)
+
+
+def test_a_first_call_of_a_real_job_and_its_memory(capsys):
+    jobs.main(
+        [*("--jobs", "rolling", "--first-call", "--memory", "--workers", "1", "--rounds", "1"),
+         *("--scale", "0.01", "--contenders", "arrowpool")]
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert "first call of a new pool in a new process, 1 workers" in said
+    assert "failed" not in said
+    assert "Peak MB" in said
+
+
+def test_a_contender_that_is_not_installed_is_left_out_with_a_word(monkeypatch, capsys):
+    monkeypatch.setattr(contenders.Mpire, "installed", classmethod(lambda cls: False))
+    jobs.main(["--jobs", "rolling", "--contenders", "serial,mpire", "--scale", "0.001", "--rounds", "1"])
+    said = capsys.readouterr().out
+    assert "mpire is left out: it is not installed" in said
+    assert "rolling: serial" in said
+
+
+def test_a_real_job_whose_result_differs_fails():
+    job = scenarios.scaled(scenarios.by_name("small_in", real_jobs.JOBS), 0.001)
+    made = job.inputs()
+    right = job.run(contenders.Serial(), made)
+    job.check(made, right)
+    with pytest.raises(AssertionError):
+        job.check(made, [right[0] + 1, *right[1:]])
+    with pytest.raises(AssertionError):
+        job.check(made, right[:-1])
