@@ -109,15 +109,15 @@ def _some(count: int, scale: float) -> int:
     return max(4, round(count * scale))
 
 
-def _ohlcv(days: int, count: int) -> Work:
+def ohlcv(days: int, count: int) -> list[pd.DataFrame]:
+    """`count` tickers: five columns of floats, dates as index."""
     dates = pd.bdate_range("2020-01-01", periods=days, unit="ns")
     rng = np.random.default_rng(0)
     names = ["open", "high", "low", "close", "volume"]
-    frames = [
+    return [
         pd.DataFrame(100 + rng.standard_normal((days, len(names))).cumsum(axis=0), index=dates, columns=names)
         for _ in range(count)
     ]
-    return Work(frames, None, [])
 
 
 @cache
@@ -192,11 +192,11 @@ def _job(name: str, title: str, tasks: int, make: Callable[[float], Work], call:
 
 
 def _tickers(scale: float) -> Work:
-    return _ohlcv(FIVE_YEARS, _some(TICKERS, scale))
+    return Work(ohlcv(FIVE_YEARS, _some(TICKERS, scale)), None, [])
 
 
 def _small_frames(scale: float) -> Work:
-    return _ohlcv(ONE_YEAR, _some(FRAMES, scale))
+    return Work(ohlcv(ONE_YEAR, _some(FRAMES, scale)), None, [])
 
 
 JOBS: tuple[Scenario, ...] = (

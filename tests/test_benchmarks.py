@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
 import os
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from benchmarks import by_hand, contenders, inputs, jobs, memory, real_jobs, record, report, scenarios, sizes
+from benchmarks import by_hand, contenders, inputs, jobs, memory, parent, real_jobs, record, report, scenarios, sizes
 from benchmarks.measure import call_once
 from benchmarks.scenarios import Timing
 from tests import programs
@@ -205,3 +207,31 @@ def test_a_real_job_whose_result_differs_fails():
         job.check(made, [right[0] + 1, *right[1:]])
     with pytest.raises(AssertionError):
         job.check(made, right[:-1])
+
+
+def test_what_a_task_costs_the_parent(capsys):
+    parent.main(["--scale", "0.01", "--rounds", "1", "--sleepers", "2,3"])
+    said = capsys.readouterr().out.splitlines()
+    for one in parent.TRAFFIC:
+        lines = [line for line in said if re.match(rf"{re.escape(one.title)} +(stdlib|arrowpool) ", line)]
+        assert len(lines) == 2
+        for line in lines:
+            microseconds, _, one_ms, ten_ms = line.split()[-4:]
+            assert float(one_ms) == pytest.approx(1_000 / float(microseconds), rel=0.01)
+            assert float(ten_ms) == pytest.approx(10_000 / float(microseconds), rel=0.01)
+    for slept in parent.SLEPT:
+        lines = [line for line in said if re.match(rf"{re.escape(slept.title)} +(stdlib|arrowpool) ", line)]
+        assert len(lines) == 2
+        # No pool is faster than ideal workers: a task sleeps at least as long as it is asked to.
+        assert all(float(figure) >= 1 for line in lines for figure in line.split()[-2:])
+
+
+def test_a_result_that_differs_is_an_error():
+    class Wrong(contenders.Serial):
+        def map(self, fn, items, chunksize=None):
+            return [fn(item) for item in reversed(items)]
+
+    with pytest.raises(AssertionError):
+        parent.costs([Wrong()], dataclasses.replace(parent.TRAFFIC[0], task=parent.same), [1, 2], rounds=1)
+    with pytest.raises(SystemExit):
+        parent.main(["--traffic", "other"])

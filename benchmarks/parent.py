@@ -1,0 +1,220 @@
+"""What a task costs the parent, which no number of workers makes less: `python -m benchmarks.parent`.
+
+First table: CPU microseconds of the parent per task (all its threads), CPU seconds per GB, and how many workers that keeps
+busy with tasks of 1 and 10 ms. Second table: pools of 8 to 64 workers whose tasks sleep 10 ms, which stands for other
+cores; seconds of the call as a multiple of the time of ideal workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import inputs
+from benchmarks.compare import aligned, describe_machine, markdown
+from benchmarks.contenders import PROCESSES, Contender, choose, opened, quiet_peers
+from benchmarks.real_jobs import ONE_YEAR, ohlcv
+
+DEFAULT = "stdlib,arrowpool"
+TASK_MS = (1, 10)
+SLEEP = 0.01
+#: Tasks of each worker that sleeps.
+TURNS = 5
+
+
+# -- tasks ------------------------------------------------------------------------------------------------------------
+
+
+def nothing(_: Any) -> None:
+    return None
+
+
+def same(item: Any) -> Any:
+    return item
+
+
+def sleep(_: Any) -> None:
+    time.sleep(SLEEP)
+
+
+# -- what is sent -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """One line of the first table: items of one kind, what becomes of them, and how many go in one message."""
+
+    name: str
+    title: str
+    count: int
+    make: Callable[[int], list[Any]]
+    task: Callable[[Any], Any]
+    chunksize: int | None = 1
+
+
+def _numbers(count: int) -> list[int]:
+    return list(range(count))
+
+
+def _small(count: int) -> list[pd.DataFrame]:
+    return ohlcv(ONE_YEAR, count)
+
+
+def _large(count: int) -> list[pd.DataFrame]:
+    return ohlcv(20 * ONE_YEAR, count)
+
+
+def _mixed(count: int) -> list[pd.DataFrame]:
+    frame = inputs.mixed_frame(1_000 * count / inputs.MIXED_ROWS)
+    return [frame.iloc[at * 1_000 : (at + 1) * 1_000].copy() for at in range(count)]
+
+
+def _arrays(count: int) -> list[np.ndarray]:
+    return [np.full(125_000, float(number)) for number in range(count)]
+
+
+TRAFFIC: tuple[Traffic, ...] = (
+    Traffic("tiny", "a number in, None back", 5_000, _numbers, nothing),
+    Traffic("small_in", "a frame of 12 kB in", 1_000, _small, nothing),
+    Traffic("small_in_chunks", "a frame of 12 kB in, default chunksize", 1_000, _small, nothing, None),
+    Traffic("small_back", "a frame of 12 kB there and back", 1_000, _small, same),
+    Traffic("large_in", "a frame of 240 kB in", 300, _large, nothing),
+    Traffic("mixed_back", "1,000 rows of mixed columns there and back", 300, _mixed, same),
+)
+#: What the workers that sleep are sent.
+SLEPT: tuple[Traffic, ...] = (
+    Traffic("tiny", "numbers", TURNS, _numbers, sleep),
+    Traffic("small_in", "frames of 12 kB", TURNS, _small, sleep),
+    Traffic("arrays", "arrays of 1 MB", TURNS, _arrays, sleep),
+)
+
+
+# -- the clock --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Median of the rounds: CPU seconds of this process, and seconds by the clock, of one call."""
+
+    cpu: float
+    wall: float
+
+
+def costs(contenders: Sequence[Contender], traffic: Traffic, items: list[Any], rounds: int) -> list[Cost]:
+    """What one call costs by each contender, in turns, after one round to warm up; the results are checked."""
+    expected = [traffic.task(item) for item in items] if traffic.task is not sleep else [None] * len(items)
+    seen: list[list[Cost]] = [[] for _ in contenders]
+    for turn in range(-1, rounds):
+        shift = turn % len(contenders)
+        order = list(range(len(contenders)))
+        for number in order[shift:] + order[:shift]:
+            gc.collect()
+            wall, cpu = time.perf_counter(), time.process_time()
+            result = contenders[number].map(traffic.task, items, traffic.chunksize)
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+            _check(expected, result)
+            if turn >= 0:
+                seen[number].append(Cost(cpu, wall))
+    return [Cost(statistics.median(c.cpu for c in each), statistics.median(c.wall for c in each)) for each in seen]
+
+
+def _check(expected: list[Any], result: list[Any]) -> None:
+    assert len(result) == len(expected)
+    for wanted, found in zip(expected, result, strict=True):
+        assert found.equals(wanted) if isinstance(wanted, pd.DataFrame) else found == wanted
+
+
+# -- the tables -------------------------------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    quiet_peers()
+    parser = argparse.ArgumentParser(description="CPU time of the parent per task, and how many workers it feeds.")
+    parser.add_argument("--traffic", metavar="A,B", help=", ".join(one.name for one in TRAFFIC))
+    parser.add_argument("--contenders", default=DEFAULT, metavar="A,B", help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds after one warm-up (default 5)")
+    parser.add_argument("--workers", type=int, default=PROCESSES, help="of the first table (default %(default)s)")
+    parser.add_argument("--sleepers", default="8,32,64", metavar="N,N", help="workers that sleep, '' for none (default %(default)s)")  # fmt: skip
+    parser.add_argument("--scale", type=float, default=1.0, help="number of tasks of the first table")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    arguments = parser.parse_args(argv)
+    load, _, _ = os.getloadavg()
+    names = [name.strip() for name in arguments.traffic.split(",")] if arguments.traffic else [t.name for t in TRAFFIC]
+    unknown = set(names) - {one.name for one in TRAFFIC}
+    if unknown:
+        parser.error(f"no traffic {', '.join(unknown)}; there is: {', '.join(one.name for one in TRAFFIC)}")
+    try:
+        kinds = choose(arguments.contenders)
+        sleepers = [int(number) for number in arguments.sleepers.split(",") if number]
+    except (LookupError, ValueError) as error:
+        parser.error(str(error.args[0]))
+    show = markdown if arguments.markdown else aligned
+    print(f"{describe_machine(kinds)}; load average {load:.1f}\n")
+    chosen = [one for one in TRAFFIC if one.name in names]
+    print(show(cpu_table(chosen, kinds, arguments)))
+    feeds = " and ".join(str(ms) for ms in TASK_MS)
+    print(
+        f"\nCPU of the parent, median of {arguments.rounds} rounds in turns, {arguments.workers} workers; s/GB of what is moved."
+    )
+    print(f"Feeds: how many workers the parent keeps busy with tasks of {feeds} ms.")
+    if sleepers:
+        print(
+            f"\n{show(sleep_table([one for one in SLEPT if one.name in names or not arguments.traffic], kinds, sleepers, arguments.rounds))}"
+        )
+        print(
+            f"\nSeconds of the call by those of ideal workers: {TURNS} tasks a worker that sleep {SLEEP * 1e3:g} ms, chunksize 1."
+        )
+
+
+def cpu_table(
+    traffic: Sequence[Traffic], kinds: Sequence[type[Contender]], arguments: argparse.Namespace
+) -> list[list[str]]:
+    """A line for each kind of traffic and contender."""
+    rows = [["what", "contender", "us a task", "s/GB", *(f"feeds at {ms} ms" for ms in TASK_MS)]]
+    with ExitStack() as stack:
+        contenders = [stack.enter_context(opened(kind(arguments.workers))) for kind in kinds]
+        for one in traffic:
+            items = one.make(max(4, round(one.count * arguments.scale)))
+            moved = _bytes(items) * (2 if one.task is same else 1)
+            for contender, cost in zip(contenders, costs(contenders, one, items, arguments.rounds), strict=True):
+                task = cost.cpu / len(items)
+                per_gb = f"{cost.cpu / moved * 1e9:.2f}" if moved else "-"
+                feeds = (f"{ms / 1e3 / task:.3g}" for ms in TASK_MS)
+                rows.append([one.title, contender.name, f"{task * 1e6:.1f}", per_gb, *feeds])
+    return rows
+
+
+def sleep_table(
+    traffic: Sequence[Traffic], kinds: Sequence[type[Contender]], sleepers: Sequence[int], rounds: int
+) -> list[list[str]]:
+    """A line for each kind of traffic and contender, a column for each number of workers."""
+    found: dict[tuple[str, str], list[str]] = {(one.title, kind.name): [] for one in traffic for kind in kinds}
+    for workers in sleepers:
+        with ExitStack() as stack:
+            contenders = [stack.enter_context(opened(kind(workers))) for kind in kinds]
+            for one in traffic:
+                items = one.make(one.count * workers)
+                for contender, cost in zip(contenders, costs(contenders, one, items, rounds), strict=True):
+                    found[one.title, contender.name].append(f"{cost.wall / (TURNS * SLEEP):.2f}")
+    return [
+        ["tasks that sleep, sent", "contender", *(f"{n} workers" for n in sleepers)],
+        *([*key, *cells] for key, cells in found.items()),
+    ]
+
+
+def _bytes(items: list[Any]) -> int:
+    return sum(int(item.memory_usage().sum()) for item in items if isinstance(item, pd.DataFrame))
+
+
+if __name__ == "__main__":
+    main()
