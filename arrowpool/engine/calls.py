@@ -84,7 +84,11 @@ class Snapshot(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call of a pool method on its way: where its tasks come from, and what is known of them."""
+    """One call of a pool method on its way: where its tasks come from, and what is known of them.
+
+    Its caller makes it and puts it into the feeder's inbox. From then on the feeder alone writes and reads an attribute that says
+    nothing else.
+    """
 
     tasks: Iterator[Any]
     set_length: Callable[[int], None] | None
@@ -114,12 +118,14 @@ class Call:
     held: set[Blob] = field(default_factory=set)
     failure: BaseException | None = None
     last_index: int = -1
-    #: Tasks encoded and not yet answered, and whether there are more to come.
+    #: Tasks encoded and not settled; and whether all tasks are taken. `mailbox` reads `exhausted` in the collector's thread, after
+    #: it has left an answer there: the feeder sets it before it looks for the last answers.
     pending: int = 0
     exhausted: bool = False
-    #: Nobody waits for it any more.
+    #: Its results are not wanted.
     cancelled: bool = False
-    #: Moving average of a task's seconds; None until the first reply.
+    #: Moving average of a task's seconds, None until the first reply; replies; and bytes of their results. The collector writes, the
+    #: feeder reads. Safe: these are figures for guesses, and each is read by itself.
     mean_seconds: float | None = None
     replies: int = 0
     result_bytes: int = 0

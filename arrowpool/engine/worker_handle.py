@@ -32,11 +32,11 @@ class Spent:
 class WorkerHandle:
     """One worker process and the way to it.
 
-    Attributes
-    ----------
-    outstanding : dict of int to Task
-        Tasks sent and not answered, by number, in the order sent. Whoever pops a task settles it.
+    Used by the supervisor, the feeder and the collector. The feeder alone writes and reads an attribute that says nothing else.
+    "The feeder" is the thread that works for it: see `mailbox`.
     """
+
+    # Made by the launcher, and not changed.
 
     process: BaseProcess
     channel: Channel
@@ -45,14 +45,22 @@ class WorkerHandle:
     #: Readable when the process has ended; -1 if there is none. And whether it is so at once, also when children live on.
     sentinel: int
     is_watched: bool = True
+    #: How many tasks it runs in all; None for no limit.
     quota: int | None = None
+    #: Whether it has said that it takes tasks. The feeder writes; other threads read for `stats` and while they wait for workers.
+    #: Safe: it becomes True once.
     ready: bool = False
+    #: Tasks sent so far, which is the number of the next one; and how many went in the last frame.
     sent: int = 0
     last_frame: int = 0
     #: Seconds that each task of that frame takes, as far as is known. The feeder writes, the collector reads: a guess, of which
     #: any value does.
     pace: float = 0.0
+    #: Tasks sent and not answered, by number, in the order sent. The feeder adds a task before it is sent. The collector takes it
+    #: out when it is answered or its worker is lost, the feeder when it is taken back. Safe, as `pop` is one operation of a dict:
+    #: one of the two gets the task, and settles it. Other threads ask for its length, or copy it.
     outstanding: dict[int, Task] = field(default_factory=dict)
+    #: Blobs that it has, and those of which it has to be told that no task will refer to them again.
     known_blobs: set[int] = field(default_factory=set)
     to_forget: list[int] = field(default_factory=list)
     #: When the feeder last saw this worker begin a task, and how many it had begun.
@@ -60,11 +68,15 @@ class WorkerHandle:
     #: Numbers taken back from the worker, not yet given to others.
     recalled: tuple[int, int] | None = None
     recalled_at: float = 0.0
-    #: Set by the supervisor: about to be killed, so to be sent nothing; and that the reason was a task's time.
+    #: It is about to be killed, so is sent nothing; and the reason was a task's time. The supervisor writes; the feeder reads
+    #: `doomed`, the collector `overdue`. Safe: `overdue` is set before the worker is killed, and so before the collector sees its
+    #: end. A task that is sent in the moment before `doomed` is set is given to another worker.
     doomed: bool = False
     overdue: bool = False
-    #: Whether it can read what the parent lends, which lies in other processes' memory.
+    #: Whether it can read what the parent lends, which lies in other processes' memory. The collector writes, the feeder reads.
+    #: Safe: a worker that cannot says so instead of running the task, which is then sent again with a copy.
     may_borrow: bool = False
+    #: The collector writes; other threads read for `stats`.
     spent: Spent = field(default_factory=Spent)
 
     def close_in_child(self) -> None:
