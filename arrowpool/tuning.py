@@ -45,10 +45,11 @@ LARGEST_KEPT = 32 * MIB
 SHORT_TASK_SECONDS = 1e-3
 #: A frame holds tasks for about this time: two of Python's thread switch intervals, so that workers do not run dry.
 FRAME_SECONDS = 10e-3
-#: A frame never holds more tasks than this, nor more bytes than a socket takes without blocking.
-FRAME_TASKS = 1024
+#: A frame never holds more tasks than this: Python's garbage collector walks over all objects of the process each time so many
+#: new ones have lived for a moment. Nor more bytes than a socket takes without blocking.
+FRAME_TASKS = 256
 FRAME_BYTES = 64 * KIB
-#: ...nor more bytes in segments than stay in a processor's cache from the copy to the task.
+#: Nor more bytes in segments than stay in a processor's cache from the copy to the task.
 FRAME_PLACED_BYTES = 1 * MIB
 
 #: A task that is shorter than this on average may wait in its worker behind one other, so that the worker never idles between

@@ -14,6 +14,7 @@ from arrowpool.errors import said
 from arrowpool.interrupts import InterruptibleFuture
 from arrowpool.transport.overlaps import Stretch
 from arrowpool.transport.parcel import Parcel, Reduced
+from arrowpool.transport.protocol import PlainBody, plain
 from arrowpool.transport.reducer import Seen
 
 
@@ -162,6 +163,13 @@ class Task:
     own: Blob | None = None
     #: How often it was begun by a worker that was then lost.
     losses: int = 0
+    #: Its body, if that is a few plain values; the parcel is then `PLAIN`, for the garbage collector walks over each object that
+    #: lives for a moment, and there may be thousands of tasks.
+    plain: PlainBody | None = None
+
+
+#: The parcel of all tasks whose body is plain.
+PLAIN = Parcel(plain(None), (), 0)
 
 
 @dataclass(eq=False, slots=True)

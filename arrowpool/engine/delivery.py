@@ -54,7 +54,7 @@ class Delivery:
                     blob_grants.append((blob.number, sender.grant(blob.parcel, worker)))
             for task in tasks:
                 parcel = task.parcel
-                items.append((parcel.body, sender.grant(parcel, worker) if parcel.segments else ()))
+                items.append((task.plain or parcel.body, sender.grant(parcel, worker) if parcel.segments else ()))
         except ArenaFullError:
             for _, grants in (*blob_grants, *items):
                 sender.revoke(grants, worker)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from arrowpool.engine.budget import Budget
-from arrowpool.engine.calls import Blob, Call, EncodedFunction, Task
+from arrowpool.engine.calls import PLAIN, Blob, Call, EncodedFunction, Task
 from arrowpool.engine.events import Failed
 from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.reclaim import Reclaim
@@ -120,7 +120,7 @@ class Encoder:
                 break
             if known.nbytes:
                 self._metrics.saved(known.nbytes)
-            taken.append(Task(call, index, star, Parcel(protocol.plain(payload), (), 0), call.blobs))
+            taken.append(Task(call, index, star, PLAIN, call.blobs, plain=protocol.plain(payload)))
         return taken
 
     def _encode(
