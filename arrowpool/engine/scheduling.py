@@ -14,6 +14,9 @@ from arrowpool.tuning import FRAME_SECONDS, FRAME_TASKS, SHORT_TASK_SECONDS
 #: Time that handling one task costs beside running it, for sizing frames.
 _TASK_OVERHEAD_SECONDS = 1e-5
 
+#: So many tasks are drawn ahead at most: a thread that draws is woken for each such number, as workers for each frame.
+_DRAWN_TASKS = 1024
+
 #: Replies are gathered while a worker has at least this many short tasks, for at most this long.
 _GATHER_TASKS = 4
 _GATHER_SECONDS = 2e-3
@@ -73,7 +76,7 @@ def ahead_size(call: Call, worker_count: int, budget: int) -> int:
     if mean is None or mean >= SHORT_TASK_SECONDS:
         return worker_count
     if not call.result_bytes:
-        return FRAME_TASKS // 2
+        return max(worker_count, FRAME_TASKS // 2)
     return max(worker_count, min(FRAME_TASKS // 2, _results_within(budget, call)))
 
 
@@ -86,7 +89,8 @@ def draw_size(call: Call, worker_count: int, budget: int) -> int:
     mean = call.mean_seconds
     if mean is None or mean >= SHORT_TASK_SECONDS or not call.blobs or not call.blobs[0].stateless:
         return 1
-    count = min(FRAME_TASKS, 2 * max(1, worker_count) * int(FRAME_SECONDS / (mean + _TASK_OVERHEAD_SECONDS)))
+    in_a_frame = min(FRAME_TASKS, int(FRAME_SECONDS / (mean + _TASK_OVERHEAD_SECONDS)))
+    count = min(_DRAWN_TASKS, 2 * max(1, worker_count) * in_a_frame)
     return min(count, max(1, _results_within(budget, call))) if call.result_bytes else count
 
 

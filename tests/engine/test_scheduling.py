@@ -104,7 +104,8 @@ def test_how_many_are_encoded_ahead(mean, replies, result_bytes, size):
         (SHORT_TASK_SECONDS, True, 2, 1),
         (9e-5, True, 2, 400),
         (9e-5, True, 0, 200),  # none is up yet, or any more
-        (1e-6, True, 2, FRAME_TASKS),
+        (1e-6, True, 2, 4 * FRAME_TASKS),  # two frames for each worker
+        (1e-6, True, 64, 4 * FRAME_TASKS),
         (9e-5, False, 2, 1),  # the iterator may change the function's data
     ],
 )
