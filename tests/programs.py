@@ -145,7 +145,7 @@ def run(arguments, *, timeout, env=None, cwd=None, stdout=None, prepare=None, li
 
 
 def serve(number):
-    """Fork programs until the tests end. Returns never in the server, and in a program once that has ended as Python does."""
+    """Fork programs until the tests end. The server does not return; in a program, this returns when the program has ended."""
     import numpy  # noqa: F401
     import pandas  # noqa: F401
     import pyarrow  # noqa: F401

@@ -29,6 +29,7 @@ import arrowpool
 from arrowpool.errors import TaskExitError, WorkerInitError, WorkerLostError
 from arrowpool.executor import ProcessPoolExecutor
 from tests.conftest import METHODS
+from tests.executor.calls import Thing, capture, make_thing, pass_gate, raise_123
 from tests.pool import tasks
 
 LIMIT = 30  # seconds after which a future counts as lost
@@ -104,31 +105,6 @@ def gate(tmp_path):
     gate = Gate(tmp_path)
     yield gate
     gate.close()
-
-
-def pass_gate(path, value=None):
-    fd = os.open(path + ".begun", os.O_WRONLY)
-    os.write(fd, b"!")
-    os.close(fd)
-    with open(path, "rb"):
-        return value
-
-
-def capture(*args, **kwargs):
-    return args, kwargs
-
-
-def raise_123():
-    raise RuntimeError(123)  # a comment in the source
-
-
-class Thing:
-    def method(self):
-        return 7
-
-
-def make_thing(_):
-    return Thing()
 
 
 # What every executor does, under every start method
