@@ -465,7 +465,7 @@ def test_any_frames_together_arrive_as_by_pickle(data: st.DataObject, rows: int,
     )
     if data.draw(st.booleans()):
         values = data.draw(_columns(rows))
-        if values.dtype != np.float16:  # of which pandas has no index
+        if getattr(values.dtype, "str", "")[1:] != "f2":  # of which pandas has no index
             frame.index = pd.Index(values, name="i")
     slices = data.draw(st.lists(st.tuples(_slices(rows), _slices(len(columns))), max_size=3))
     obj = [
