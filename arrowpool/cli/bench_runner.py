@@ -1,0 +1,188 @@
+"""The clock of `bench` and `demo`: jobs by several contestants in turns, with every result compared.
+
+A client of the public API only. Guarantees: contestants take turns, so that whatever else the machine does affects all of
+them; every result is compared with the first contestant's, outside the clock.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import arrowpool
+from arrowpool.stats import Stats
+
+MOST_ROUNDS = 15
+#: Bytes that the memcpy column copies at a time: more than caches hold.
+_PIECE = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A call of ``pool.map``, and the bytes that it moves at least (0 if almost none)."""
+
+    title: str
+    function: Callable[[Any], Any]
+    items: Sequence[Any]
+    chunksize: int | None = 1
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """Something with the stdlib's ``map``; `stats` returns the figures of a pool that has any."""
+
+    name: str
+    pool: Any
+    stats: Callable[[], Stats] | None = None
+
+
+class Loop:
+    """``map`` without a pool."""
+
+    def map(self, function: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None = None) -> list[Any]:
+        return [function(item) for item in items]
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What one call of arrowpool moved, and the seconds that its tasks ran, summed over all workers."""
+
+    run: float
+    piped_bytes: int
+    shared_bytes: int
+    copies: int
+
+    @classmethod
+    def between(cls, before: Stats, after: Stats) -> Moved:
+        """The difference of two states of one pool."""
+        return cls(
+            sum(worker.run for worker in after.workers) - sum(worker.run for worker in before.workers),
+            after.piped_bytes - before.piped_bytes,
+            after.shared_bytes - before.shared_bytes,
+            after.copies - before.copies,
+        )
+
+
+@dataclass(slots=True)
+class Measured:
+    """What was measured of one job. The lists grow by one entry a round."""
+
+    job: Job
+    #: The first contestant's result.
+    expected: Any = None
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    memcpy: list[float] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
+
+    def median(self, name: str) -> float:
+        """Median seconds of a contestant."""
+        return statistics.median(self.seconds[name])
+
+    def gain(self, name: str, over: str) -> float:
+        """How many times as fast one contestant is as another, by the medians."""
+        return self.median(over) / self.median(name)
+
+
+@contextmanager
+def contestants(
+    processes: int | None, method: str | None, *, without_pool: bool
+) -> Iterator[tuple[list[Contestant], int]]:
+    """Both pools, and a loop and threads in front of them if wanted; and the number of workers of each.
+
+    To be entered before the data is made, so that no worker inherits it.
+    """
+    with ExitStack() as stack:
+        stdlib = multiprocessing.get_context(method).Pool(processes)
+        stack.callback(stdlib.join)
+        stack.callback(stdlib.terminate)
+        ours = arrowpool.get_context(method).Pool(processes)
+        stack.callback(ours.join)
+        stack.callback(ours.terminate)
+        found = [Contestant("stdlib", stdlib), Contestant("arrowpool", ours, ours.stats)]
+        if without_pool:
+            threads = ThreadPool(ours._processes)  # after the processes: a fork copies no threads
+            stack.callback(threads.join)
+            stack.callback(threads.terminate)
+            found = [Contestant("serial", Loop()), Contestant("threads", threads), *found]
+        yield found, ours._processes
+
+
+def measure(jobs: Sequence[Job], contestants: Sequence[Contestant], deadline: float) -> list[Measured]:
+    """Run all jobs in turns until the deadline: one round to warm up, then at least one that counts.
+
+    Raises
+    ------
+    AssertionError
+        When results differ; the message names the job and the contestants.
+    """
+    found = [Measured(job, seconds={one.name: [] for one in contestants}) for job in jobs]
+    began = time.monotonic()
+    for turn in range(-1, MOST_ROUNDS):
+        # The first contestant begins the first round, as its results are what is compared with.
+        order = contestants if turn % 2 else contestants[::-1]
+        for measured in found:
+            for one in order:
+                _run(measured, one, contestants[0].name, counts=turn >= 0)
+            if turn >= 0 and measured.job.nbytes:
+                measured.memcpy.append(_memcpy(measured.job.nbytes))
+        now = time.monotonic()
+        if turn >= 0 and now + (now - began) / (turn + 2) > deadline:
+            break
+    return found
+
+
+def _run(measured: Measured, one: Contestant, first: str, *, counts: bool) -> None:
+    job = measured.job
+    before = one.stats() if one.stats else None
+    seconds, result = _timed(partial(one.pool.map, job.function, job.items, job.chunksize))
+    if measured.expected is None:
+        measured.expected = result
+    else:
+        _compare(job.title, (first, one.name), measured.expected, result)
+    if counts:
+        measured.seconds[one.name].append(seconds)
+        if one.stats and before:
+            measured.moved.append(Moved.between(before, one.stats()))
+
+
+def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    gc.collect()
+    began = time.perf_counter()
+    result = call()
+    return time.perf_counter() - began, result
+
+
+def _memcpy(nbytes: int) -> float:
+    """Seconds to copy as many bytes from and to warm memory, piece by piece."""
+    source, target = np.ones(min(nbytes, _PIECE), np.uint8), np.zeros(min(nbytes, _PIECE), np.uint8)
+    np.copyto(target, source)  # the pages of `target` come with the first write
+    began = time.perf_counter()
+    for at in range(0, nbytes, len(source)):
+        size = min(len(source), nbytes - at)
+        np.copyto(target[:size], source[:size])
+    return time.perf_counter() - began
+
+
+def _compare(title: str, names: tuple[str, str], expected: list[Any], found: list[Any]) -> None:
+    try:
+        assert len(found) == len(expected), f"{len(found)} results instead of {len(expected)}"
+        if expected and isinstance(expected[0], pd.DataFrame):
+            for one, other in zip(expected, found, strict=True):
+                if not other.equals(one):  # far quicker than what tells where they differ
+                    pd.testing.assert_frame_equal(other, one, check_exact=True)
+        else:
+            assert found == expected
+    except AssertionError as error:
+        raise AssertionError(f"the results of '{title}' differ between {' and '.join(names)}: {error}") from error
