@@ -149,6 +149,36 @@ def test_a_long_task_among_short_ones_with_memory_holds_nobody_up(our_pool):
     nothing_is_left_in_flight(our_pool)
 
 
+@pytest.mark.own_pool
+def test_workers_that_are_replaced_after_a_few_tasks_with_memory(ours):
+    """No frame holds more tasks than its worker may run, and their leases end with it."""
+    with ours.pool(2, maxtasksperchild=70) as pool:
+        assert pool.map(tasks.first, arrays_and(0, 900, 0), 1) == list(range(900))
+        assert max(stats.tasks for stats in pool.stats().workers) <= 70
+        nothing_is_left_in_flight(pool)
+    pool.join()
+
+
+@pytest.mark.own_pool
+def test_an_iterator_over_short_tasks_with_memory_is_closed(our_pool):
+    """What waits in workers is taken back, with its leases; what runs is interrupted."""
+    results = our_pool.imap(tasks.first_or_trouble, arrays_and(tasks.SLEEPS, 900, 400))
+    assert [next(results) for _ in range(400)] == list(range(400))
+    results.close()
+    nothing_is_left_in_flight(our_pool)
+    still_works(our_pool)
+
+
+@pytest.mark.own_pool
+def test_frames_of_tasks_with_memory_stay_within_the_budget(ours):
+    budget = 500_000
+    with ours.pool(2, max_bytes=budget) as pool:
+        assert pool.map(tasks.first, arrays_and(0, 900, 0), 1) == list(range(900))
+        assert 80_000 <= pool._task_handler.sender.lifecycle.peak_bytes <= budget
+        nothing_is_left_in_flight(pool)
+    pool.join()
+
+
 def nothing_is_left_in_flight(our_pool):
     """Workers release leases a moment after their replies."""
     feeder = our_pool._task_handler
