@@ -1,1 +1,1 @@
-"""Speed and memory of `arrowpool.Pool` beside the standard library's pool and its peers."""
+"""Speed and memory of `arrowpool.Pool`, compared with the standard library's pool and its peers."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.contenders import choose, quiet_peers
+from benchmarks.jobs import USUAL
+from benchmarks.real_jobs import JOBS
 from benchmarks.scenarios import SCENARIOS, Timing
 
 
@@ -18,11 +20,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "scenario" not in metafunc.fixturenames:
         return
     quiet_peers()
-    kinds = choose(metafunc.config.getoption("--contenders"))
+    wanted = metafunc.config.getoption("--contenders")
+    fields = [(SCENARIOS, choose(wanted)), (JOBS, choose(wanted or USUAL))]
     # A first call needs a new interpreter each time: `python -m benchmarks.compare` measures it.
     pairs = [
         pytest.param(scenario, kind, id=f"{scenario.name}-{kind.name}")
-        for scenario in SCENARIOS
+        for scenarios, kinds in fields
+        for scenario in scenarios
         if scenario.timing is not Timing.FIRST_CALL
         for kind in kinds
         if kind().takes(scenario)

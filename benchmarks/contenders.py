@@ -1,7 +1,7 @@
-"""Who competes: one small adapter a pool, each with the stdlib's `map(fn, items, chunksize)`.
+"""The contenders: one small adapter for each pool, with the stdlib's `map(fn, items, chunksize)`.
 
 Called by `measure`. Guarantees that a contender's library is imported only when it is opened, and that a default
-chunksize is the library's own where it has one. Where it has none the task goes alone, as its user would see it.
+chunksize is the library's own. A library without one sends each task alone, as its users see it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Contender(ABC):
 
 
 class Serial(Contender):
-    """A loop: no pool at all."""
+    """A loop, without a pool."""
 
     name = "serial"
     module = "builtins"
@@ -118,7 +118,7 @@ class ArrowPool(StdlibPool):
 
 
 class Joblib(Contender):
-    """`Parallel` with its default backend (loky), kept open; it batches by itself unless told a batch size."""
+    """`Parallel` with its default backend (loky), kept open; it chooses the batch size itself."""
 
     name = "joblib"
     module = "joblib"
@@ -304,7 +304,7 @@ CONTENDERS: tuple[type[Contender], ...] = (
     ByHand,
     Memcpy,
 )
-#: Whom a comparison of pools leaves out unless it is asked for them: what moves no data.
+#: Contenders that move no data. A comparison of pools includes them only on request.
 NO_POOLS = frozenset({"serial", "threads"})
 PEERS = frozenset({"joblib", "mpire", "ray", "dask", "futures"})
 #: Contenders that are part of Python or of what arrowpool stands on: they have no version of their own.

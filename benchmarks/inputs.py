@@ -1,7 +1,7 @@
-"""The inputs of the scenarios: seeded, made once, and copied afresh for each round.
+"""The inputs of the scenarios: seeded, made once, and copied for each round.
 
-Called by `scenarios`. A fresh copy a round keeps the comparison honest: nobody gains from having seen the very same
-memory in the round before.
+Called by `scenarios`. The copy keeps the comparison fair: no contender gains from having seen the same memory in the
+round before.
 """
 
 from __future__ import annotations

@@ -20,13 +20,13 @@ from benchmarks.memory import peak_of
 from benchmarks.real_jobs import JOBS
 from benchmarks.scenarios import Scenario, Timing, by_name, scaled
 
-#: Who can do every job and is not a variant of another contender.
+#: Contenders that can do every job and are not variants of others.
 USUAL = "serial,threads,stdlib,arrowpool,joblib,mpire,ray"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     quiet_peers()
-    parser = argparse.ArgumentParser(description="Real jobs, beside a loop, threads and other pools.")
+    parser = argparse.ArgumentParser(description="Real jobs by a loop, by threads and by pools.")
     parser.add_argument("--jobs", metavar="A,B", help=", ".join(job.name for job in JOBS))
     parser.add_argument("--contenders", default=USUAL, metavar="A,B", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds after one warm-up (default 5)")

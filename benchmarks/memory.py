@@ -162,7 +162,7 @@ def _read_until(word: str, lines: Iterable[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Peak memory beside the standard library's.")
+    parser = argparse.ArgumentParser(description="Peak memory, compared with the standard library's.")
     parser.add_argument("--scenario", nargs="+", default=SCENARIOS, metavar="NAME")
     parser.add_argument("--contenders", default="stdlib,arrowpool", metavar="A,B")
     parser.add_argument("--rounds", type=int, default=3, help="calls in a row (default 3)")

@@ -72,7 +72,7 @@ class Scenario:
     scale: float = 1.0
 
     def inputs(self) -> Any:
-        """The inputs, made anew."""
+        """New inputs."""
         return self.make(self.scale)
 
 

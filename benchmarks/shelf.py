@@ -128,7 +128,7 @@ def numbers(nbytes: int) -> pd.DataFrame:
 
 
 def strings(nbytes: int) -> pd.DataFrame:
-    """Half of it text: two columns of it beside two of numbers."""
+    """Half of it is text: two columns of text and two of numbers."""
     rows = nbytes // 60
     rng = np.random.default_rng(7)
     words = np.array([f"a text of {i:08d}" for i in range(10_000)])
@@ -149,7 +149,7 @@ def sums(frame: pd.DataFrame) -> list[float]:
 
 
 class Reader:
-    """Another process that gets what it is told to, and says how long that took."""
+    """Another process. It gets objects on request and reports how long that took."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -252,7 +252,7 @@ def compare(nbytes: int, rounds: int) -> list[list[str]]:
 
 
 def memory(nbytes: int, count: int) -> list[list[str]]:
-    """What `count` readers of one frame, who have looked at all of it, cost beside one copy of it."""
+    """Memory of `count` readers that have read all of one frame, compared with one copy of it."""
     rows = [["frame", "way", "one copy MB", f"{count} readers MB", "ratio"]]
     frame = numbers(nbytes)
     copy = float(frame.memory_usage(index=False).sum())

@@ -1,7 +1,7 @@
 """How cost grows with size: one float frame in 40 row chunks, from 1 MB to 4 GB: `python -m benchmarks.sizes`.
 
 Prints GB/s of each contender, a sum of a column (in) and a frame back for each chunk (there and back), interleaved as in
-`compare`. Where there is not enough memory for all contenders, those that matter most are left; where there is not even
+`compare`. Where there is not enough memory for all contenders, only the most important ones are measured; where there is not even
 enough for these, the size is left out. Both are said.
 """
 
@@ -21,7 +21,7 @@ from benchmarks.record import by_scenario
 from benchmarks.scenarios import Scenario, by_name, scaled
 
 SIZES = (1, 4, 16, 64, 256, 1024, 2048, 4096)
-#: Who stays where memory is short.
+#: Contenders that are kept where memory is short.
 FEW = ("stdlib", "arrowpool", "memcpy")
 #: How many times a frame has to fit into memory with all contenders, and with these few: itself, its copy of the round, and
 #: what contenders keep of it and of the results, all at the same time.
@@ -30,7 +30,7 @@ _FULL_BYTES = ROWS * COLUMNS * 8
 
 
 def chosen(sizes: Sequence[float], kinds: Sequence[type[Contender]]) -> tuple[list[Scenario], list[str]]:
-    """The scenarios of all sizes (MB) that fit into memory, and a line for each one that somebody is left out of."""
+    """The scenarios of all sizes (MB) that fit into memory, and a line for each that leaves a contender out."""
     _, available = memory()
     fitting, lines = [], []
     others = {kind.name: "memory is short" for kind in kinds if kind.name not in FEW}

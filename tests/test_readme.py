@@ -43,6 +43,8 @@ SMALL = {
     "python -m arrowpool run": ("backtest.py", "ArrowPool True []"),
     "python -m arrowpool ls": ("", "KEY"),
     "python -m benchmarks.compare": ("--contenders arrowpool --scenario frame_in --scale 0.001 --rounds 1", "frame_in"),
+    "python -m benchmarks.jobs": ("--jobs rolling --contenders serial,arrowpool --scale 0.001 --rounds 1", "x serial"),
+    "python -m benchmarks.parent": ("--traffic tiny --scale 0.01 --rounds 1 --sleepers 2", "feeds at 10 ms"),
     "python -m benchmarks.memory --contenders stdlib,arrowpool": (
         "--scenario frame_in --scale 0.001 --rounds 1",
         "arrowpool",
