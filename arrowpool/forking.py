@@ -1,4 +1,4 @@
-"""Forks while other threads run: descriptors that a child must not keep, and imports that it must not inherit unfinished.
+"""Forks while other threads run: descriptors that a child must not keep, and what it must not inherit unfinished.
 
 Guarantees
 ----------
@@ -6,7 +6,9 @@ Guarantees
   its global import lock in a child, but not the lock of each module: the child would wait for a thread that it does not have.
 - A child, also one that user code forks, keeps neither the parent's ends of the workers' channels nor the ends of a worker that is
   being started, unless it is this worker.
-- No lock is held while user code runs. A fork waits for imports only, and at most `_PATIENCE_SECONDS`.
+- A forked worker has no pipe of a program that another thread was starting at the fork: `subprocess.Popen` closes its ends of
+  these pipes only after the program has started, and then waits until the others are closed.
+- No lock is held while user code runs. A fork waits for imports and such programs only, and at most `_PATIENCE_SECONDS`.
 
 Imports of other threads
 ------------------------
@@ -14,6 +16,14 @@ Imports of other threads
 2. An import that began between this look and the fork has hardly begun: the child drops the module and imports it again.
 3. An import that outlasts the wait (for example, of a module that uses the pool in its own body) stays as it is. The child gets the
    unfinished module, as in a circular import, and does not wait for the rest. No later fork waits for this import.
+
+Programs that other threads start
+---------------------------------
+1. The forking thread looks at what the other threads execute, once it holds the gate: as late as Python code can.
+2. If one is in `subprocess.Popen.__init__`, it lets go of the gate and looks again later: that thread may fork, too.
+3. A start that outlasts the wait (a `preexec_fn` that blocks) is not waited for again.
+
+Verdict: a thread that begins such a start after the last look has to get the interpreter before the fork, which follows at once.
 """
 
 from __future__ import annotations
@@ -21,6 +31,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -28,7 +39,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-#: A fork waits at most this long for other threads' imports.
+#: A fork waits at most this long for other threads' imports, and for programs that they start.
 _PATIENCE_SECONDS = 3.0
 _LOOK_AGAIN_SECONDS = 0.002
 
@@ -49,8 +60,13 @@ _parent_only: weakref.WeakSet[Any] = weakref.WeakSet()
 _gate = threading.RLock()
 #: The threads that fork a worker now, each with the descriptors for its child. Each thread writes its own entry; a child reads them.
 _forkers: dict[int, Handover] = {}
+#: Those of them whose workers stay. Each thread adds and removes itself.
+_staying: set[int] = set()
 #: Locks of modules whose import outlasted a wait.
 _outlasted: weakref.WeakSet[Any] = weakref.WeakSet()
+#: Programs whose start outlasted a wait, by their ids. Written and read by forking threads that hold `_gate`.
+_outlasted_starts: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_STARTS_A_PROGRAM = subprocess.Popen.__init__.__code__
 _watching = False
 
 
@@ -131,10 +147,13 @@ def worker_fork(handover: Handover, *, stays: bool = True) -> Iterator[None]:
         _await_imports()
     me = threading.get_ident()
     _forkers[me] = handover
+    if stays:
+        _staying.add(me)
     try:
         yield
     finally:
         del _forkers[me]
+        _staying.discard(me)
 
 
 def _of_others() -> list[tuple[str, Any]]:
@@ -157,11 +176,40 @@ def _await_imports() -> None:
         time.sleep(_LOOK_AGAIN_SECONDS)  # the import system has no wait with a time limit
 
 
+def _starting() -> list[Any]:
+    """The programs that other threads are starting at this moment."""
+    me = threading.get_ident()
+    found = []
+    for thread, top in sys._current_frames().items():
+        frame = top if thread != me else None
+        while frame is not None:
+            if frame.f_code is _STARTS_A_PROGRAM:
+                found.append(frame.f_locals["self"])
+            frame = frame.f_back
+    return found
+
+
+def _await_starts(nested: bool) -> None:
+    """Wait until no other thread starts a program, if this thread forks a worker that stays. The gate is held at the return."""
+    if nested or threading.get_ident() not in _staying:
+        return
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while waited_for := [one for one in _starting() if _outlasted_starts.get(id(one)) is not one]:
+        if time.monotonic() > until:
+            _outlasted_starts.update((id(one), one) for one in waited_for)
+            return
+        _gate.release()
+        try:
+            time.sleep(_LOOK_AGAIN_SECONDS)  # nothing tells when a program has started
+        finally:
+            _gate.acquire()
+
+
 def _watch() -> None:
     """Register the fork hooks, once per process and its forked children."""
     global _watching
     if not _watching:
-        hold_across_forks(_gate, after_in_child=_after_in_child)
+        hold_across_forks(_gate, before=_await_starts, after_in_child=_after_in_child)
         # Last: a registration that was interrupted is done again; hooks that are registered twice do no harm.
         _watching = True
 
@@ -173,6 +221,7 @@ def _after_in_child() -> None:
     if threading.get_ident() in _forkers:
         _free_modules()
     _forkers.clear()
+    _staying.clear()
 
 
 def _free_modules() -> None:

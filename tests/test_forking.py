@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -153,3 +155,67 @@ def test_no_thread_forks_while_descriptors_are_made():
 def waits_in_fork(thread):
     frame = sys._current_frames().get(thread.ident)
     return frame is not None and frame.f_code.co_name == "shut"
+
+
+class HeldPopen(subprocess.Popen):
+    """A program that is being started: its pipes are made, and it goes on when it may."""
+
+    def __init__(self, *args, **options):
+        self.made, self.go_on = threading.Event(), threading.Event()
+        self.start = functools.partial(super().__init__, *args, **options)
+
+    def _get_handles(self, *args):
+        handles = super()._get_handles(*args)
+        self.made.set()
+        assert self.go_on.wait(LIMIT)
+        return handles
+
+
+@pytest.fixture
+def held_popen(request):
+    """A program that another thread is starting; `preexec_fn` makes that thread fork as Python does."""
+    program = HeldPopen(["true"], stdout=subprocess.PIPE, preexec_fn=getattr(request, "param", None))
+    thread = program.thread = threading.Thread(target=program.start)
+    thread.start()
+    assert program.made.wait(LIMIT)
+    yield program
+    program.go_on.set()
+    thread.join(LIMIT)
+    program.communicate(timeout=LIMIT)
+
+
+@pytest.mark.parametrize("held_popen", [None, int], ids=["exec", "fork"], indirect=True)
+def test_a_worker_does_not_keep_the_pipes_of_a_program_that_is_being_started(held_popen):
+    threading.Timer(0.1, held_popen.go_on.set).start()
+    with worker_fork(Handover()):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(LIMIT)
+            signal.pause()
+    try:
+        held_popen.thread.join(LIMIT)
+        assert held_popen.communicate(timeout=LIMIT / 2) == (b"", None), "the pipe has come to its end"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_start_of_a_program_that_outlasts_the_wait(held_popen, monkeypatch):
+    """The next fork does not wait for it."""
+    monkeypatch.setattr(forking, "_PATIENCE_SECONDS", 0.05)
+    assert forked(Handover(), lambda: 7) == 7
+    monkeypatch.setattr(forking, "_PATIENCE_SECONDS", float("inf"))
+    assert forked(Handover(), lambda: 7) == 7
+
+
+def test_a_program_may_be_started_by_the_thread_that_forks_for_a_worker(monkeypatch):
+    monkeypatch.setattr(forking, "_PATIENCE_SECONDS", float("inf"))
+    codes = []
+
+    class Forks(subprocess.Popen):
+        def _get_handles(self, *args):
+            codes.append(forked(Handover(), lambda: 7))
+            return super()._get_handles(*args)
+
+    assert Forks(["true"]).wait(LIMIT) == 0
+    assert codes == [7]

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import platform
+import resource
 import tempfile
 import weakref
 from typing import Any
@@ -66,13 +67,30 @@ def create_memory(name: str, size: int) -> int:
     """
     fd = _memfd_create(name)
     try:
-        os.ftruncate(fd, size)
+        set_size(fd, size)
         # Sealed: if a process could shorten the file, its readers would get SIGBUS.
         fcntl.fcntl(fd, _F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def set_size(fd: int, size: int) -> None:
+    """Make a file longer or shorter.
+
+    Raises
+    ------
+    OSError
+        When there is no room, or the process may not have files of this size (RLIMIT_FSIZE). The kernel would also send SIGXFSZ
+        then, which ends a program that does not ignore it.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and size > limit:
+        raise OSError(
+            errno.EFBIG, f"{os.strerror(errno.EFBIG)}: {size:,} bytes, and the limit (ulimit -f) is {limit:,}"
+        )
+    os.ftruncate(fd, size)
 
 
 def _memfd_create(name: str) -> int:
@@ -102,7 +120,7 @@ def create_unlinked(name: str, size: int, directory: str) -> int:
     fd, path = tempfile.mkstemp(prefix=name, dir=directory)
     try:
         os.unlink(path)
-        os.ftruncate(fd, size)
+        set_size(fd, size)
     except BaseException:
         os.close(fd)
         raise
@@ -146,7 +164,7 @@ def create_resizable(name: str, size: int) -> int:
     """As `create_memory`, without seals: the owner changes the size when `is_exclusive` says that it may."""
     fd = _memfd_create(name)
     try:
-        os.ftruncate(fd, size)
+        set_size(fd, size)
         with contextlib.suppress(OSError):
             # Opened again by its path: the kernel counts only such opens, and `is_exclusive` depends on that count.
             counted = os.open(facilities.proc(f"self/fd/{fd}"), os.O_RDWR | os.O_CLOEXEC)

@@ -151,7 +151,7 @@ def _write_part(directory: int, name: str, size: int, write: Callable[[Memory], 
     try:
         if not platform.is_on_disk(fd) and size > limits.memory()[1]:
             raise ArenaFullError(f"the shelf needs {size:,} bytes, more than all memory")
-        os.ftruncate(fd, size)
+        platform.set_size(fd, size)
         if size == 0:
             return
         if not platform.is_in_memory(fd):

@@ -112,7 +112,7 @@ class SharedFile(ABC):
 
     def add(self, size: int) -> SharedPlace:
         """Set pages aside for a part."""
-        os.ftruncate(self.fd, self.end + platform.page_ceil(size))
+        platform.set_size(self.fd, self.end + platform.page_ceil(size))
         location = Location(self.fd, self.inode, self.end, size)
         self.end += platform.page_ceil(size)
         self.added += 1

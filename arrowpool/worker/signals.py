@@ -203,10 +203,12 @@ class Lifeline:
 
     def close(self) -> None:
         """Close both ends, after the last worker has ended."""
-        for fd in (self._reader, self._writer):
+        reader, writer = self._reader, self._writer
+        # Forgotten first: a child that is forked in between would close other files that have the numbers by then.
+        self._reader = self._writer = -1
+        for fd in (reader, writer):
             if fd >= 0:
                 os.close(fd)
-        self._reader = self._writer = -1
 
     close_in_child = close
 

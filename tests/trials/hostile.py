@@ -220,6 +220,11 @@ def _limited(name, soft):
     return limit
 
 
+def _files_of_1_mb():
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # as in programs in which Python is embedded
+    _limited("RLIMIT_FSIZE", 1 << 20)()
+
+
 def _little_data():
     # Above what this process has: where none is left, Python waits for ever for a thread that it has just started.
     status = Path("/proc/self/status").read_text()
@@ -279,6 +284,7 @@ SURROUNDINGS: dict[str, Callable[[], None]] = {
     "alarms all the time": _alarms,
     "signals blocked": _blocked_signals,
     "files of 1 MB at most": _limited("RLIMIT_FSIZE", 1 << 20),
+    "files of 1 MB at most, SIGXFSZ not ignored": _files_of_1_mb,
     "no locked memory allowed": _limited("RLIMIT_MEMLOCK", 0),
     "no signals queued": _limited("RLIMIT_SIGPENDING", 0),
     "small stacks": _limited("RLIMIT_STACK", 256 << 10),
