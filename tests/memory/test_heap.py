@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -65,14 +67,18 @@ def leave_a_hole(nbytes):
 
 def fill_holes():
     """Take what the tests before have left free in the heap, so that more comes from the kernel. Returns what takes it."""
-    (heap_is,) = [
-        line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("[heap]")
-    ]
-    start, end = (int(address, 16) for address in heap_is.split("-"))
+    maps = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("[heap]")]
+    start, end = (int(maps[part].split("-")[part], 16) for part in (0, -1))
     held = [np.ones(ARRAY, dtype=np.uint8)]
     while start <= held[-1].ctypes.data < end:
         held.append(np.ones(ARRAY, dtype=np.uint8))
     return held
+
+
+def in_new_process(run):
+    """What a function of this module returns in a process whose heap has seen no other tests."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(run)
 
 
 def in_child_without(name, run):
@@ -131,60 +137,61 @@ def test_many_processes_keep_little_each(monkeypatch):
     assert child.run(thresholds).get() == [HEAP_KEPT, 16 * MIB, 128 * KIB]
 
 
-def test_what_is_given_back():
-    def run():
-        others = fill_holes()
-        kept = Heap(1)
-        base = private()
-        above = leave_a_hole(HEAP_KEPT)
-        full = private() - base
-        kept.worked()
-        holds = kept.holds_memory
-        kept.trim()
-        return full, holds, private() - base, kept.holds_memory, len(above), len(others)
+def give_back():
+    others = fill_holes()
+    kept = Heap(1)
+    base = private()
+    above = leave_a_hole(HEAP_KEPT)
+    full = private() - base
+    kept.worked()
+    holds = kept.holds_memory
+    kept.trim()
+    return full, holds, private() - base, kept.holds_memory, len(above), len(others)
 
-    full, held, rest, holds, *_ = child.run(run).get()
+
+def test_what_is_given_back():
+    full, held, rest, holds, *_ = in_new_process(give_back)
     assert held
     assert not holds
     assert full > HEAP_KEPT * 3 / 4
     assert rest < HEAP_KEPT / 4
 
 
-def test_a_busy_worker_gives_back_at_times(monkeypatch):
-    def run():
-        others = fill_holes()
-        kept = Heap(1)
-        base = private()
-        now = time.monotonic()
-        above = leave_a_hole(HEAP_KEPT)
-        grown = []
-        for seconds in (2.0, heap.WARM_SECONDS + 1):
-            monkeypatch.setattr(heap.time, "monotonic", lambda seconds=seconds: now + seconds)
+def give_back_at_times():
+    others = fill_holes()
+    kept = Heap(1)
+    base = private()
+    now = time.monotonic()
+    above = leave_a_hole(HEAP_KEPT)
+    grown = []
+    for seconds in (2.0, heap.WARM_SECONDS + 1):
+        with mock.patch.object(heap.time, "monotonic", lambda seconds=seconds: now + seconds):
             kept.worked()
-            grown.append(private() - base)
-        return grown, len(above), len(others)
+        grown.append(private() - base)
+    return *grown, len(above), len(others)
 
-    (early, late), *_ = child.run(run).get()
+
+def test_a_busy_worker_gives_back_at_times():
+    early, late, *_ = in_new_process(give_back_at_times)
     assert early > HEAP_KEPT * 3 / 4
     assert late < HEAP_KEPT / 4
 
 
-def test_nothing_is_kept_where_memory_is_short(monkeypatch):
-    monkeypatch.setattr(heap, "_LOOK_SECONDS", 0.0)
+def give_back_where_memory_is_short():
+    others = fill_holes()
     answers = iter((False, False, True, False))
-    monkeypatch.setattr(heap, "is_tight", lambda: next(answers))
-
-    def run():
-        others = fill_holes()
+    with mock.patch.multiple(heap, _LOOK_SECONDS=0.0, is_tight=lambda: next(answers)):
         kept = Heap(1)
         counts = []
         for _ in range(3):
             kept.worked()
             faults()
             counts.append(faults())
-        return *counts, len(others)
+    return *counts, len(others)
 
-    ample, short, again, _ = child.run(run).get()
+
+def test_nothing_is_kept_where_memory_is_short():
+    ample, short, again, _ = in_new_process(give_back_where_memory_is_short)
     assert max(ample, again) < PAGES / 20
     assert short > PAGES / 2
 
