@@ -24,7 +24,7 @@ from arrowpool.codecs.templates.recent import Recent
 from arrowpool.transport import by_type, reducer
 from tests.codecs.awkward import AWKWARD, Awkward
 from tests.codecs.harness import as_the_stdlib_does, move
-from tests.codecs.sameness import facts
+from tests.codecs.sameness import facts, memory_of
 
 PANDAS_3 = int(pd.__version__.split(".")[0]) >= 3
 LIMITS = [1, 200, 32 << 10]
@@ -134,11 +134,6 @@ TOGETHER: dict[str, Callable[[], Any]] = {
     "index and its view": lambda: ((i := pd.Index([3, 1, 2])), i.view()),
     "index of objects and its array": lambda: ((i := pd.Index([3, "x", None])), i._data, i.view()),
     "index of categories and its view": lambda: ((i := pd.CategoricalIndex(list("ab"))), i._data, i.view()),
-    "index of objects that are texts and its view": lambda: (
-        (i := pd.Index(list("ab"), dtype=object)),
-        i._data,
-        i.view(),
-    ),
     "index of texts in Arrow and its view": lambda: (
         (i := pd.Index(list("ab"), dtype="string[pyarrow]")),
         i._data,
@@ -164,6 +159,37 @@ if PANDAS_3:  # in older versions they are objects, which leave the stream as Ar
     TOGETHER["index of texts and its view"] = lambda: ((i := pd.Index(list("ab"))), i._data, i.view())
 
 
+def _objects() -> tuple[np.ndarray, pd.Index]:
+    array = np.array(["a", "b", "c"], dtype=object)
+    return array, pd.Index(array, dtype=object, copy=False)
+
+
+#: What cannot be told by which objects are the same.
+ONE_MEMORY = {
+    **TOGETHER,
+    "index of objects that are texts and its view": lambda: (
+        (i := pd.Index(list("ab"), dtype=object)),
+        i._data,
+        i.view(),
+    ),
+    "objects and their index": lambda: _objects(),
+    "index of objects and these": lambda: _objects()[::-1],
+    "index of objects and its view": lambda: ((i := _objects()[1]), i.view()),
+    "index of objects under two names": lambda: ((i := _objects()[1]), i.rename("other")),
+    "numbers and their index": lambda: ((a := np.arange(3)), pd.Index(a, copy=False)),
+    "times and their index": lambda: ((a := np.arange(3).view("M8[ns]")), pd.DatetimeIndex(a, copy=False)),
+    "numbers and their masked array": lambda: ((a := np.arange(3)), pd.arrays.IntegerArray(a, a == 1)),
+}
+for internal in (
+    "frame and its manager",
+    "frame and its block",
+    "block and its frame",
+    "frame and its blocks",
+    "frame and its axes",
+):
+    del ONE_MEMORY[internal]
+
+
 @pytest.mark.parametrize("inline_limit", LIMITS)
 @pytest.mark.parametrize("name", TOGETHER)
 def test_what_is_one_object_stays_one(name: str, inline_limit: int) -> None:
@@ -172,6 +198,25 @@ def test_what_is_one_object_stays_one(name: str, inline_limit: int) -> None:
     if isinstance(obj[0], (pd.DataFrame, pd.Series, pd.Index)):
         assert facts(move(obj, inline_limit).obj[0]) == facts(expected[0])
     assert _shared(move(obj, inline_limit).obj) == _shared(expected)
+
+
+def _writable_memory(obj: Any) -> list[np.ndarray]:
+    """The memory that shows in several places when it is written to, in one order for equal objects."""
+    objs = obj if isinstance(obj, (tuple, list)) else [obj]
+    pieces = [piece for one in objs for piece in memory_of(one)]
+    # Arrow's memory is not to be written to, and arrives read-only.
+    return [piece for piece in pieces if not isinstance(getattr(piece.base, "obj", piece.base), pa.Buffer)]
+
+
+@pytest.mark.parametrize("inline_limit", LIMITS)
+@pytest.mark.parametrize("name", ONE_MEMORY)
+def test_what_has_one_memory_still_has(name: str, inline_limit: int) -> None:
+    obj = ONE_MEMORY[name]()
+    shared = []
+    for arrived in (as_the_stdlib_does(obj), move(obj, inline_limit).obj):
+        pieces = _writable_memory(arrived)
+        shared.append([[np.shares_memory(one, other) for other in pieces] for one in pieces])
+    assert shared[0] == shared[1]
 
 
 @pytest.mark.parametrize("inline_limit", LIMITS)

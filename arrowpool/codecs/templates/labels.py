@@ -10,6 +10,7 @@ Guarantees: the same labels, of the same type, in the same storage. Which of sev
 from __future__ import annotations
 
 import pickle
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from arrowpool.codecs.outbox import Outbox, Reduced
-from arrowpool.codecs.templates.leaves import is_plain
+from arrowpool.codecs.templates.leaves import OWNER_ALONE, is_plain
 from arrowpool.codecs.templates.recent import Recent
 from arrowpool.codecs.templates.text import STATE_OF_TEXT, TextArray, new_text
 from arrowpool.codecs.templates.tokens import text_token
@@ -43,7 +44,9 @@ def encode_labels(index: Any) -> Reduced:
     if cls is TextArray:
         # An object of its own: pickle preserves that several indexes have one array.
         return _rebuild_index, (values, index._name)
-    if cls is np.ndarray and values.dtype.hasobject and 0 < len(values) <= _LABELS:
+    # Pickle preserves also that an array of objects and the indexes over it share their memory.
+    is_sole = getrefcount(index._data) <= OWNER_ALONE + 1  # `values` refers to it, too
+    if cls is np.ndarray and is_sole and values.dtype.hasobject and 0 < len(values) <= _LABELS:
         labels = values.tolist()
         if _STR.issuperset(map(type, labels)) and sum(map(len, labels)) <= _CHARACTERS:
             return _rebuild_index_of_objects, (_template(("O", None, *labels)), index._name)
@@ -90,7 +93,10 @@ def _template(key: tuple[Any, ...]) -> bytes:
 
 
 def _arrow_of(kind: str, labels: list[Any]) -> Any:
-    return pa.chunked_array([pa.array(labels, _TYPE_OF[kind])])
+    """The labels in memory that cannot be written to: all indexes of a template have them."""
+    array = pa.array(labels, _TYPE_OF[kind])
+    buffers = [None if buffer is None else pa.py_buffer(buffer.to_pybytes()) for buffer in array.buffers()]
+    return pa.chunked_array([pa.Array.from_buffers(array.type, len(array), buffers, array.null_count)])
 
 
 #: By the template: the labels as objects; or the Arrow array and the dtype.
