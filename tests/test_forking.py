@@ -14,6 +14,8 @@ import pytest
 
 from arrowpool import forking
 from arrowpool.forking import Handover, keep_from_children, worker_fork
+from arrowpool.transport.channel import Channel
+from arrowpool.worker.signals import Lifeline
 
 LIMIT = 30
 
@@ -219,3 +221,44 @@ def test_a_program_may_be_started_by_the_thread_that_forks_for_a_worker(monkeypa
 
     assert Forks(["true"]).wait(LIMIT) == 0
     assert codes == [7]
+
+
+def handover():
+    made = Handover()
+    made.add(os.open("/dev/null", os.O_RDONLY))
+    keep_from_children(made)
+    return made
+
+
+def channel():
+    made, theirs = Channel.pair()
+    for fd in theirs:
+        os.close(fd)
+    keep_from_children(made)
+    return made
+
+
+@pytest.mark.parametrize("make", [handover, channel, Lifeline], ids=lambda make: make.__name__)
+def test_a_child_closes_no_file_that_has_the_number_of_a_closed_one(make, monkeypatch):
+    """Another thread may open a file, or fork, at each moment of `close`."""
+    owner, parent, close, codes = make(), os.getpid(), os.close, []
+
+    def close_and_fork(fd):
+        close(fd)
+        if os.getpid() != parent:
+            return
+        other = os.open("/dev/null", os.O_RDONLY)
+        if other != fd:
+            os.dup2(other, fd)
+            close(other)
+        child = os.fork()
+        if child == 0:
+            os._exit(is_open(fd))
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        close(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close_and_fork)
+        owner.close()
+    assert codes
+    assert all(codes)

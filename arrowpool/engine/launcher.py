@@ -243,13 +243,13 @@ def _watch(process: BaseProcess) -> tuple[int, bool]:
 
 def let_go(worker: WorkerHandle) -> None:
     """Close the descriptors of a worker that has ended and was joined."""
-    if worker.sentinel >= 0 and worker.sentinel != getattr(worker.process, "sentinel", -1):
-        os.close(worker.sentinel)
+    sentinel, worker.sentinel = worker.sentinel, -1
+    if sentinel >= 0 and sentinel != getattr(worker.process, "sentinel", -1):
+        os.close(sentinel)
     # Not the process object: others ask for its exit code. A process of loky closes its descriptors by itself.
     close = getattr(_popen(worker.process), "close", None)
     if close is not None:
         close()
-    worker.sentinel = -1
 
 
 def _popen(process: BaseProcess) -> Any:

@@ -335,12 +335,12 @@ def _after_in_child() -> None:
     global _pid, _settling, _poll, _forks, _warned, _depth
     # The writing end stays open until the end of this process, which the parent notices by it. This process does not release the
     # objects that were held before the fork. Its own children need no other pipe for them: they inherit the writing end.
-    for children in _children:
-        if children.reader >= 0:
-            os.close(children.reader)
+    readers = [children.reader for children in _children if children.reader >= 0]
     for known in (_children, _same_sight, _passing, _deferred, _live):
         known.clear()
     _poll = select.poll()
     _forks, _warned, _depth = 0, False, 0
     _pid = os.getpid()
     _settling = threading.Lock()
+    for reader in readers:
+        os.close(reader)

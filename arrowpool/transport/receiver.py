@@ -112,9 +112,11 @@ class Receiver:
 
     def close(self) -> None:
         """Accept no more; what was rebuilt stays valid."""
-        if self._mapping is None and self._fd >= 0:
-            os.close(self._fd)
+        mapping, fd = self._mapping, self._fd
+        # Forgotten first: another thread that closes this object meanwhile would close another file that has the number by then.
         self._mapping, self._fd = None, -1
+        if mapping is None and fd >= 0:
+            os.close(fd)
         self.trim()
 
     def rebuild(self, body: Body, leases: list[Lease], shared: Callable[[int], Any] | None = None) -> Any:
