@@ -19,8 +19,9 @@ Imports of other threads
 
 Programs that other threads start
 ---------------------------------
-1. The forking thread looks at what the other threads execute, once it holds the gate: as late as Python code can.
-2. If one is in `subprocess.Popen.__init__`, it lets go of the gate and looks again later: that thread may fork, too.
+1. The forking thread looks at what the other threads execute, once it holds all gates: as late as Python code can.
+2. If one is in `subprocess.Popen.__init__`, it opens all gates, waits, shuts them and looks again. Meanwhile that thread may fork,
+   too (for a `preexec_fn`), and other threads may begin leases.
 3. A start that outlasts the wait (a `preexec_fn` that blocks) is not waited for again.
 
 Verdict: a thread that begins such a start after the last look has to get the interpreter before the fork, which follows at once.
@@ -66,8 +67,36 @@ _staying: set[int] = set()
 _outlasted: weakref.WeakSet[Any] = weakref.WeakSet()
 #: Programs whose start outlasted a wait, by their ids. Written and read by forking threads that hold `_gate`.
 _outlasted_starts: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-_STARTS_A_PROGRAM = subprocess.Popen.__init__.__code__
+#: None if a library has replaced it by something that is not written in Python.
+_STARTS_A_PROGRAM = getattr(subprocess.Popen.__init__, "__code__", None)
+#: What each fork holds, in the order of registration; forks take it in the reverse order. Any thread appends.
+_gates: list[Gate] = []
+_looks = False
 _watching = False
+
+
+class Gate:
+    """A lock that each fork holds, and the hook that takes it.
+
+    Attributes
+    ----------
+    nested : bool
+        Whether the forking thread held the lock before its fork. Written and read by the thread that holds the lock.
+    """
+
+    __slots__ = ("_before", "lock", "nested")
+
+    def __init__(self, lock: threading.RLock, before: Callable[[bool], object] | None):
+        self.lock = lock
+        self.nested = False
+        self._before = before
+
+    def shut(self) -> None:
+        nested = self.lock._is_owned()  # type: ignore[attr-defined]
+        self.lock.acquire()
+        self.nested = nested
+        if self._before is not None:
+            self._before(nested)
 
 
 class Handover:
@@ -101,20 +130,25 @@ def hold_across_forks(
     """Make each forking thread hold `gate` from before the fork until after it, and run these hooks meanwhile.
 
     A thread in a ``with gate`` block keeps all other threads from forking. The argument of `before` says whether the forking thread
-    held the gate already: in such a block, or in a fork around this one.
+    held the gate already: in such a block, or in a fork around this one. If `before` was called and no fork has followed, because
+    the forking thread has to wait, it is called again.
     """
-
-    def shut() -> None:
-        nested = gate._is_owned()  # type: ignore[attr-defined]
-        gate.acquire()
-        if before is not None:
-            before(nested)
-
-    os.register_at_fork(before=shut, after_in_child=after_in_child)
+    global _looks
+    if not _looks:
+        os.register_at_fork(before=_await_starts)  # before all gates, so it runs when all are shut
+        _looks = True
+    held = Gate(gate, before)
+    os.register_at_fork(after_in_child=after_in_child)
     if after_in_parent is not None:
         os.register_at_fork(after_in_parent=after_in_parent)
-    # After the hooks above, and not Python code: an exception of a signal handler cannot keep the gate shut.
-    os.register_at_fork(after_in_parent=gate.release, after_in_child=gate._at_fork_reinit)  # type: ignore[attr-defined]
+    # At once: if another thread forked in between, the gate would stay shut. After the hooks above, and not Python code: an
+    # exception of a signal handler cannot keep the gate shut.
+    os.register_at_fork(
+        before=held.shut,
+        after_in_parent=gate.release,
+        after_in_child=gate._at_fork_reinit,  # type: ignore[attr-defined]
+    )
+    _gates.append(held)
 
 
 @contextlib.contextmanager
@@ -177,39 +211,43 @@ def _await_imports() -> None:
 
 
 def _starting() -> list[Any]:
-    """The programs that other threads are starting at this moment."""
+    """The programs that other threads are starting at this moment, and that are waited for."""
     me = threading.get_ident()
     found = []
     for thread, top in sys._current_frames().items():
         frame = top if thread != me else None
         while frame is not None:
             if frame.f_code is _STARTS_A_PROGRAM:
-                found.append(frame.f_locals["self"])
+                program = frame.f_locals.get("self")
+                if program is not None and _outlasted_starts.get(id(program)) is not program:
+                    found.append(program)
             frame = frame.f_back
     return found
 
 
-def _await_starts(nested: bool) -> None:
-    """Wait until no other thread starts a program, if this thread forks a worker that stays. The gate is held at the return."""
-    if nested or threading.get_ident() not in _staying:
+def _await_starts() -> None:
+    """Wait until no other thread starts a program, if this thread forks a worker that stays. All gates are held at the return."""
+    gates = _gates.copy()
+    if threading.get_ident() not in _staying or any(gate.nested for gate in gates):
         return
     until = time.monotonic() + _PATIENCE_SECONDS
-    while waited_for := [one for one in _starting() if _outlasted_starts.get(id(one)) is not one]:
+    while waited_for := _starting():
         if time.monotonic() > until:
             _outlasted_starts.update((id(one), one) for one in waited_for)
             return
-        _gate.release()
-        try:
+        for gate in gates:
+            gate.lock.release()
+        while _starting() and time.monotonic() <= until:
             time.sleep(_LOOK_AGAIN_SECONDS)  # nothing tells when a program has started
-        finally:
-            _gate.acquire()
+        for gate in reversed(gates):
+            gate.shut()
 
 
 def _watch() -> None:
     """Register the fork hooks, once per process and its forked children."""
     global _watching
     if not _watching:
-        hold_across_forks(_gate, before=_await_starts, after_in_child=_after_in_child)
+        hold_across_forks(_gate, after_in_child=_after_in_child)
         # Last: a registration that was interrupted is done again; hooks that are registered twice do no harm.
         _watching = True
 

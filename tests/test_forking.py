@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+import arrowpool
 from arrowpool import forking
 from arrowpool.forking import Handover, keep_from_children, worker_fork
 from arrowpool.transport.channel import Channel
@@ -200,6 +201,16 @@ def test_a_worker_does_not_keep_the_pipes_of_a_program_that_is_being_started(hel
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("held_popen", [None, int], ids=["exec", "fork"], indirect=True)
+def test_a_pool_does_not_keep_the_pipes_of_a_program_that_is_being_started(held_popen):
+    """Not even while it waits for the program does it hold what the program needs."""
+    threading.Timer(0.1, held_popen.go_on.set).start()
+    with arrowpool.get_context("fork").Pool(1) as pool:
+        held_popen.thread.join(LIMIT / 2)
+        assert held_popen.communicate(timeout=LIMIT / 2) == (b"", None), "the pipe has come to its end"
+        assert pool.map(abs, [-1]) == [1]
 
 
 def test_a_start_of_a_program_that_outlasts_the_wait(held_popen, monkeypatch):
