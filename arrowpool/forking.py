@@ -43,6 +43,8 @@ from typing import Any, Protocol
 #: A fork waits at most this long for other threads' imports, and for programs that they start.
 _PATIENCE_SECONDS = 3.0
 _LOOK_AGAIN_SECONDS = 0.002
+#: A start of a program takes a millisecond. Where many threads start programs all the time, only moments are free of them.
+_LOOK_FOR_STARTS_SECONDS = 0.0002
 
 #: The import system's own table: weak references to the locks of the modules that are being imported, by name.
 _module_locks: dict[str, weakref.ref[Any]] = getattr(getattr(importlib, "_bootstrap", None), "_module_locks", {})
@@ -238,7 +240,7 @@ def _await_starts() -> None:
         for gate in gates:
             gate.lock.release()
         while _starting() and time.monotonic() <= until:
-            time.sleep(_LOOK_AGAIN_SECONDS)  # nothing tells when a program has started
+            time.sleep(_LOOK_FOR_STARTS_SECONDS)  # nothing tells when a program has started
         for gate in reversed(gates):
             gate.shut()
 
