@@ -25,6 +25,8 @@ Programs that other threads start
 3. A start that outlasts the wait (a `preexec_fn` that blocks) is not waited for again.
 
 Verdict: a thread that begins such a start after the last look has to get the interpreter before the fork, which follows at once.
+On a build without the interpreter lock, nothing is waited for: looking at what a running thread executes may crash there
+(https://github.com/python/cpython/issues/152355), which is worse than a program whose start waits for a worker's end.
 """
 
 from __future__ import annotations
@@ -212,8 +214,14 @@ def _await_imports() -> None:
         time.sleep(_LOOK_AGAIN_SECONDS)  # the import system has no wait with a time limit
 
 
+def _has_interpreter_lock() -> bool:
+    return getattr(sys, "_is_gil_enabled", lambda: True)()  # since Python 3.13
+
+
 def _starting() -> list[Any]:
     """The programs that other threads are starting at this moment, and that are waited for."""
+    if not _has_interpreter_lock():
+        return []
     me = threading.get_ident()
     found = []
     for thread, top in sys._current_frames().items():

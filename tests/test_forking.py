@@ -221,6 +221,14 @@ def test_a_start_of_a_program_that_outlasts_the_wait(held_popen, monkeypatch):
     assert forked(Handover(), lambda: 7) == 7
 
 
+def test_no_look_at_running_threads_without_the_interpreter_lock(held_popen, monkeypatch):
+    """Their frames may be gone by then, so nothing is waited for."""
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    monkeypatch.setattr(sys, "_current_frames", None)
+    monkeypatch.setattr(forking, "_PATIENCE_SECONDS", float("inf"))
+    assert forked(Handover(), lambda: 7) == 7
+
+
 def test_a_program_may_be_started_by_the_thread_that_forks_for_a_worker(monkeypatch):
     monkeypatch.setattr(forking, "_PATIENCE_SECONDS", float("inf"))
     codes = []
