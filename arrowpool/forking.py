@@ -38,6 +38,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -222,10 +223,12 @@ def _starting() -> list[Any]:
     """The programs that other threads are starting at this moment, and that are waited for."""
     if not _has_interpreter_lock():
         return []
-    me = threading.get_ident()
     found = []
-    for thread, top in sys._current_frames().items():
-        frame = top if thread != me else None
+    running = sys._current_frames()
+    # Not in a variable: a frame that refers to itself would keep all its callers' objects until the next garbage collection.
+    running.pop(threading.get_ident(), None)
+    frame: types.FrameType | None
+    for frame in running.values():
         while frame is not None:
             if frame.f_code is _STARTS_A_PROGRAM:
                 program = frame.f_locals.get("self")
