@@ -446,6 +446,17 @@ def test_templates_are_bounded() -> None:
         assert len(cache) <= 2 * index_templates.TEMPLATES
 
 
+@pytest.mark.parametrize("storage", [pa.large_string(), pa.string()], ids=str)
+def test_a_few_strings_of_a_long_column_are_remembered_without_the_column(storage: pa.DataType) -> None:
+    labels._templates.clear()
+    column = pa.array(["a", "b", *[""] * 100_000], storage)
+    few = _text(pa.chunked_array([column[:2]]))
+    assert facts(move(few).obj) == facts(as_the_stdlib_does(few))
+    remembered = [part for key in labels._templates._new for part in key if isinstance(part, bytes)]
+    assert remembered
+    assert max(map(len, remembered)) < 1000
+
+
 def test_what_is_looked_up_again_is_not_forgotten() -> None:
     recent: Recent[int, str] = Recent(3)
     recent.put(-1, "kept")

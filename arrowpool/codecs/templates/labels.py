@@ -32,6 +32,8 @@ _REMEMBERED = 512
 _STR = frozenset({str})
 _TYPES = {pa.large_string().id: "L", pa.string().id: "S"}
 _TYPE_OF = {"L": pa.large_string(), "S": pa.string()}
+#: Bytes of an offset.
+_WIDTHS = {"L": 8, "S": 4}
 
 #: By the labels, their type and their storage: the bytes of the template.
 _templates: Recent[tuple[Any, ...], bytes] = Recent(_REMEMBERED)
@@ -69,8 +71,9 @@ def encode_few_strings(values: Any, out: Outbox) -> Reduced:
     rows = len(chunk)
     if validity is not None or chunk.offset or characters is None or characters.size > _CHARACTERS:
         return _encode_listed(kind, token, chunk)
-    # As bytes, since Arrow's memory may belong to an object that changes it. With what follows the last label, if anything does.
-    key = kind, token, rows, offsets.to_pybytes(), characters.to_pybytes()
+    # As bytes, since Arrow's memory may belong to an object that changes it. Only the offsets of these labels: behind the head of
+    # a long column whose other cells are empty lie all the others, and the key is kept. The characters are few.
+    key = kind, token, rows, offsets.slice(0, (rows + 1) * _WIDTHS[kind]).to_pybytes(), characters.to_pybytes()
     template = _templates.get(key)
     if template is None:
         template = pickle.dumps((kind, token, *chunk.to_pylist()), 4)
