@@ -24,7 +24,7 @@ from arrowpool.tuning import HEAP_KEPT, KIB, LARGEST_KEPT, MIB
 from tests.conftest import needs
 from tests.trials import child
 
-pytestmark = pytest.mark.skipif(heap._glibc() is None, reason="the C library is not glibc")
+pytestmark = [pytest.mark.skipif(heap._glibc() is None, reason="the C library is not glibc"), needs("mallopt")]
 ARRAYS, ARRAY = 40, MIB
 PAGES = ARRAYS * ARRAY // resource.getpagesize()
 
@@ -90,7 +90,7 @@ def in_child_without(name, run):
     return child.run(without).get()
 
 
-@pytest.mark.parametrize("without", ["", pytest.param("mallopt", marks=needs("mallopt"))])
+@pytest.mark.parametrize("without", ["", "mallopt"])
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_temporaries_stay_warm_in_workers_only(method, without):
     environment = {**os.environ, **KEEPS_LITTLE, "ARROWPOOL_WITHOUT": without}

@@ -142,6 +142,7 @@ def test_idle_pages_are_given_back(owner):
     assert (owner.room(*again) == 0).all()
 
 
+@needs("memfd")  # a file's blocks are reserved first
 def test_pages_are_got_in_pieces_that_threads_can_share(owner):
     asked = []
 
