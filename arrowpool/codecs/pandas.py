@@ -38,6 +38,7 @@ from arrowpool.codecs.templates import (
     encoder_of_frame,
     encoder_of_index,
 )
+from arrowpool.codecs.templates.leaves import rows_are_contiguous
 
 __all__ = ["encoder_for", "extents"]
 
@@ -75,7 +76,7 @@ def _encode_block(block: Any, out: Outbox) -> Reduced:
     values = block.values
     if type(values) is not np.ndarray or values.flags.forc or values.nbytes < out.inline_limit:
         return NotImplemented
-    if _rows_are_contiguous(values) and values.dtype.isnative:
+    if rows_are_contiguous(values) and values.dtype.isnative:
         start, stop = bounds(values)
         window = out.place_window(start, stop - start)
         if window is not None:
@@ -88,17 +89,6 @@ def _encode_block(block: Any, out: Outbox) -> Reduced:
                 *_shape_of(block),
             )
     return _unpickle_block, (values, *_shape_of(block))
-
-
-def _rows_are_contiguous(values: np.ndarray[Any, Any]) -> bool:
-    """Whether each row of a block, a column of its frame, is contiguous, and none lies over another.
-
-    Only then may a window keep the strides: written to one cell, memory that overlaps itself (a broadcast array, sliding
-    windows by `as_strided`) would change others; and code that wants contiguous columns gets them after pickle.
-    """
-    if values.strides[-1] != values.itemsize:
-        return False
-    return values.ndim == 1 or (values.ndim == 2 and abs(values.strides[0]) >= values.shape[1] * values.itemsize)
 
 
 def _rebuild_window(
@@ -171,7 +161,7 @@ def extents(obj: Any) -> Iterator[Extent]:
 def _extents_of_values(values: Any) -> Iterator[Extent]:
     """Of an array, or of the arrays that an extension array is made of."""
     if isinstance(values, np.ndarray):
-        yield from extents_within(values) if _rows_are_contiguous(values) else numpy_extents(values)
+        yield from extents_within(values) if rows_are_contiguous(values) else numpy_extents(values)
     elif isinstance(values, ArrowExtensionArray):
         yield from arrow_extents(values._pa_array)  # type: ignore[attr-defined]
     else:

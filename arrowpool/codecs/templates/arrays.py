@@ -16,7 +16,8 @@ import pyarrow as pa
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
 from arrowpool.codecs.templates.labels import encode_few_strings
 from arrowpool.codecs.templates.leaves import Build, Heap, Reader, heap_of, is_plain
-from arrowpool.codecs.templates.recent import Recent
+from arrowpool.codecs.templates.recent import Recent, template_of
+from arrowpool.codecs.templates.reductions import Reductions
 from arrowpool.codecs.templates.text import STATE_OF_TEXT, TextArray, new_text
 from arrowpool.codecs.templates.tokens import text_token
 from arrowpool.codecs.templates.values import TAKERS, builder_of
@@ -34,9 +35,7 @@ _PERIODS: Any = pd.period_range("2020", periods=1)
 #: Whose exact types have templates.
 ARRAYS = frozenset(TAKERS) - ({type(_PERIODS._data)} if not _is_rebuilt_around(_PERIODS) else set())
 _REMEMBERED = 512
-_REDUCTIONS = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
-#: What the pickling of each type was when this module was imported: another library may have replaced it since.
-_KNOWN_REDUCTIONS = {cls: [getattr(cls, name, None) for name in _REDUCTIONS] for cls in (*TAKERS, pd.CategoricalDtype)}
+_reductions = Reductions((*TAKERS, pd.CategoricalDtype))
 
 #: By the key: the bytes of the template.
 _templates: Recent[Any, bytes] = Recent(_REMEMBERED)
@@ -44,13 +43,9 @@ _templates: Recent[Any, bytes] = Recent(_REMEMBERED)
 _plans: Recent[bytes, Build] = Recent(_REMEMBERED)
 
 
-def _is_known(cls: Any) -> bool:
-    return [getattr(cls, name, None) for name in _REDUCTIONS] == _KNOWN_REDUCTIONS[cls]
-
-
 def encoder_of_array(cls: type, otherwise: Encode | None = None) -> Encode | None:
     """How to encode an array whose type is `cls`, one of `ARRAYS`. What has no template is for `otherwise`, or pickle."""
-    if not _is_known(cls):
+    if not _reductions.are_unchanged(cls):
         return otherwise
     take = TAKERS[cls]
     is_text = cls is TextArray
@@ -70,20 +65,17 @@ def encoder_of_array(cls: type, otherwise: Encode | None = None) -> Encode | Non
                 return _rebuild_text, (token, values._pa_array.chunk(0))
         if key is None:
             return NotImplemented if otherwise is None else otherwise(values, out)
-        template = _templates.get(key)
-        if template is None:
-            template = pickle.dumps(key, 4)
-            _templates.put(key, template)
-        return _rebuild, (template, values.shape, heap_of(small, out), *parts)
+        return _rebuild, (_templates.of(key, template_of), values.shape, heap_of(small, out), *parts)
 
     return encode
 
 
+def _plan(template: bytes) -> Build:
+    return builder_of(pickle.loads(template))
+
+
 def _rebuild(template: bytes, shape: tuple[int, ...], heap: Heap, *parts: Any) -> Any:
-    build = _plans.get(template)
-    if build is None:
-        build = builder_of(pickle.loads(template))
-        _plans.put(template, build)
+    build = _plans.of(template, _plan)
     return build(Reader(heap, parts), shape[0] if len(shape) == 2 else None, shape[-1])
 
 
@@ -92,16 +84,12 @@ _dtypes: Recent[bytes, Any] = Recent(_REMEMBERED)
 
 
 def _rebuild_text(token: bytes, chunk: Any) -> Any:
-    dtype = _dtypes.get(token)
-    if dtype is None:
-        dtype = pickle.loads(token)
-        _dtypes.put(token, dtype)
-    return new_text(pa.chunked_array([chunk]), dtype)
+    return new_text(pa.chunked_array([chunk]), _dtypes.of(token, pickle.loads))
 
 
 def encoder_of_categories(cls: type) -> Encode | None:
     """How to encode a `CategoricalDtype`; None if that has another way of pickling now."""
-    return _encode_categories if _is_known(cls) else None
+    return _encode_categories if _reductions.are_unchanged(cls) else None
 
 
 def _encode_categories(dtype: Any, out: Outbox) -> Reduced:

@@ -26,16 +26,13 @@ from pandas.core.internals.managers import BlockManager, SingleBlockManager  # t
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
 from arrowpool.codecs.templates.index import TEMPLATES
 from arrowpool.codecs.templates.leaves import OWNER_ALONE, Build, Reader, heap_of
-from arrowpool.codecs.templates.recent import Recent
+from arrowpool.codecs.templates.recent import Recent, template_of
+from arrowpool.codecs.templates.reductions import Reductions
 from arrowpool.codecs.templates.values import builder_of, take
 
 __all__ = ["encoder_of_frame"]
 
-_REDUCTIONS = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
-#: What the pickling of each type was when this module was imported: another library may have replaced it since.
-_KNOWN_REDUCTIONS: dict[Any, list[Any]] = {
-    cls: [getattr(cls, name, None) for name in _REDUCTIONS] for cls in (pd.DataFrame, pd.Series)
-}
+_reductions = Reductions((pd.DataFrame, pd.Series))
 
 #: By the key: the bytes of the template.
 _templates: Recent[Any, bytes] = Recent(TEMPLATES)
@@ -43,7 +40,7 @@ _templates: Recent[Any, bytes] = Recent(TEMPLATES)
 
 def encoder_of_frame(cls: type) -> Encode | None:
     """How to encode a `DataFrame` or a `Series`; None if that has another way of pickling now."""
-    if [getattr(cls, name, None) for name in _REDUCTIONS] != _KNOWN_REDUCTIONS[cls]:
+    if not _reductions.are_unchanged(cls):
         return None
     return _encode_frame if cls is pd.DataFrame else _encode_series
 
@@ -68,7 +65,7 @@ def _encode_frame(frame: Any, out: Outbox) -> Reduced:
         is_sole = getrefcount(block.values) <= OWNER_ALONE
         key.append(take(block.values, is_sole, out, small, parts))
     columns, index = manager.axes
-    state = _template(tuple(key)), len(index), heap_of(small, out), columns, index, *parts
+    state = _templates.of(tuple(key), template_of), len(index), heap_of(small, out), columns, index, *parts
     return copyreg.__newobj__, (pd.DataFrame,), state, None, None, _fill_frame  # type: ignore[attr-defined]
 
 
@@ -93,7 +90,7 @@ def _encode_series(series: Any, out: Outbox) -> Reduced:
     common = _common(series, parts)
     is_sole = getrefcount(block.values) <= OWNER_ALONE
     key = common, take(block.values, is_sole, out, small, parts)
-    state = _template(key), rows, heap_of(small, out), series._name, index, *parts
+    state = _templates.of(key, template_of), rows, heap_of(small, out), series._name, index, *parts
     return copyreg.__newobj__, (pd.Series,), state, None, None, _fill_series  # type: ignore[attr-defined]
 
 
@@ -103,14 +100,6 @@ def _common(obj: Any, parts: list[Any]) -> tuple[bool, bool]:
     if attrs:
         parts.append(attrs)
     return bool(attrs), obj._flags._allows_duplicate_labels
-
-
-def _template(key: tuple[Any, ...]) -> bytes:
-    template = _templates.get(key)
-    if template is None:
-        template = pickle.dumps(key, 4)
-        _templates.put(key, template)
-    return template
 
 
 class _Block(NamedTuple):
@@ -139,10 +128,7 @@ _plans: Recent[bytes, _Plan] = Recent(TEMPLATES)
 
 def _fill_frame(frame: Any, state: Any) -> None:
     template, rows, heap, columns, index = state[:5]
-    plan = _plans.get(template)
-    if plan is None:
-        plan = _plan_of_frame(*pickle.loads(template))
-        _plans.put(template, plan)
+    plan = _plans.of(template, _plan_of_frame)
     reader = Reader(heap, state, 5)
     attrs = reader.part() if plan.has_attrs else None
     blocks = []
@@ -154,10 +140,7 @@ def _fill_frame(frame: Any, state: Any) -> None:
 
 def _fill_series(series: Any, state: Any) -> None:
     template, rows, heap, name, index = state[:5]
-    plan = _plans.get(template)
-    if plan is None:
-        plan = _plan_of_series(*pickle.loads(template))
-        _plans.put(template, plan)
+    plan = _plans.of(template, _plan_of_series)
     reader = Reader(heap, state, 5)
     attrs = reader.part() if plan.has_attrs else None
     _, _, cls, build = plan.blocks[0]
@@ -176,17 +159,19 @@ def _finish(obj: Any, manager: Any, plan: _Plan, attrs: Any) -> None:
         obj._flags._allows_duplicate_labels = False
 
 
-def _plan_of_frame(common: tuple[bool, bool], *blocks: Any) -> _Plan:
+def _plan_of_frame(template: bytes) -> _Plan:
+    (has_attrs, allows_duplicate_labels), *blocks = pickle.loads(template)
     planned = []
     for place, key in zip(blocks[::2], blocks[1::2], strict=True):
         where = slice(*place) if type(place) is tuple else np.frombuffer(place, np.intp).copy()
         placement = BlockPlacement(where)
         planned.append(_Block(placement, len(placement), _class_of(key), builder_of(key)))
-    return _Plan(*common, planned)
+    return _Plan(has_attrs, allows_duplicate_labels, planned)
 
 
-def _plan_of_series(common: tuple[bool, bool], key: Any) -> _Plan:
-    return _Plan(*common, [_Block(None, 1, _class_of(key), builder_of(key))])
+def _plan_of_series(template: bytes) -> _Plan:
+    (has_attrs, allows_duplicate_labels), key = pickle.loads(template)
+    return _Plan(has_attrs, allows_duplicate_labels, [_Block(None, 1, _class_of(key), builder_of(key))])
 
 
 def _class_of(key: Any) -> Any:

@@ -20,7 +20,8 @@ from pandas.arrays import DatetimeArray, TimedeltaArray
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
 from arrowpool.codecs.templates.labels import encode_labels
 from arrowpool.codecs.templates.leaves import OWNER_ALONE, Heap, Reader, heap_of
-from arrowpool.codecs.templates.recent import Recent
+from arrowpool.codecs.templates.recent import Recent, template_of
+from arrowpool.codecs.templates.reductions import Reductions
 from arrowpool.codecs.templates.tokens import frequency_token
 from arrowpool.codecs.templates.values import builder_of, take
 
@@ -49,14 +50,12 @@ if _arrived.dtype is not _dtype:
 del _one, _arrived, _dtype
 #: Whose exact types have templates.
 INDEXES = frozenset({pd.RangeIndex, *_KINDS.values()})
-_REDUCTIONS = ("__reduce__", "__reduce_ex__", "__getstate__")
-#: What the pickling of each type was when this module was imported: another library may have replaced it since.
-_KNOWN_REDUCTIONS = {cls: [getattr(cls, name, None) for name in _REDUCTIONS] for cls in INDEXES}
+_reductions = Reductions(INDEXES)
 
 
 def encoder_of_index(cls: type) -> Encode | None:
     """How to encode an index whose type is `cls`, one of `INDEXES`; None if that has another way of pickling now."""
-    if [getattr(cls, name, None) for name in _REDUCTIONS] != _KNOWN_REDUCTIONS[cls]:
+    if not _reductions.are_unchanged(cls):
         return None
     if cls is pd.RangeIndex:
         return _encode_range
@@ -103,11 +102,7 @@ def _encoder(kind: str) -> Encode:
         if values_key is None and is_timed and not _FREQUENCY_ON_INDEX:
             return NotImplemented  # the frequency is the array's
         key = kind, freq, values_key
-        template = _templates.get(key)
-        if template is None:
-            template = pickle.dumps(key, 4)
-            _templates.put(key, template)
-        return _rebuild, (template, len(values), heap_of(small, out), index._name, *parts)
+        return _rebuild, (_templates.of(key, template_of), len(values), heap_of(small, out), index._name, *parts)
 
     return encode
 
@@ -125,14 +120,11 @@ _plans: Recent[bytes, _Plan] = Recent(TEMPLATES)
 
 
 def _rebuild(template: bytes, rows: int, heap: Heap, name: Any, *parts: Any) -> Any:
-    plan = _plans.get(template)
-    if plan is None:
-        plan = _plan(*pickle.loads(template))
-        _plans.put(template, plan)
-    return plan(Reader(heap, parts), rows, name)
+    return _plans.of(template, _plan)(Reader(heap, parts), rows, name)
 
 
-def _plan(kind: str, freq: Any, values_key: Any) -> _Plan:
+def _plan(template: bytes) -> _Plan:
+    kind, freq, values_key = pickle.loads(template)
     make = _KINDS[kind]._simple_new  # type: ignore[attr-defined]
     build = builder_of(values_key)
     known = pickle.loads(freq) if freq else None

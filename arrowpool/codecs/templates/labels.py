@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from arrowpool.codecs.outbox import Outbox, Reduced
 from arrowpool.codecs.templates.leaves import OWNER_ALONE, is_plain
-from arrowpool.codecs.templates.recent import Recent
+from arrowpool.codecs.templates.recent import Recent, template_of
 from arrowpool.codecs.templates.text import STATE_OF_TEXT, TextArray, new_text
 from arrowpool.codecs.templates.tokens import text_token
 
@@ -51,7 +51,7 @@ def encode_labels(index: Any) -> Reduced:
     if cls is np.ndarray and is_sole and values.dtype.hasobject and 0 < len(values) <= _LABELS:
         labels = values.tolist()
         if _STR.issuperset(map(type, labels)) and sum(map(len, labels)) <= _CHARACTERS:
-            return _rebuild_index_of_objects, (_template(("O", None, *labels)), index._name)
+            return _rebuild_index_of_objects, (_templates.of(("O", None, *labels), template_of), index._name)
     return None
 
 
@@ -74,25 +74,13 @@ def encode_few_strings(values: Any, out: Outbox) -> Reduced:
     # As bytes, since Arrow's memory may belong to an object that changes it. Only the offsets of these labels: behind the head of
     # a long column whose other cells are empty lie all the others, and the key is kept. The characters are few.
     key = kind, token, rows, offsets.slice(0, (rows + 1) * _WIDTHS[kind]).to_pybytes(), characters.to_pybytes()
-    template = _templates.get(key)
-    if template is None:
-        template = pickle.dumps((kind, token, *chunk.to_pylist()), 4)
-        _templates.put(key, template)
-    return _rebuild_array, (template,)
+    return _rebuild_array, (_templates.of(key, lambda _: template_of((kind, token, *chunk.to_pylist()))),)
 
 
 def _encode_listed(kind: str, token: bytes, chunk: Any) -> Reduced:
     if chunk.nbytes > _CHARACTERS + 8 * (_LABELS + 1):
         return None
-    return _rebuild_array, (_template((kind, token, *chunk.to_pylist())),)
-
-
-def _template(key: tuple[Any, ...]) -> bytes:
-    template = _templates.get(key)
-    if template is None:
-        template = pickle.dumps(key, 4)
-        _templates.put(key, template)
-    return template
+    return _rebuild_array, (_templates.of((kind, token, *chunk.to_pylist()), template_of),)
 
 
 def _arrow_of(kind: str, labels: list[Any]) -> Any:
@@ -106,24 +94,17 @@ def _arrow_of(kind: str, labels: list[Any]) -> Any:
 _plans: Recent[bytes, Any] = Recent(_REMEMBERED)
 
 
-def _plan_of(template: bytes) -> Any:
-    plan = _plans.get(template)
-    if plan is None:
-        plan = _make_plan(*pickle.loads(template))
-        _plans.put(template, plan)
-    return plan
-
-
-def _make_plan(kind: str, token: bytes | None, *labels: Any) -> Any:
+def _plan(template: bytes) -> Any:
+    kind, token, *labels = pickle.loads(template)
     if token is None:
         plan = np.empty(len(labels), object)
         plan[:] = labels
         return plan
-    return _arrow_of(kind, list(labels)), pickle.loads(token)
+    return _arrow_of(kind, labels), pickle.loads(token)
 
 
 def _rebuild_array(template: bytes) -> Any:
-    return new_text(*_plan_of(template))
+    return new_text(*_plans.of(template, _plan))
 
 
 def _rebuild_index(values: Any, name: Any) -> Any:
@@ -131,4 +112,4 @@ def _rebuild_index(values: Any, name: Any) -> Any:
 
 
 def _rebuild_index_of_objects(template: bytes, name: Any) -> Any:
-    return pd.Index._simple_new(_plan_of(template).copy(), name)  # type: ignore[attr-defined]
+    return pd.Index._simple_new(_plans.of(template, _plan).copy(), name)  # type: ignore[attr-defined]

@@ -8,7 +8,9 @@ interleave, an entry is forgotten too early or the limit is exceeded by one entr
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+import pickle
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -43,6 +45,16 @@ class Recent(Generic[Key, Value]):
                 self.put(key, found)
         return found
 
+    def of(self, key: Key, make: Callable[[Key], Value]) -> Value:
+        """The entry; made of its key, and remembered, if there is none."""
+        found = self._new.get(key)
+        if found is None:
+            found = self.get(key)
+            if found is None:
+                found = make(key)
+                self.put(key, found)
+        return found
+
     def put(self, key: Key, value: Value) -> None:
         """Remember an entry, which is not None."""
         if len(self._new) >= self._limit:
@@ -52,3 +64,8 @@ class Recent(Generic[Key, Value]):
     def clear(self) -> None:
         """Forget everything."""
         self._old, self._new = {}, {}
+
+
+def template_of(key: Any) -> bytes:
+    """The bytes of a template: its key, which has plain values only, for `pickle.loads`."""
+    return pickle.dumps(key, 4)
