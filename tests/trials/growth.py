@@ -166,11 +166,19 @@ def _measure(scenario, steps, seconds):
     return report
 
 
+def _lives(process: psutil.Process) -> bool:
+    """Whether a process that was just listed has not ended since: workers are replaced meanwhile."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _look(pools) -> dict[str, float]:
     """All measures, of this process and its children."""
     gc.collect()
     me = psutil.Process()
-    workers = [process for process in me.children(recursive=True) if process.status() != psutil.STATUS_ZOMBIE]
+    workers = [process for process in me.children(recursive=True) if _lives(process)]
     found: dict[str, float] = {
         "descriptors": _descriptors(me.pid),
         "threads": threading.active_count(),
