@@ -22,13 +22,16 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from arrowpool.engine.calls import Call, Share, Snapshot
-from arrowpool.engine.collector import Collector, Inbox
+from arrowpool.engine.collector import Collector
 from arrowpool.engine.descriptors import make_room
 from arrowpool.engine.ending import Ending
 from arrowpool.engine.events import Broken, Cancelled, Dropped, Releases, Unshare
 from arrowpool.engine.feeder import Feeder
+from arrowpool.engine.inbox import Inbox
 from arrowpool.engine.launcher import Initializer, Launcher
 from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.open_calls import OpenCalls
+from arrowpool.engine.replies import Replies
 from arrowpool.engine.state import Move, PoolState
 from arrowpool.engine.supervisor import Notifier, Supervisor
 from arrowpool.memory import arena
@@ -125,12 +128,13 @@ class Engine:
                 metrics=self._metrics,
                 state=self.state,
             )
+            open_calls = OpenCalls(self.cache)
             self.collector = Collector(
                 inbox=to_collector,
                 feeder_inbox=self.inbox,
                 answered=self.feeder.answered,
-                worker_has=reach.worker_has,
-                cache=self.cache,
+                replies=Replies(open_calls, reach.worker_has, self._metrics),
+                open_calls=open_calls,
                 state=self.state,
                 retries=options.retries,
                 task_timeout=options.task_timeout,

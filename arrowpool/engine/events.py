@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import queue
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,6 +162,17 @@ class Stop:
     """To a thread: end. With `drain`, once every worker has ended; else at once."""
 
     drain: bool
+
+
+class Handlers(dict[type, Callable[..., None]]):
+    """What a thread does with each type of event or message. Looking up another type raises TypeError."""
+
+    def __init__(self, owner: str, handlers: Mapping[type, Callable[..., None]]):
+        super().__init__(handlers)
+        self._owner = owner
+
+    def __missing__(self, kind: type) -> Callable[..., None]:
+        raise TypeError(f"the {self._owner} has no handler for {kind.__qualname__}")
 
 
 class Releases:

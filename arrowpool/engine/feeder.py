@@ -266,12 +266,9 @@ class Feeder(Service):
         Raises
         ------
         TypeError
-            For what is no event of the feeder's.
+            For anything but an event for the feeder.
         """
-        handler = self._handlers.get(type(event))
-        if handler is None:
-            raise TypeError(f"the feeder has no handler for {event!r}")
-        handler(self, event)
+        self._handlers[type(event)](self, event)
 
     def _begin(self, call: Call) -> None:
         self._encoder.adopt(call)
@@ -378,22 +375,25 @@ class Feeder(Service):
     def _stop(self, _: events.Stop) -> None:
         self._ended = True
 
-    _handlers: ClassVar[dict[type, Callable[[Feeder, Any], None]]] = {
-        Call: _begin,
-        tuple: _begin_queued,
-        events.Drawn: _drawn,
-        events.Read: _read,
-        events.Hurry: _hurry,
-        events.Returned: _returned,
-        events.Cancelled: _cancel,
-        Share: _place_share,
-        events.Unshare: _unshare,
-        events.WorkerJoined: _worker_joined,
-        events.WorkerExited: _worker_exited,
-        events.Short: _help,
-        events.Released: _released,
-        events.LookAgain: _look_again,
-        events.Late: _late,
-        events.Answered: _answered,
-        events.Stop: _stop,
-    }
+    _handlers: ClassVar[events.Handlers] = events.Handlers(
+        "feeder",
+        {
+            Call: _begin,
+            tuple: _begin_queued,
+            events.Drawn: _drawn,
+            events.Read: _read,
+            events.Hurry: _hurry,
+            events.Returned: _returned,
+            events.Cancelled: _cancel,
+            Share: _place_share,
+            events.Unshare: _unshare,
+            events.WorkerJoined: _worker_joined,
+            events.WorkerExited: _worker_exited,
+            events.Short: _help,
+            events.Released: _released,
+            events.LookAgain: _look_again,
+            events.Late: _late,
+            events.Answered: _answered,
+            events.Stop: _stop,
+        },
+    )

@@ -7,9 +7,13 @@ import threading
 
 import pytest
 
+from arrowpool.engine.collector import Collector
 from arrowpool.engine.events import Drawn, Read, Released, Releases, WorkerExited, WorkerJoined
 from arrowpool.engine.feeder import Feeder
+from arrowpool.engine.inbox import Inbox
 from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.open_calls import OpenCalls
+from arrowpool.engine.replies import Replies
 from arrowpool.engine.state import PoolState
 from arrowpool.transport.sender import Sender
 from arrowpool.tuning import HEADROOM_STEP
@@ -33,6 +37,28 @@ def test_the_feeder_raises_on_an_unknown_event(event):
     feeder = Feeder(queue.SimpleQueue(), print, {}, Sender(None), 1000, False, print, Metrics(), PoolState())
     with pytest.raises(TypeError, match="no handler"):
         feeder._handle(event)
+
+
+@pytest.mark.parametrize("event", [None, object(), WorkerExited, "a call", Drawn(1)])
+def test_the_collector_raises_on_an_unknown_event(event):
+    inbox = Inbox()
+    try:
+        open_calls = OpenCalls({})
+        collector = Collector(
+            inbox=inbox,
+            feeder_inbox=queue.SimpleQueue(),
+            answered=print,
+            replies=Replies(open_calls, print, Metrics()),
+            open_calls=open_calls,
+            state=PoolState(),
+            retries=0,
+            task_timeout=None,
+            metrics=Metrics(),
+        )
+        with pytest.raises(TypeError, match="no handler"):
+            collector._handle(event)
+    finally:
+        inbox.close()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""Workers' replies: what each means for the task that it answers, and how its result is rebuilt.
+
+Used in the collector's thread. Sets results; everything else that follows from the replies is returned, and the collector does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
+from typing import Any, ClassVar
+
+from arrowpool.engine.calls import Task, describe
+from arrowpool.engine.events import Handlers, Short, WorkerJoined
+from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.open_calls import OpenCalls
+from arrowpool.engine.worker_handle import WorkerHandle
+from arrowpool.errors import TransferError, WorkerInitError, said
+from arrowpool.transport import protocol
+from arrowpool.transport.protocol import (
+    EncodedBody,
+    Grants,
+    Hello,
+    InitializerFailed,
+    MemoryShort,
+    Message,
+    TaskDone,
+    TaskFailed,
+    TaskSkipped,
+    TaskUnreadable,
+    is_plain_body,
+)
+from arrowpool.transport.reducer import loads
+
+
+class Settled:
+    """What follows from the replies of one worker that were read together."""
+
+    __slots__ = ("answered", "broken", "for_feeder", "returned")
+
+    def __init__(self) -> None:
+        #: Tasks that have their results.
+        self.answered: list[Task] = []
+        #: Tasks that the worker has not run.
+        self.returned: list[Task] = []
+        #: Events for the feeder.
+        self.for_feeder: list[Any] = []
+        #: Why the pool cannot run tasks, if a reply says so.
+        self.broken: BaseException | None = None
+
+
+class Replies:
+    """Settles tasks by the replies of workers.
+
+    Parameters
+    ----------
+    open_calls : OpenCalls
+        Gets the results.
+    worker_has : callable
+        Gets the names that a spawned worker has in its ``__main__``.
+    metrics : Metrics
+        Counts tasks, bytes and seconds.
+    """
+
+    def __init__(self, open_calls: OpenCalls, worker_has: Callable[[dict[str, str | None]], None], metrics: Metrics):
+        self._open_calls = open_calls
+        self._worker_has = worker_has
+        self._metrics = metrics
+
+    def settle(self, worker: WorkerHandle, messages: list[Message]) -> Settled:
+        """Settle the tasks that a worker's messages answer.
+
+        Raises
+        ------
+        TypeError
+            For anything but a reply of a worker.
+        """
+        settled, handlers = Settled(), self._handlers
+        for reply in protocol.read_replies(messages):
+            handlers[type(reply)](self, worker, reply, settled)
+        return settled
+
+    def _answered(self, worker: WorkerHandle, reply: TaskDone | TaskFailed, settled: Settled) -> None:
+        task = worker.outstanding.pop(reply.number, None)
+        if task is None:
+            return
+        settled.answered.append(task)
+        metrics, body = self._metrics, reply.body
+        decode, run, encode = reply.times
+        metrics.answered(worker, task, decode, run, encode)
+        metrics.piped_bytes += protocol.piped_bytes(body)
+        if is_plain_body(body):
+            (value,) = body
+            task.call.took(decode + run, 0)
+        else:
+            task.call.took(decode + run, protocol.segment_bytes(body))
+            try:
+                value = self._rebuilt(worker, body, reply.grants)
+            except BaseException as error:
+                failure = TransferError(
+                    f"the {'result' if type(reply) is TaskDone else 'exception'} of {describe(task)} could not be "
+                    f"rebuilt here: {said(error)}"
+                )
+                failure.__cause__ = RemoteTraceback(reply.text) if isinstance(reply, TaskFailed) else error
+                self._open_calls.set(task.call.job, task.index, False, failure)
+                return
+        self._open_calls.set(task.call.job, task.index, type(reply) is TaskDone, value)
+
+    def _rebuilt(self, worker: WorkerHandle, body: EncodedBody, grants: Grants) -> Any:
+        metrics, receiver = self._metrics, worker.receiver
+        placements = protocol.placements_of(body)
+        if placements:
+            metrics.shared_bytes += protocol.segment_bytes(body)
+            metrics.copies += len(placements)
+        value = receiver.rebuild(body, receiver.accept(grants) if grants else [])
+        not_shared = protocol.placed_stream_bytes(body)
+        if not_shared:
+            metrics.pickled(value, not_shared)
+        return value
+
+    def _skipped(self, worker: WorkerHandle, reply: TaskSkipped | TaskUnreadable, settled: Settled) -> None:
+        task = worker.outstanding.pop(reply.number, None)
+        if task is not None:
+            settled.returned.append(task)
+
+    def _unreadable(self, worker: WorkerHandle, reply: TaskUnreadable, settled: Settled) -> None:
+        worker.may_borrow = False
+        self._skipped(worker, reply, settled)
+
+    def _memory_short(self, worker: WorkerHandle, _: MemoryShort, settled: Settled) -> None:
+        settled.for_feeder.append(Short(worker))
+
+    def _greeted(self, worker: WorkerHandle, reply: Hello, settled: Settled) -> None:
+        self._worker_has(reply.names)
+        worker.may_borrow = reply.may_borrow
+        settled.for_feeder.append(WorkerJoined(worker))
+
+    def _initializer_failed(self, worker: WorkerHandle, reply: InitializerFailed, settled: Settled) -> None:
+        error = WorkerInitError(
+            f"the initializer failed in worker {worker.process.pid}, so this pool cannot run tasks:\n{reply.text}"
+        )
+        try:
+            error.__cause__ = loads(reply.stream)
+        except BaseException:  # rebuilding runs the user's code
+            error.__cause__ = RemoteTraceback(reply.text)
+        settled.broken = error
+
+    _handlers: ClassVar[Handlers] = Handlers(
+        "collector",
+        {
+            TaskDone: _answered,
+            TaskFailed: _answered,
+            TaskSkipped: _skipped,
+            TaskUnreadable: _unreadable,
+            MemoryShort: _memory_short,
+            Hello: _greeted,
+            InitializerFailed: _initializer_failed,
+        },
+    )
