@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import gc
 import pickle
 import zoneinfo
@@ -17,9 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arrowpool.codecs import pandas as codec
-from arrowpool.codecs.templates import arrays, labels, tokens
-from arrowpool.codecs.templates import frame as frame_templates
-from arrowpool.codecs.templates import index as index_templates
+from arrowpool.codecs.templates import rebuild, tokens
 from arrowpool.codecs.templates.recent import Recent
 from arrowpool.transport import by_type, reducer
 from tests.codecs.awkward import AWKWARD, Awkward
@@ -122,6 +121,15 @@ TOGETHER: dict[str, Callable[[], Any]] = {
     "frame and its values": lambda: ((frame := _frame()), frame._mgr.blocks[0].values),
     "values and their frame": lambda: ((frame := _frame())._mgr.blocks[1].values, frame),
     "frame and its axes": lambda: ((frame := _frame()), frame._mgr.axes),
+    "columns and their frame": lambda: ((frame := _frame()).columns, frame),
+    "frame and its dates": lambda: ((frame := _frame()), frame.index._data),
+    "frame and the memory of its dates": lambda: ((frame := _frame()), frame.index._data._ndarray),
+    "frame and the name of its index": lambda: (
+        (frame := pd.DataFrame({"a": [1]}, index=pd.Index([1], name=("x", 1.5)))),
+        frame.index.name,
+    ),
+    "series and its index": lambda: ((series := pd.Series([1.5], index=["x"])), series.index),
+    "two series over one index": lambda: ((series := pd.Series([1.5], index=["x"])), series * 2),
     "frame and its column": lambda: ((frame := _frame()), frame["a"], frame["a"]),
     "frame and its empty attrs": lambda: ((frame := _frame()), frame.attrs),
     "series and its empty attrs": lambda: ((series := pd.Series([1.5, 2])), series.attrs),
@@ -172,6 +180,8 @@ ONE_MEMORY = {
         i._data,
         i.view(),
     ),
+    "frame and its labels": lambda: ((frame := _frame()), frame.columns._data),
+    "labels and their frame": lambda: ((frame := _frame()).columns._data, frame),
     "objects and their index": lambda: _objects(),
     "index of objects and these": lambda: _objects()[::-1],
     "index of objects and its view": lambda: ((i := _objects()[1]), i.view()),
@@ -422,10 +432,28 @@ def test_metadata_that_others_have_added_to_the_class_arrives(cls: type, monkeyp
     assert move(obj).obj.unit == "cm"
 
 
+@pytest.mark.parametrize("kind", [pd.Categorical, pd.DatetimeIndex, pd.arrays.IntegerArray, pd.RangeIndex])
+def test_a_reducer_that_is_registered_for_a_part_of_a_frame_is_asked(kind: type, monkeypatch: Any) -> None:
+    frame = pd.DataFrame({"c": pd.Categorical(["x", "y"]), "i": pd.array([1, None], "Int64")})
+    other = frame.set_index(pd.date_range("2020", periods=2))
+    move((frame, other))  # with templates
+    asked = []
+
+    def reduce(obj: Any) -> Any:
+        asked.append(obj)
+        return obj.__reduce__()
+
+    monkeypatch.setitem(copyreg.dispatch_table, kind, reduce)
+    moved = move((frame, other)).obj
+    count = len(asked)
+    assert facts(moved) == facts(as_the_stdlib_does((frame, other)))
+    assert len(asked) == 2 * count > 0
+
+
 def test_templates_are_written_once_a_message() -> None:
     frames = [_frame() for _ in range(50)]
     stream = pickle_of(frames)
-    assert stream.count(b"_fill_frame") == 1
+    assert stream.count(b"\x04fill") == 1
     one, two = (len(pickle_of(frames[:count])) for count in (1, 2))
     assert len(stream) < one + 49 * 1.1 * (two - one)
 
@@ -437,22 +465,17 @@ def test_templates_are_bounded() -> None:
         for column in range(number % 40):
             frame.isetitem(0, np.zeros(1, "f4" if column % 2 else "i2"))
         move(frame)
-    for cache in (
-        *(frame_templates._templates, frame_templates._plans, index_templates._templates, index_templates._plans),
-        *(tokens._by_id, tokens._by_parts),
-        *(arrays._templates, arrays._plans),
-        *(labels._templates, labels._plans),
-    ):
-        assert len(cache) <= 2 * index_templates.TEMPLATES
+    for cache in (rebuild._templates, rebuild._plans, tokens._known):
+        assert len(cache) <= 2 * rebuild.TEMPLATES
 
 
 @pytest.mark.parametrize("storage", [pa.large_string(), pa.string()], ids=str)
 def test_a_few_strings_of_a_long_column_are_remembered_without_the_column(storage: pa.DataType) -> None:
-    labels._templates.clear()
+    rebuild._templates.clear()
     column = pa.array(["a", "b", *[""] * 100_000], storage)
     few = _text(pa.chunked_array([column[:2]]))
     assert facts(move(few).obj) == facts(as_the_stdlib_does(few))
-    remembered = [part for key in labels._templates._new for part in key if isinstance(part, bytes)]
+    remembered = [part for _, key in rebuild._templates._new for part in key if isinstance(part, bytes)]
     assert remembered
     assert max(map(len, remembered)) < 1000
 

@@ -6,17 +6,17 @@ array is an object of its own in the stream, so that the pickler's memo preserve
 
 from __future__ import annotations
 
-import copyreg
 import pickle
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
-from arrowpool.codecs.templates.labels import encode_few_strings
-from arrowpool.codecs.templates.leaves import Build, Heap, Reader, heap_of, is_plain
-from arrowpool.codecs.templates.recent import Recent, template_of
+from arrowpool.codecs.templates.labels import labels_builder, labels_of_text
+from arrowpool.codecs.templates.leaves import Heap, Key, Reader, heap_of, is_plain
+from arrowpool.codecs.templates.rebuild import Plan, fill, plans, rebuild, template
 from arrowpool.codecs.templates.reductions import Reductions
 from arrowpool.codecs.templates.text import STATE_OF_TEXT, TextArray, new_text
 from arrowpool.codecs.templates.tokens import text_token
@@ -34,13 +34,7 @@ def _is_rebuilt_around(index: Any) -> bool:
 _PERIODS: Any = pd.period_range("2020", periods=1)
 #: Whose exact types have templates.
 ARRAYS = frozenset(TAKERS) - ({type(_PERIODS._data)} if not _is_rebuilt_around(_PERIODS) else set())
-_REMEMBERED = 512
 _reductions = Reductions((*TAKERS, pd.CategoricalDtype))
-
-#: By the key: the bytes of the template.
-_templates: Recent[Any, bytes] = Recent(_REMEMBERED)
-#: By the template: the function that makes an array by it.
-_plans: Recent[bytes, Build] = Recent(_REMEMBERED)
 
 
 def encoder_of_array(cls: type, otherwise: Encode | None = None) -> Encode | None:
@@ -52,9 +46,9 @@ def encoder_of_array(cls: type, otherwise: Encode | None = None) -> Encode | Non
 
     def encode(values: Any, out: Outbox) -> Reduced:
         if is_text:
-            few = encode_few_strings(values, out)
-            if few is not None:
-                return few
+            labels = labels_of_text(values)
+            if labels is not None:
+                return rebuild, (template(("labels", labels)),)
         small: list[Any] = []
         parts: list[Any] = []
         # Older versions of pandas have the frequency of an index on its array.
@@ -62,29 +56,37 @@ def encoder_of_array(cls: type, otherwise: Encode | None = None) -> Encode | Non
         if key is None and is_text and is_plain(values, STATE_OF_TEXT) and values._pa_array.num_chunks == 1:
             token = text_token(values._dtype)
             if token is not None:
-                return _rebuild_text, (token, values._pa_array.chunk(0))
+                return rebuild, (template(("text", token)), values._pa_array.chunk(0))
         if key is None:
             return NotImplemented if otherwise is None else otherwise(values, out)
-        return _rebuild, (_templates.of(key, template_of), values.shape, heap_of(small, out), *parts)
+        return rebuild, (template(("array", key)), values.shape, heap_of(small, out), *parts)
 
     return encode
 
 
-def _plan(template: bytes) -> Build:
-    return builder_of(pickle.loads(template))
+@plans("labels")
+def _plan_of_labels(labels: tuple[Any, ...]) -> Plan:
+    return labels_builder(labels)
 
 
-def _rebuild(template: bytes, shape: tuple[int, ...], heap: Heap, *parts: Any) -> Any:
-    build = _plans.of(template, _plan)
-    return build(Reader(heap, parts), shape[0] if len(shape) == 2 else None, shape[-1])
+@plans("array")
+def _plan_of_array(key: Key) -> Plan:
+    build = builder_of(key)
+
+    def plan(shape: tuple[int, ...], heap: Heap, *parts: Any) -> Any:
+        return build(Reader(heap, parts), shape[0] if len(shape) == 2 else None, shape[-1])
+
+    return plan
 
 
-#: By the token.
-_dtypes: Recent[bytes, Any] = Recent(_REMEMBERED)
+@plans("text")
+def _plan_of_text(token: bytes) -> Plan:
+    dtype = pickle.loads(token)
 
+    def plan(chunk: Any) -> Any:
+        return new_text(pa.chunked_array([chunk]), dtype)
 
-def _rebuild_text(token: bytes, chunk: Any) -> Any:
-    return new_text(pa.chunked_array([chunk]), _dtypes.of(token, pickle.loads))
+    return plan
 
 
 def encoder_of_categories(cls: type) -> Encode | None:
@@ -93,9 +95,21 @@ def encoder_of_categories(cls: type) -> Encode | None:
 
 
 def _encode_categories(dtype: Any, out: Outbox) -> Reduced:
-    state = dtype._categories, dtype._ordered
-    return copyreg.__newobj__, (pd.CategoricalDtype,), state, None, None, _fill_categories  # type: ignore[attr-defined]
+    state = _CATEGORIES, dtype._categories, dtype._ordered
+    return rebuild, (_EMPTY_CATEGORIES,), state, None, None, fill
 
 
-def _fill_categories(dtype: Any, state: tuple[Any, Any]) -> None:
-    dtype._categories, dtype._ordered = state
+_EMPTY_CATEGORIES, _CATEGORIES = template(("empty categories",)), template(("categories",))
+
+
+@plans("empty categories")
+def _plan_of_empty_categories() -> Plan:
+    return partial(object.__new__, pd.CategoricalDtype)
+
+
+@plans("categories")
+def _plan_of_categories() -> Plan:
+    def plan(dtype: Any, categories: Any, ordered: Any) -> None:
+        dtype._categories, dtype._ordered = categories, ordered
+
+    return plan

@@ -1,8 +1,8 @@
-"""Frames and series by template: how the blocks lie is the template; the axes, the name and the values are the message's.
+"""Frames and series by template: how the blocks lie is the template; the values and the names are the message's.
 
 Found by :func:`arrowpool.codecs.pandas.encoder_for`. Pickle would take a frame apart into its manager, blocks, placements, dtypes
 and arrays, each of them an object with a reduction in Python.
-A frame is a reference to its template, its axes (objects of their own, see `index`), its small leaves in one heap, and parts.
+A frame is a reference to its template, its small leaves in one heap, and parts. An axis that other objects may refer to is a part.
 The frame is in the pickler's memo before its state is pickled, as with the standard library: a cell may refer to its frame.
 
 Guarantees: the state that pickle delivers. What pickle can tell from a template, it does: a frame whose manager, blocks or
@@ -11,8 +11,8 @@ arrays are shared with another object goes as pickle does it, or has these as pa
 
 from __future__ import annotations
 
-import copyreg
 import pickle
+from functools import partial
 from sys import getrefcount
 from typing import Any, NamedTuple
 
@@ -24,9 +24,9 @@ from pandas.core.internals.blocks import get_block_type  # type: ignore[import-n
 from pandas.core.internals.managers import BlockManager, SingleBlockManager  # type: ignore[import-not-found]  # no stubs
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
-from arrowpool.codecs.templates.index import TEMPLATES
-from arrowpool.codecs.templates.leaves import OWNER_ALONE, Build, Reader, heap_of
-from arrowpool.codecs.templates.recent import Recent, template_of
+from arrowpool.codecs.templates.index import INDEXES, IndexBuild, are_unchanged, index_builder, take_index
+from arrowpool.codecs.templates.leaves import OWNER_ALONE, Build, Heap, Key, Reader, heap_of
+from arrowpool.codecs.templates.rebuild import Plan, fill, plans, rebuild, template
 from arrowpool.codecs.templates.reductions import Reductions
 from arrowpool.codecs.templates.values import builder_of, take
 
@@ -34,13 +34,10 @@ __all__ = ["encoder_of_frame"]
 
 _reductions = Reductions((pd.DataFrame, pd.Series))
 
-#: By the key: the bytes of the template.
-_templates: Recent[Any, bytes] = Recent(TEMPLATES)
-
 
 def encoder_of_frame(cls: type) -> Encode | None:
-    """How to encode a `DataFrame` or a `Series`; None if that has another way of pickling now."""
-    if not _reductions.are_unchanged(cls):
+    """How to encode a `DataFrame` or a `Series`; None if that, or what it is made of, has another way of pickling now."""
+    if not (_reductions.are_unchanged(cls) and are_unchanged()):
         return None
     return _encode_frame if cls is pd.DataFrame else _encode_series
 
@@ -50,12 +47,12 @@ def _encode_frame(frame: Any, out: Outbox) -> Reduced:
     # `manager`, the attribute and the argument; pickle preserves that two frames have one manager, or one block.
     if type(manager) is not BlockManager or getrefcount(frame._mgr) > OWNER_ALONE + 1 or frame._metadata:
         return NotImplemented
-    small: list[Any] = []
-    parts: list[Any] = []
-    key: list[Any] = [_common(frame, parts)]
     blocks = manager.blocks
     if getrefcount(manager.blocks) > OWNER_ALONE + 1:
         return NotImplemented
+    small: list[Any] = []
+    parts: list[Any] = []
+    key: list[Any] = ["frame", *_common(frame, parts)]
     for number in range(len(blocks)):
         if getrefcount(blocks[number]) > OWNER_ALONE:
             return NotImplemented
@@ -64,9 +61,14 @@ def _encode_frame(frame: Any, out: Outbox) -> Reduced:
         key.append((where.start, where.stop, where.step) if type(where) is slice else where.tobytes())
         is_sole = getrefcount(block.values) <= OWNER_ALONE
         key.append(take(block.values, is_sole, out, small, parts))
-    columns, index = manager.axes
-    state = _templates.of(tuple(key), template_of), len(index), heap_of(small, out), columns, index, *parts
-    return copyreg.__newobj__, (pd.DataFrame,), state, None, None, _fill_frame  # type: ignore[attr-defined]
+    axes = manager.axes
+    is_sole_list = getrefcount(manager.axes) <= OWNER_ALONE + 1  # `axes` refers to it, too
+    is_sole = is_sole_list and getrefcount(axes[0]) <= OWNER_ALONE
+    key.append(_take_axis(axes[0], is_sole, out, small, parts))
+    is_sole = is_sole_list and getrefcount(axes[1]) <= OWNER_ALONE
+    key.append(_take_axis(axes[1], is_sole, out, small, parts))
+    state = template(tuple(key)), len(axes[1]), heap_of(small, out), *parts
+    return rebuild, (_EMPTY_FRAME,), state, None, None, fill
 
 
 def _encode_series(series: Any, out: Outbox) -> Reduced:
@@ -80,8 +82,8 @@ def _encode_series(series: Any, out: Outbox) -> Reduced:
     ):
         return NotImplemented
     block = manager.blocks[0]
-    index = manager.axes[0]
-    rows = len(index)
+    axes = manager.axes
+    rows = len(axes[0])
     where = block._mgr_locs.indexer
     if type(where) is not slice or (where.start, where.stop, where.step) != (0, rows, 1):
         return NotImplemented
@@ -89,9 +91,12 @@ def _encode_series(series: Any, out: Outbox) -> Reduced:
     parts: list[Any] = []
     common = _common(series, parts)
     is_sole = getrefcount(block.values) <= OWNER_ALONE
-    key = common, take(block.values, is_sole, out, small, parts)
-    state = _templates.of(key, template_of), rows, heap_of(small, out), series._name, index, *parts
-    return copyreg.__newobj__, (pd.Series,), state, None, None, _fill_series  # type: ignore[attr-defined]
+    values_key = take(block.values, is_sole, out, small, parts)
+    is_sole_list = getrefcount(manager.axes) <= OWNER_ALONE + 1  # `axes` refers to it, too
+    is_sole = is_sole_list and getrefcount(axes[0]) <= OWNER_ALONE
+    key = "series", *common, values_key, _take_axis(axes[0], is_sole, out, small, parts)
+    state = template(key), rows, heap_of(small, out), series._name, *parts
+    return rebuild, (_EMPTY_SERIES,), state, None, None, fill
 
 
 def _common(obj: Any, parts: list[Any]) -> tuple[bool, bool]:
@@ -100,6 +105,27 @@ def _common(obj: Any, parts: list[Any]) -> tuple[bool, bool]:
     if attrs:
         parts.append(attrs)
     return bool(attrs), obj._flags._allows_duplicate_labels
+
+
+def _take_axis(index: Any, is_sole: bool, out: Outbox, small: list[Any], parts: list[Any]) -> Key:
+    """The key of an axis; None for one that is a part, since other objects may refer to it."""
+    if is_sole and type(index) in INDEXES:
+        key = take_index(index, out, small, parts)
+        if key is not None:
+            return key
+    parts.append(index)
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------- on arrival
+
+#: Objects without a state, which `fill` gives them: a cell may refer to its frame, which is in the memo by then.
+_EMPTY_FRAME, _EMPTY_SERIES = template(("empty", "frame")), template(("empty", "series"))
+
+
+@plans("empty")
+def _plan_of_empty(kind: str) -> Plan:
+    return partial(object.__new__, pd.DataFrame if kind == "frame" else pd.Series)
 
 
 class _Block(NamedTuple):
@@ -114,64 +140,56 @@ class _Block(NamedTuple):
     build: Build
 
 
-class _Plan(NamedTuple):
-    """How to make frames or series of one template."""
-
-    has_attrs: bool
-    allows_duplicate_labels: bool
-    blocks: list[_Block]
-
-
-#: By the template.
-_plans: Recent[bytes, _Plan] = Recent(TEMPLATES)
-
-
-def _fill_frame(frame: Any, state: Any) -> None:
-    template, rows, heap, columns, index = state[:5]
-    plan = _plans.of(template, _plan_of_frame)
-    reader = Reader(heap, state, 5)
-    attrs = reader.part() if plan.has_attrs else None
+@plans("frame")
+def _plan_of_frame(has_attrs: bool, allows_duplicate_labels: bool, *keys: Any) -> Plan:
+    *of_blocks, columns_key, index_key = keys
     blocks = []
-    for placement, width, cls, build in plan.blocks:
-        values = build(reader, width, rows)
-        blocks.append(_unpickle_block(values, placement, 2) if cls is None else cls(values, placement, 2))
-    _finish(frame, BlockManager(tuple(blocks), [columns, index], False), plan, attrs)
+    for place, key in zip(of_blocks[::2], of_blocks[1::2], strict=True):
+        where = slice(*place) if type(place) is tuple else np.frombuffer(place, np.intp).copy()
+        placement = BlockPlacement(where)
+        blocks.append(_Block(placement, len(placement), _class_of(key), builder_of(key)))
+    width = sum(block.columns for block in blocks)
+    columns, index = _axis_builder(columns_key), _axis_builder(index_key)
+
+    def plan(frame: Any, rows: int, heap: Heap, *parts: Any) -> None:
+        reader = Reader(heap, parts)
+        attrs = reader.part() if has_attrs else None
+        made = []
+        for placement, count, cls, build in blocks:
+            values = build(reader, count, rows)
+            made.append(_unpickle_block(values, placement, 2) if cls is None else cls(values, placement, 2))
+        axes = [columns(reader, width), index(reader, rows)]
+        _finish(frame, BlockManager(tuple(made), axes, False), attrs, allows_duplicate_labels)
+
+    return plan
 
 
-def _fill_series(series: Any, state: Any) -> None:
-    template, rows, heap, name, index = state[:5]
-    plan = _plans.of(template, _plan_of_series)
-    reader = Reader(heap, state, 5)
-    attrs = reader.part() if plan.has_attrs else None
-    _, _, cls, build = plan.blocks[0]
-    placement = BlockPlacement(slice(0, rows, 1))
-    values = build(reader, None, rows)
-    block = _unpickle_block(values, placement, 1) if cls is None else cls(values, placement, 1)
-    _finish(series, SingleBlockManager(block, index), plan, attrs)
-    series._name = name
+@plans("series")
+def _plan_of_series(has_attrs: bool, allows_duplicate_labels: bool, key: Any, index_key: Any) -> Plan:
+    cls, build, index = _class_of(key), builder_of(key), _axis_builder(index_key)
+
+    def plan(series: Any, rows: int, heap: Heap, name: Any, *parts: Any) -> None:
+        reader = Reader(heap, parts)
+        attrs = reader.part() if has_attrs else None
+        placement = BlockPlacement(slice(0, rows, 1))
+        values = build(reader, None, rows)
+        block = _unpickle_block(values, placement, 1) if cls is None else cls(values, placement, 1)
+        _finish(series, SingleBlockManager(block, index(reader, rows)), attrs, allows_duplicate_labels)
+        series._name = name
+
+    return plan
 
 
-def _finish(obj: Any, manager: Any, plan: _Plan, attrs: Any) -> None:
+def _axis_builder(key: Key) -> IndexBuild:
+    return index_builder(key) if key is not None else lambda reader, rows: reader.part()
+
+
+def _finish(obj: Any, manager: Any, attrs: Any, allows_duplicate_labels: bool) -> None:
     NDFrame.__init__(obj, manager)  # type: ignore[call-arg]  # of its stub
     if attrs is not None:
         object.__setattr__(obj, "attrs", attrs)  # which copies them, as with pickle
-    if not plan.allows_duplicate_labels:
+    if not allows_duplicate_labels:
         obj._flags._allows_duplicate_labels = False
-
-
-def _plan_of_frame(template: bytes) -> _Plan:
-    (has_attrs, allows_duplicate_labels), *blocks = pickle.loads(template)
-    planned = []
-    for place, key in zip(blocks[::2], blocks[1::2], strict=True):
-        where = slice(*place) if type(place) is tuple else np.frombuffer(place, np.intp).copy()
-        placement = BlockPlacement(where)
-        planned.append(_Block(placement, len(placement), _class_of(key), builder_of(key)))
-    return _Plan(has_attrs, allows_duplicate_labels, planned)
-
-
-def _plan_of_series(template: bytes) -> _Plan:
-    (has_attrs, allows_duplicate_labels), key = pickle.loads(template)
-    return _Plan(has_attrs, allows_duplicate_labels, [_Block(None, 1, _class_of(key), builder_of(key))])
 
 
 def _class_of(key: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Indexes by template: the kind, the frequency and the dtype are the template; the values and the name are the message's.
+"""Indexes by template: the kind, the frequency, the dtype and a few labels are the template; values and the name are the message's.
 
-Found by :func:`arrowpool.codecs.pandas.encoder_for`. An index is always an object of its own in the stream, also within a frame:
-the pickler's memo then preserves that two frames share one, as pickle does.
+Found by :func:`arrowpool.codecs.pandas.encoder_for`; and called by `frame`, for an index that only its frame refers to. Any other
+index is an object of its own in the stream: the pickler's memo then preserves that two frames share one, as pickle does.
 
 Guarantees: what arrives is a new index with a cache of its own, since its name can be set in place.
 """
@@ -18,17 +18,15 @@ import pandas as pd
 from pandas.arrays import DatetimeArray, TimedeltaArray
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
-from arrowpool.codecs.templates.labels import encode_labels
-from arrowpool.codecs.templates.leaves import OWNER_ALONE, Heap, Reader, heap_of
-from arrowpool.codecs.templates.recent import Recent, template_of
+from arrowpool.codecs.templates.labels import labels_builder, labels_of_objects, labels_of_text
+from arrowpool.codecs.templates.leaves import OWNER_ALONE, Array, Heap, Key, Reader, heap_of
+from arrowpool.codecs.templates.rebuild import Plan, plans, rebuild, template
 from arrowpool.codecs.templates.reductions import Reductions
+from arrowpool.codecs.templates.text import TextArray
 from arrowpool.codecs.templates.tokens import frequency_token
-from arrowpool.codecs.templates.values import builder_of, take
+from arrowpool.codecs.templates.values import ARRAYS_UNCHANGED, builder_of, take
 
-__all__ = ["INDEXES", "TEMPLATES", "encoder_of_index"]
-
-#: How many templates each process remembers, of each sort: twice that at most.
-TEMPLATES = 512
+__all__ = ["INDEXES", "are_unchanged", "encoder_of_index", "index_builder", "take_index"]
 
 #: How a frequency is given: there is none; as the first part; or as these bytes.
 _NO_FREQUENCY, _FREQUENCY_IS_PART = None, ""
@@ -48,96 +46,160 @@ _arrived, _dtype = pickle.loads(pickle.dumps((_one, _one.dtype)))
 if _arrived.dtype is not _dtype:
     del _KINDS["c"]
 del _one, _arrived, _dtype
+_KIND_OF = {cls: kind for kind, cls in _KINDS.items()}
+#: Kinds of their own in templates: a range, and a few labels.
+_RANGE, _LABELS = "r", "l"
 #: Whose exact types have templates.
 INDEXES = frozenset({pd.RangeIndex, *_KINDS.values()})
 _reductions = Reductions(INDEXES)
 
+#: Makes an index of the next leaves and parts, given its length.
+IndexBuild = Callable[[Reader, int], Any]
+
+
+def are_unchanged() -> bool:
+    """Whether all indexes with templates, and what they are made of, are pickled as they were."""
+    return _reductions.are_unchanged() and ARRAYS_UNCHANGED()
+
 
 def encoder_of_index(cls: type) -> Encode | None:
     """How to encode an index whose type is `cls`, one of `INDEXES`; None if that has another way of pickling now."""
-    if not _reductions.are_unchanged(cls):
-        return None
+    return _encode if _reductions.are_unchanged(cls) and ARRAYS_UNCHANGED() else None
+
+
+def _encode(index: Any, out: Outbox) -> Reduced:
+    small: list[Array] = []
+    parts: list[Any] = []
+    key = take_index(index, out, small, parts)
+    if key is None:
+        return NotImplemented
+    return rebuild, (template(("index", key)), len(index), heap_of(small, out), *parts)
+
+
+def take_index(index: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+    """Take an index apart whose exact type is in `INDEXES`; return its key, or None if that is left to pickle.
+
+    Parameters
+    ----------
+    index : pandas.Index
+        What to take apart.
+    out : Outbox
+        Room in the message.
+    small, parts : list
+        Where leaves and parts are added.
+    """
+    cls = type(index)
+    name = index._name
     if cls is pd.RangeIndex:
-        return _encode_range
-    return _encoder(next(kind for kind, known in _KINDS.items() if known is cls))
+        whole = index._range
+        parts.append((whole.start, whole.stop, whole.step))
+        key: tuple[Any, ...] = _RANGE, None, name is not None
+    else:
+        taken = _take_values(index, _KIND_OF[cls], out, small, parts)
+        if taken is None:
+            return None
+        key = *taken, name is not None
+    if name is not None:
+        parts.append(name)
+    return key
 
 
-#: By the key: the bytes of the template.
-_templates: Recent[Any, bytes] = Recent(TEMPLATES)
-
-
-def _encode_range(index: Any, out: Outbox) -> Reduced:
-    whole = index._range
-    return _rebuild_range, (whole.start, whole.stop, whole.step, index._name)
-
-
-def _rebuild_range(start: int, stop: int, step: int, name: Any) -> Any:
-    return pd.RangeIndex._simple_new(range(start, stop, step), name)  # type: ignore[attr-defined]
-
-
-def _encoder(kind: str) -> Encode:
-    is_timed = kind in "Mm"
-    may_be_labels = kind == "i"
-
-    def encode(index: Any, out: Outbox) -> Reduced:
-        if may_be_labels:
-            labels = encode_labels(index)
-            if labels is not None:
-                return labels
-        small: list[Any] = []
-        parts: list[Any] = []
-        freq: Any = None
-        values = index._data
-        if is_timed:
-            offset = index._freq if _FREQUENCY_ON_INDEX else values._freq
-            if offset is not None:
-                freq = frequency_token(offset)
-                if freq is None:
-                    freq = _FREQUENCY_IS_PART
-                    parts.append(offset)
-        is_sole = getrefcount(index._data) <= OWNER_ALONE + 1  # `values` refers to it, too
-        values_key = take(values, is_sole, out, small, parts)
-        if values_key is None and not _arrives_whole(values):
-            return NotImplemented
-        if values_key is None and is_timed and not _FREQUENCY_ON_INDEX:
-            return NotImplemented  # the frequency is the array's
-        key = kind, freq, values_key
-        return _rebuild, (_templates.of(key, template_of), len(values), heap_of(small, out), index._name, *parts)
-
-    return encode
+def _take_values(index: Any, kind: str, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+    values = index._data
+    is_sole = getrefcount(index._data) <= OWNER_ALONE + 1  # `values` refers to it, too
+    freq: Any = None
+    if kind == "i":
+        # Pickle preserves that an array and the indexes over it, or several indexes, share their memory.
+        labels = None
+        if is_sole and type(values) is TextArray:
+            labels = labels_of_text(values)
+        elif is_sole and type(values) is np.ndarray and values.dtype.hasobject:
+            labels = labels_of_objects(values)
+        if labels is not None:
+            return _LABELS, labels
+    elif kind in "Mm":
+        offset = index._freq if _FREQUENCY_ON_INDEX else values._freq
+        if offset is not None:
+            freq = frequency_token(offset)
+            if freq is None:
+                freq = _FREQUENCY_IS_PART
+                parts.append(offset)
+    leaves, before = len(small), len(parts)
+    values_key = take(values, is_sole, out, small, parts)
+    if values_key is None and not _arrives_whole(values):
+        del small[leaves:], parts[before:]
+        if freq == _FREQUENCY_IS_PART:
+            parts.pop()
+        return None
+    return kind, freq, values_key
 
 
 def _arrives_whole(values: Any) -> bool:
     """Whether pickle makes an index over just these values, if they arrive as an object of their own; else over a copy."""
     if isinstance(values, np.ndarray):
         return values.dtype.kind in "biufc"
-    return isinstance(values, (DatetimeArray, TimedeltaArray))
+    if isinstance(values, (DatetimeArray, TimedeltaArray)):
+        return _FREQUENCY_ON_INDEX  # else the frequency is the array's
+    return type(values) is TextArray
 
 
-_Plan = Callable[[Reader, int, Any], Any]
-#: By the template: the function that makes an index by it.
-_plans: Recent[bytes, _Plan] = Recent(TEMPLATES)
+def index_builder(key: Key) -> IndexBuild:
+    """The function that makes indexes of this key."""
+    assert isinstance(key, tuple)
+    *taken, has_name = key
+    build = _builder(*taken)
+
+    def build_index(reader: Reader, rows: int) -> Any:
+        index = build(reader, rows)
+        if has_name:
+            index._name = reader.part()
+        return index
+
+    return build_index if has_name else build
 
 
-def _rebuild(template: bytes, rows: int, heap: Heap, name: Any, *parts: Any) -> Any:
-    return _plans.of(template, _plan)(Reader(heap, parts), rows, name)
-
-
-def _plan(template: bytes) -> _Plan:
-    kind, freq, values_key = pickle.loads(template)
+def _builder(kind: str, detail: Any, values_key: Key = None) -> IndexBuild:
+    if kind == _RANGE:
+        return _build_range
+    if kind == _LABELS:
+        return _labels_builder(detail)
     make = _KINDS[kind]._simple_new  # type: ignore[attr-defined]
     build = builder_of(values_key)
-    known = pickle.loads(freq) if freq else None
-    is_part = freq == _FREQUENCY_IS_PART
+    known = pickle.loads(detail) if detail else None
+    is_part = detail == _FREQUENCY_IS_PART
 
-    def plan(reader: Reader, rows: int, name: Any) -> Any:
+    def build_index(reader: Reader, rows: int) -> Any:
         offset = reader.part() if is_part else known
         values = build(reader, None, rows)
         if offset is not None and not _FREQUENCY_ON_INDEX:
             values._freq = offset
-        index = make(values, name)
+        index = make(values, None)
         if offset is not None and _FREQUENCY_ON_INDEX:
             index._freq = offset
         return index
+
+    return build_index
+
+
+def _build_range(reader: Reader, rows: int) -> Any:
+    return pd.RangeIndex._simple_new(range(*reader.part()), None)  # type: ignore[attr-defined]
+
+
+def _labels_builder(labels: tuple[Any, ...]) -> IndexBuild:
+    build = labels_builder(labels)
+    make = pd.Index._simple_new  # type: ignore[attr-defined]
+
+    def build_index(reader: Reader, rows: int) -> Any:
+        return make(build(), None)
+
+    return build_index
+
+
+@plans("index")
+def _plan(key: Key) -> Plan:
+    build = index_builder(key)
+
+    def plan(rows: int, heap: Heap, *parts: Any) -> Any:
+        return build(Reader(heap, parts), rows)
 
     return plan

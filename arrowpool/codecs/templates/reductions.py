@@ -5,7 +5,9 @@ Called by `frame`, `index` and `arrays`, when an encoder is looked for.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Iterable
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 __all__ = ["Reductions"]
@@ -23,12 +25,15 @@ class Reductions:
     """
 
     def __init__(self, types: Iterable[type]):
-        self._known = {cls: _methods_of(cls) for cls in types}
+        self._known = {cls: _reductions_of(cls) for cls in types}
 
-    def are_unchanged(self, cls: type) -> bool:
-        """Whether a type, one of these, is pickled as it was."""
-        return _methods_of(cls) == self._known[cls]
+    def are_unchanged(self, cls: type | None = None) -> bool:
+        """Whether a type, one of these, is pickled as it was; by default, whether all are."""
+        if cls is None:
+            return all(map(self.are_unchanged, self._known))
+        return _reductions_of(cls) == self._known[cls]
 
 
-def _methods_of(cls: type) -> list[Any]:
-    return [getattr(cls, name, None) for name in _METHODS]
+def _reductions_of(cls: type) -> list[Any]:
+    registered = copyreg.dispatch_table.get(cls), ForkingPickler._extra_reducers.get(cls)  # type: ignore[attr-defined]
+    return [*(getattr(cls, name, None) for name in _METHODS), *registered]

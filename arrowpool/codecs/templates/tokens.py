@@ -21,10 +21,8 @@ from arrowpool.codecs.templates.recent import Recent
 __all__ = ["frequency_token", "period_token", "text_token", "zoned_token"]
 
 _LIMIT = 256
-#: By the id of an object that the entry keeps alive, so that no other object can have that id: the object, and its bytes.
-_by_id: Recent[int, tuple[Any, bytes]] = Recent(_LIMIT)
-#: By what makes up the object; with the parts that are known by their ids.
-_by_parts: Recent[tuple[Any, ...], tuple[Any, bytes]] = Recent(_LIMIT)
+#: By what makes up the object; zones by their ids: the bytes, and the zone, so that no other object can have that id.
+_known: Recent[tuple[Any, ...], tuple[bytes, Any]] = Recent(_LIMIT)
 
 #: Offsets that are made of a number and `normalize` alone.
 _SIMPLE_OFFSETS = frozenset(
@@ -37,55 +35,48 @@ _SIMPLE_OFFSETS = frozenset(
 
 def frequency_token(freq: Any) -> bytes | None:
     """The bytes of the offset of an index; None for kinds that are made of more."""
-    known = _by_id.get(id(freq))
-    if known is not None:
-        return known[1]
-    if type(freq) not in _SIMPLE_OFFSETS:
-        return None
-    return _token(freq, (type(freq), freq.n, freq.normalize), None)
+    cls = type(freq)
+    return _token(freq, (cls, freq.n, freq.normalize)) if cls in _SIMPLE_OFFSETS else None
 
 
 def zoned_token(dtype: Any) -> bytes | None:
     """The bytes of a `DatetimeTZDtype`; None for time zones of unknown kinds."""
-    known = _by_id.get(id(dtype))
-    if known is not None:
-        return known[1]
+    if type(dtype) is not pd.DatetimeTZDtype:
+        return None
     zone = dtype.tz
+    key = dtype.unit, id(zone)
+    known = _known.get(key)
+    if known is not None:
+        return known[0]
     cls = type(zone)
-    if type(dtype) is not pd.DatetimeTZDtype or not (
+    if not (
         cls is datetime.timezone
         or (cls is zoneinfo.ZoneInfo and zone.key is not None)
         or cls.__module__.partition(".")[0] == "pytz"
     ):
         return None
-    return _token(dtype, (dtype.unit, id(zone)), zone)
+    return _token(dtype, key, zone)
 
 
 def period_token(dtype: Any) -> bytes | None:
     """The bytes of a `PeriodDtype`; None for unknown frequencies."""
-    known = _by_id.get(id(dtype))
-    if known is not None:
-        return known[1]
-    freq = dtype.freq
-    if type(dtype) is not pd.PeriodDtype or type(freq) not in _SIMPLE_OFFSETS:
+    if type(dtype) is not pd.PeriodDtype:
         return None
-    return _token(dtype, (pd.PeriodDtype, type(freq), freq.n, freq.normalize), None)
+    freq = dtype.freq
+    cls = type(freq)
+    return _token(dtype, (pd.PeriodDtype, cls, freq.n, freq.normalize))  # type: ignore[attr-defined]  # of its stub if cls in _SIMPLE_OFFSETS else None
 
 
 def text_token(dtype: Any) -> bytes | None:
     """The bytes of a `StringDtype`; None for subclasses."""
-    known = _by_id.get(id(dtype))
-    if known is not None:
-        return known[1]
     if type(dtype) is not pd.StringDtype:
         return None
-    return _token(dtype, (pd.StringDtype, dtype.storage, dtype.na_value is pd.NA), None)
+    return _token(dtype, (pd.StringDtype, dtype.storage, dtype.na_value is pd.NA))
 
 
-def _token(obj: Any, parts: tuple[Any, ...], keep: Any) -> bytes:
-    known = _by_parts.get(parts)
+def _token(obj: Any, key: tuple[Any, ...], keep: Any = None) -> bytes:
+    known = _known.get(key)
     if known is None:
-        known = keep, pickle.dumps(obj, 4)
-        _by_parts.put(parts, known)
-    _by_id.put(id(obj), (obj, known[1]))
-    return known[1]
+        known = pickle.dumps(obj, 4), keep
+        _known.put(key, known)
+    return known[0]

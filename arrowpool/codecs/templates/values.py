@@ -32,6 +32,7 @@ from pandas.arrays import (
 
 from arrowpool.codecs.outbox import Outbox
 from arrowpool.codecs.templates.leaves import OWNER_ALONE, Build, Code, Key, Reader, is_plain, reader_of, take_leaf
+from arrowpool.codecs.templates.reductions import Reductions
 from arrowpool.codecs.templates.text import TextArray, take_text, text_builder
 from arrowpool.codecs.templates.tokens import period_token, zoned_token
 
@@ -186,6 +187,9 @@ TAKERS: dict[type, Callable[[Any, Outbox, list[Array], list[Any]], Key]] = {
     BooleanArray: _take_masked,
     TextArray: take_text,
 }
+_reductions = Reductions((*TAKERS, np.ndarray))
+#: Whether all arrays with templates are pickled as they were.
+ARRAYS_UNCHANGED = _reductions.are_unchanged
 _BUILDERS = {
     **{kind: _backed_builder(kind) for kind in _BACKED},
     **{kind: _masked_builder(kind) for kind in _MASKED},
