@@ -6,9 +6,10 @@ Guarantees
   its global import lock in a child, but not the lock of each module: the child would wait for a thread that it does not have.
 - A child, also one that user code forks, keeps neither the parent's ends of the workers' channels nor the ends of a worker that is
   being started, unless it is this worker.
-- A forked worker has no pipe of a program that another thread was starting at the fork: `subprocess.Popen` closes its ends of
-  these pipes only after the program has started, and then waits until the others are closed.
-- No lock is held while user code runs. A fork waits for imports and such programs only, and at most `_PATIENCE_SECONDS`.
+- A forked worker has no pipe of a program or process that another thread was starting at the fork. `subprocess.Popen` and
+  `multiprocessing.Process` close their ends of these pipes only after the start. Until all others are closed, the former does not
+  return, and ``join(timeout)`` of the latter does not see the end of the process.
+- No lock is held while user code runs. A fork waits for imports and such starts only, and at most `_PATIENCE_SECONDS`.
 
 Imports of other threads
 ------------------------
@@ -17,14 +18,15 @@ Imports of other threads
 3. An import that outlasts the wait (for example, of a module that uses the pool in its own body) stays as it is. The child gets the
    unfinished module, as in a circular import, and does not wait for the rest. No later fork waits for this import.
 
-Programs that other threads start
----------------------------------
+Programs and processes that other threads start
+--------------------------------------------------
 1. The forking thread looks at what the other threads execute, once it holds all gates: as late as Python code can.
-2. If one is in `subprocess.Popen.__init__`, it opens all gates, waits, shuts them and looks again. Meanwhile that thread may fork,
-   too (for a `preexec_fn`), and other threads may begin leases.
+2. If one is in `subprocess.Popen.__init__`, or in that of `multiprocessing.popen_fork.Popen`, it opens all gates, waits, shuts them
+   and looks again. Meanwhile that thread may fork, too, and other threads may begin leases.
 3. A start that outlasts the wait (a `preexec_fn` that blocks) is not waited for again.
 
 Verdict: a thread that begins such a start after the last look has to get the interpreter before the fork, which follows at once.
+Another thread that starts a worker is not waited for: the ends of workers are seen without these pipes.
 On a build without the interpreter lock, nothing is waited for: looking at what a running thread executes may crash there
 (https://github.com/python/cpython/issues/152355), which is worse than a program whose start waits for a worker's end.
 """
@@ -41,12 +43,13 @@ import time
 import types
 import weakref
 from collections.abc import Callable, Iterator
+from multiprocessing import popen_fork
 from typing import Any, Protocol
 
-#: A fork waits at most this long for other threads' imports, and for programs that they start.
+#: A fork waits at most this long for other threads' imports, and for programs and processes that they start.
 _PATIENCE_SECONDS = 3.0
 _LOOK_AGAIN_SECONDS = 0.002
-#: A start of a program takes a millisecond. Where many threads start programs all the time, only moments are free of them.
+#: A start takes a millisecond. Where many threads start programs all the time, only moments are free of them.
 _LOOK_FOR_STARTS_SECONDS = 0.0002
 
 #: The import system's own table: weak references to the locks of the modules that are being imported, by name.
@@ -70,10 +73,11 @@ _forkers: dict[int, Handover] = {}
 _staying: set[int] = set()
 #: Locks of modules whose import outlasted a wait.
 _outlasted: weakref.WeakSet[Any] = weakref.WeakSet()
-#: Programs whose start outlasted a wait, by their ids. Written and read by forking threads that hold `_gate`.
+#: Starts that outlasted a wait, by the ids of their Popen objects. Written and read by forking threads that hold `_gate`.
 _outlasted_starts: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-#: None if a library has replaced it by something that is not written in Python.
-_STARTS_A_PROGRAM = getattr(subprocess.Popen.__init__, "__code__", None)
+#: The code that starts a program, or a process under any start method. None if a library has replaced it by something that is not
+#: written in Python.
+_STARTS = [getattr(kind.__init__, "__code__", None) for kind in (subprocess.Popen, popen_fork.Popen)]
 #: What each fork holds, in the order of registration; forks take it in the reverse order. Any thread appends.
 _gates: list[Gate] = []
 _looks = False
@@ -220,26 +224,28 @@ def _has_interpreter_lock() -> bool:
 
 
 def _starting() -> list[Any]:
-    """The programs that other threads are starting at this moment, and that are waited for."""
+    """The Popen objects that other threads are making at this moment, and that are waited for."""
     if not _has_interpreter_lock():
         return []
     found = []
     running = sys._current_frames()
     # Not in a variable: a frame that refers to itself would keep all its callers' objects until the next garbage collection.
     running.pop(threading.get_ident(), None)
-    frame: types.FrameType | None
-    for frame in running.values():
+    for thread, top in running.items():
+        frame: types.FrameType | None = None if thread in _forkers else top
         while frame is not None:
-            if frame.f_code is _STARTS_A_PROGRAM:
-                program = frame.f_locals.get("self")
-                if program is not None and _outlasted_starts.get(id(program)) is not program:
-                    found.append(program)
+            if frame.f_code in _STARTS:
+                start = frame.f_locals.get("self")
+                # A forked process runs in the call that has started it.
+                is_over = start is None or getattr(start, "pid", None) == 0
+                if not is_over and _outlasted_starts.get(id(start)) is not start:
+                    found.append(start)
             frame = frame.f_back
     return found
 
 
 def _await_starts() -> None:
-    """Wait until no other thread starts a program, if this thread forks a worker that stays. All gates are held at the return."""
+    """Wait until no other thread starts a program or process, if this thread forks a worker that stays. All gates are held at the return."""
     gates = _gates.copy()
     if threading.get_ident() not in _staying or any(gate.nested for gate in gates):
         return
@@ -251,7 +257,7 @@ def _await_starts() -> None:
         for gate in gates:
             gate.lock.release()
         while _starting() and time.monotonic() <= until:
-            time.sleep(_LOOK_FOR_STARTS_SECONDS)  # nothing tells when a program has started
+            time.sleep(_LOOK_FOR_STARTS_SECONDS)  # nothing tells when they have started
         for gate in reversed(gates):
             gate.shut()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+from multiprocessing import popen_fork
 
 import pytest
 
@@ -16,6 +19,7 @@ import arrowpool
 from arrowpool import forking
 from arrowpool.forking import Handover, keep_from_children, worker_fork
 from arrowpool.transport.channel import Channel
+from arrowpool.waiting import wait_readable
 from arrowpool.worker.signals import Lifeline
 
 LIMIT = 30
@@ -211,6 +215,79 @@ def test_a_pool_does_not_keep_the_pipes_of_a_program_that_is_being_started(held_
         held_popen.thread.join(LIMIT / 2)
         assert held_popen.communicate(timeout=LIMIT / 2) == (b"", None), "the pipe has come to its end"
         assert pool.map(abs, [-1]) == [1]
+
+
+class HeldStart(popen_fork.Popen):
+    """A process that is being started: one of its pipes is made, and the start goes on when it may."""
+
+    def __init__(self):
+        self.made, self.go_on = threading.Event(), threading.Event()
+        self.reader = -1
+        self.start = functools.partial(super().__init__, None)
+
+    def _launch(self, _):
+        self.reader, writer = os.pipe()
+        self.made.set()
+        assert self.go_on.wait(LIMIT)
+        os.close(writer)
+
+
+@pytest.fixture
+def held_start(request):
+    """A process that another thread is starting, in the context that `request.param` makes."""
+    start = HeldStart()
+
+    def run():
+        with request.param():
+            start.start()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert start.made.wait(LIMIT)
+    yield start
+    start.go_on.set()
+    thread.join(LIMIT)
+    os.close(start.reader)
+
+
+@pytest.mark.parametrize("held_start", [contextlib.nullcontext], ids=["process"], indirect=True)
+def test_a_worker_does_not_keep_the_pipes_of_a_process_that_is_being_started(held_start):
+    threading.Timer(0.1, held_start.go_on.set).start()
+    with worker_fork(Handover()):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(LIMIT)
+            signal.pause()
+    try:
+        assert wait_readable([held_start.reader], LIMIT / 2), "the pipe has come to its end"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("held_start", [lambda: worker_fork(Handover())], ids=["worker"], indirect=True)
+def test_threads_that_start_workers_do_not_wait_for_each_other(held_start, monkeypatch):
+    monkeypatch.setattr(forking, "_PATIENCE_SECONDS", float("inf"))
+    assert forked(Handover(), lambda: 7) == 7
+
+
+def fork_in_a_thread():
+    forking._PATIENCE_SECONDS = float("inf")
+    signal.alarm(LIMIT)
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(forked(Handover(), lambda: 7)))
+    thread.start()
+    thread.join()
+    assert codes == [7]
+
+
+def test_a_process_is_not_waited_for_in_itself():
+    """All that a forked process does, it does in the call that has started it."""
+    process = multiprocessing.get_context("fork").Process(target=fork_in_a_thread)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    process.close()
 
 
 def test_a_start_of_a_program_that_outlasts_the_wait(held_popen, monkeypatch):
