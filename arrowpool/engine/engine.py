@@ -31,6 +31,7 @@ from arrowpool.engine.inbox import Inbox
 from arrowpool.engine.launcher import Initializer, Launcher
 from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.open_calls import OpenCalls
+from arrowpool.engine.parts import assemble
 from arrowpool.engine.replies import Replies
 from arrowpool.engine.state import Move, PoolState
 from arrowpool.engine.supervisor import Notifier, Supervisor
@@ -117,16 +118,18 @@ class Engine:
             undo.callback(self._sender.close)
             to_collector = Inbox()
             undo.callback(to_collector.close)
-            self.feeder = Feeder(
+            parts = assemble(
                 inbox=self.inbox,
                 tell_collector=to_collector.put,
                 cache=self.cache,
                 sender=self._sender,
                 budget=limit.budget,
                 one_by_one=options.task_timeout is not None,
-                has_ended=self.notifier.put,
                 metrics=self._metrics,
-                state=self.state,
+            )
+            self._snapshots, self._delivery = parts.snapshots, parts.delivery
+            self.feeder = Feeder(
+                parts=parts, tell_collector=to_collector.put, has_ended=self.notifier.wake, state=self.state
             )
             open_calls = OpenCalls(self.cache)
             self.collector = Collector(
@@ -225,7 +228,7 @@ class Engine:
         self, function: Callable[..., Any], args: Any, kwds: Mapping[str, Any], shares: Sequence[Share]
     ) -> Snapshot | None:
         """A call of one task as it is now; None if nothing of it can change."""
-        return self.feeder.snapshots.take(function, args, kwds, shares)
+        return self._snapshots.take(function, args, kwds, shares)
 
     def share(self, share: Share) -> None:
         """Place an object; `share.placed` is done when that is done, or has failed."""
@@ -271,7 +274,7 @@ class Engine:
         live_results, live_result_bytes = live_leases_of(self._releases)
         return Stats(
             tasks=metrics.tasks,
-            piped_bytes=feeder.piped_bytes + metrics.piped_bytes,
+            piped_bytes=self._delivery.piped_bytes + metrics.piped_bytes,
             shared_bytes=sender.shared_bytes + metrics.shared_bytes,
             copies=sender.copies + metrics.copies,
             copies_saved=metrics.copies_saved + sender.lent,

@@ -141,6 +141,10 @@ class Mailbox:
             self._taken_early = True
         return task
 
+    def clear(self) -> None:
+        """Forget all answers, at the end of the feeder."""
+        self.answers.clear()
+
     def rest(self, wants_answers: bool, patience: float | None) -> None:
         """End work, since there is nothing more to do.
 

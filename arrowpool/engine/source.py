@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from arrowpool.threads import Service
+from arrowpool.threads import Service, current
 from arrowpool.transport.protocol import is_plain
 from arrowpool.transport.resolution import is_fixed
 
@@ -50,12 +50,14 @@ class Source(Service):
     drawn : callable
         Called, in the source's thread, when there are tasks where the feeder found none; with whether nothing more is drawn
         now.
-    feeder : Service
-        What it is a part of: `drawn` may do the feeder's work.
+
+    Notes
+    -----
+    A source is a part of the service in whose thread it is made, the feeder: `drawn` may do the feeder's work.
     """
 
-    def __init__(self, tasks: Iterator[Any], drawn: Callable[[bool], Any], feeder: Service):
-        super().__init__("arrowpool-source", feeder)
+    def __init__(self, tasks: Iterator[Any], drawn: Callable[[bool], Any]):
+        super().__init__("arrowpool-source", current())
         self._tasks: Iterator[Any] | None = tasks
         self._drawn = drawn
         #: How many to draw; 0 to end.

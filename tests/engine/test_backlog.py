@@ -12,6 +12,7 @@ from arrowpool.engine import events
 from arrowpool.engine.calls import Call
 from arrowpool.engine.feeder import Feeder
 from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.parts import assemble
 from arrowpool.engine.state import PoolState
 from arrowpool.memory.arena import Arena, create
 from arrowpool.transport.protocol import read_orders
@@ -28,12 +29,19 @@ class House:
     def __init__(self, budget=64 * MIB, workers=1):
         self.failed = []
         self.sender = Sender(Arena(create(256 * MIB)))
-        self.feeder = Feeder(
-            queue.SimpleQueue(), self.failed.append, {}, self.sender, budget, False, print, Metrics(), PoolState()
+        parts = assemble(
+            inbox=queue.SimpleQueue(),
+            tell_collector=self.failed.append,
+            cache={},
+            sender=self.sender,
+            budget=budget,
+            one_by_one=False,
+            metrics=Metrics(),
         )
+        self.feeder = Feeder(parts=parts, tell_collector=self.failed.append, has_ended=print, state=PoolState())
         self.workers = [a_worker(pid=number) for number in range(workers)]
         for worker in self.workers:
-            self.feeder._handle(events.WorkerJoined(worker))
+            self.feeder.parts.events.handle(events.WorkerJoined(worker))
 
     @property
     def live(self):
@@ -43,10 +51,10 @@ class House:
         """A call whose tasks are known to be that short."""
         tasks = ((job, index, len, (item,), {}) for index, item in enumerate(items))
         self.call = Call(tasks, None, job=job, mean_seconds=mean, length=10_000)
-        self.feeder._handle(self.call)
+        self.feeder.parts.events.handle(self.call)
 
     def run(self):
-        self.feeder._dispatcher.run()
+        self.feeder.parts.dispatcher.run()
 
     def frames(self, worker=0):
         """What was sent to a worker: for each frame, the bytes in segments of each of its tasks."""
@@ -63,7 +71,7 @@ class House:
         done.control.released_by_worker[list(self.sender.lifecycle._consumers[done].grants)] = 1
         self.feeder.answered(tasks)
         self.feeder._settlement.settle_answered()
-        self.feeder._reclaim.reap()
+        self.feeder.parts.reclaim.reap()
 
     def close(self):
         self.feeder._let_go()
@@ -155,7 +163,7 @@ def test_what_is_taken_back_is_sent_to_another_worker_and_freed_once(house):
     # The worker has begun its first task, which does not end; then it says that it has skipped the others.
     slow.control.started = 1
     taken = [slow.outstanding.pop(number) for number in list(slow.outstanding)[1:]]
-    house.feeder._handle(events.Returned(taken))
+    house.feeder.parts.events.handle(events.Returned(taken))
     house.run()
     assert [task.index for task in taken] == [task.index for task in list(other.outstanding.values())[: len(taken)]]
     for _ in range(5):
@@ -174,8 +182,8 @@ def test_a_worker_that_dies_gives_the_memory_of_its_frame_back(house):
     begun, *rest = [dead.outstanding.pop(number) for number in list(dead.outstanding)]
     assert rest
     # As the collector does it: the task that ran is lost, the others come back.
-    house.feeder._handle(events.WorkerExited(dead, -9))
-    house.feeder._handle(events.Returned(rest))
+    house.feeder.parts.events.handle(events.WorkerExited(dead, -9))
+    house.feeder.parts.events.handle(events.Returned(rest))
     house.feeder.answered([begun])
     house.feeder._settlement.settle_answered()
     for _ in range(8):
@@ -190,7 +198,7 @@ def test_a_cancelled_call_gives_back_what_waits_in_workers_and_ahead(house):
     house = house(workers=2)
     house.begin(arrays(200, 240 * KIB))
     house.run()
-    house.feeder._handle(events.Cancelled(0))
+    house.feeder.parts.events.handle(events.Cancelled(0))
     house.answer(0)
     house.answer(1)
     assert house.sender.lifecycle.live == set()

@@ -9,10 +9,10 @@ import pytest
 
 from arrowpool.engine.collector import Collector
 from arrowpool.engine.events import Drawn, Read, Released, Releases, WorkerExited, WorkerJoined
-from arrowpool.engine.feeder import Feeder
 from arrowpool.engine.inbox import Inbox
 from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.open_calls import OpenCalls
+from arrowpool.engine.parts import assemble
 from arrowpool.engine.replies import Replies
 from arrowpool.engine.state import PoolState
 from arrowpool.transport.sender import Sender
@@ -34,9 +34,17 @@ def test_events_have_no_other_attributes():
 
 @pytest.mark.parametrize("event", [None, object(), WorkerExited, "a call"])
 def test_the_feeder_raises_on_an_unknown_event(event):
-    feeder = Feeder(queue.SimpleQueue(), print, {}, Sender(None), 1000, False, print, Metrics(), PoolState())
+    parts = assemble(
+        inbox=queue.SimpleQueue(),
+        tell_collector=print,
+        cache={},
+        sender=Sender(None),
+        budget=1000,
+        one_by_one=False,
+        metrics=Metrics(),
+    )
     with pytest.raises(TypeError, match="no handler"):
-        feeder._handle(event)
+        parts.events.handle(event)
 
 
 @pytest.mark.parametrize("event", [None, object(), WorkerExited, "a call", Drawn(1)])

@@ -11,7 +11,6 @@ from multiprocessing.pool import _helper_reraises_exception, mapstar
 import pytest
 
 from arrowpool.engine.source import Source, tasks_of
-from arrowpool.threads import Service
 
 LIMIT = 30
 
@@ -21,7 +20,7 @@ class Reader:
 
     def __init__(self, iterable, function=abs):
         self._said = queue.SimpleQueue()
-        self.source = Source(tasks_of(0, function, iterable), self._said.put, Service("feeder"))
+        self.source = Source(tasks_of(0, function, iterable), self._said.put)
         self.source.start()
 
     def next(self):

@@ -413,7 +413,7 @@ def test_no_memory_for_an_argument(ours, monkeypatch):
         small, large = np.ones(100_000), np.ones(4 * MIB)
         assert pool.map(tasks.first, [small] * 4, 1) == [1.0] * 4
         monkeypatch.setattr(arena, "headroom", lambda fd: 8 * MIB)
-        pool._task_handler.sender.arena._headroom = 0
+        pool._task_handler.parts.sender.arena._headroom = 0
         with pytest.raises(MemoryError, match=r"available.*spill_dir"):
             pool.apply_async(tasks.first, (large,)).get(LIMIT)
         assert pool.map_async(tasks.first, [small] * 4, 1).get(LIMIT) == [1.0] * 4

@@ -174,7 +174,7 @@ def test_frames_of_tasks_with_memory_stay_within_the_budget(ours):
     budget = 500_000
     with ours.pool(2, max_bytes=budget) as pool:
         assert pool.map(tasks.first, arrays_and(0, 900, 0), 1) == list(range(900))
-        assert 80_000 <= pool._task_handler.sender.lifecycle.peak_bytes <= budget
+        assert 80_000 <= pool._task_handler.parts.sender.lifecycle.peak_bytes <= budget
         nothing_is_left_in_flight(pool)
     pool.join()
 
@@ -183,10 +183,10 @@ def nothing_is_left_in_flight(our_pool):
     """Workers release leases a moment after their replies."""
     feeder = our_pool._task_handler
     deadline = time.monotonic() + LIMIT
-    while feeder.sender.lifecycle.live and time.monotonic() < deadline:
+    while feeder.parts.sender.lifecycle.live and time.monotonic() < deadline:
         feeder.wake()
         time.sleep(0.01)
-    assert not feeder.sender.lifecycle.live
+    assert not feeder.parts.sender.lifecycle.live
 
 
 @forked_only
@@ -245,8 +245,15 @@ def test_an_initializer_that_ends_the_process_of_a_closed_pool(ours):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("thread", ["_task_handler", "_result_handler"])
-def test_no_call_waits_for_a_thread_that_has_ended(thread):
+@pytest.mark.parametrize(
+    ("part", "method"),
+    [
+        (lambda pool: pool._task_handler.parts.events, "handle"),
+        (lambda pool: pool._result_handler, "_handle"),
+    ],
+    ids=["feeder", "collector"],
+)
+def test_no_call_waits_for_a_thread_that_has_ended(part, method):
     pool = arrowpool.Pool(1)
     assert pool.apply(tasks.square, (3,)) == 9
 
@@ -258,7 +265,7 @@ def test_no_call_waits_for_a_thread_that_has_ended(thread):
         pool._result_handler.tell(None)
         return waiting.get(LIMIT)
 
-    getattr(pool, thread)._handle = fail
+    setattr(part(pool), method, fail)
     for _ in range(2):
         with pytest.raises(PoolTerminatedError, match="cannot go on"):
             call()

@@ -49,7 +49,7 @@ def in_item_of_iterator(pool, act):
 
 
 def in_copier(pool, act):
-    copiers = pool._task_handler.sender._copiers
+    copiers = pool._task_handler.parts.sender._copiers
     both = threading.Barrier(2)
 
     def copy():
@@ -131,7 +131,12 @@ def test_terminated_in_a_thread_of_its_own(pool, place, no_threads, caplog, monk
 
 
 THREADS = {"supervisor": "_worker_handler", "feeder": "_task_handler", "collector": "_result_handler"}
-STEPS = {"supervisor": "_bury", "feeder": "_handle", "collector": "_handle"}
+#: For each thread, an object and the name of a method that it calls when it works.
+STEPS = {
+    "supervisor": lambda supervisor: (supervisor, "_bury"),
+    "feeder": lambda feeder: (feeder.parts.events, "handle"),
+    "collector": lambda collector: (collector, "_handle"),
+}
 
 
 @pytest.mark.filterwarnings("ignore:unclosed running")
@@ -142,7 +147,8 @@ def test_collected_in_a_thread_of_its_own(which, caplog):
     assert pool.apply(abs, (-1,)) == 1
     known, workers, end, notifier = weakref.ref(pool), list(pool._pool), pool._engine.state, pool._change_notifier
     threads = {name: getattr(pool, attribute) for name, attribute in THREADS.items()}
-    step = getattr(threads[which], STEPS[which])
+    part, name = STEPS[which](threads[which])
+    step = getattr(part, name)
     dropped = threading.Event()
     found = []
 
@@ -154,13 +160,13 @@ def test_collected_in_a_thread_of_its_own(which, caplog):
         found.append(known() is None)
         return step(*args)
 
-    setattr(threads[which], STEPS[which], collect)
+    setattr(part, name, collect)
     pool.itself = pool
     began = time.monotonic()
     gc.disable()
     try:
         del pool
-        {"supervisor": notifier.put, "feeder": threads["feeder"]._inbox.put, "collector": threads["collector"].tell}[
+        {"supervisor": notifier.put, "feeder": threads["feeder"]._mailbox.put, "collector": threads["collector"].tell}[
             which
         ](LookAgain())
         dropped.set()

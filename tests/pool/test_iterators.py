@@ -290,7 +290,7 @@ def test_a_failure_in_the_thread_of_a_source_ends_the_calls():
         assert results.next(LIMIT) == 1
         feeder = pool._task_handler
         eventually(lambda: feeder._mailbox.asleep)
-        feeder._dispatcher.run = fails
+        feeder.parts.dispatcher.run = fails
         goes_on.set()
         with pytest.raises(arrowpool.PoolTerminatedError, match="a defect"):
             results.next(LIMIT)
@@ -364,7 +364,7 @@ def test_ctrl_c_ends_a_script_that_reads_an_endless_generator(tmp_path):
 @pytest.mark.parametrize("chunksize", [1, 2])
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
 def test_letting_go_of_results_ends_the_call(our_pool, method, chunksize):
-    lifecycle = our_pool._task_handler.sender.lifecycle
+    lifecycle = our_pool._task_handler.parts.sender.lifecycle
     arrays = [np.full(FRAME, float(i)) for i in range(4)]
     for _ in range(10):
         for value in getattr(our_pool, method)(tasks.double, itertools.cycle(arrays), chunksize):
@@ -396,7 +396,7 @@ def test_results_that_were_never_asked_for(implementation, tmp_path):
 
 @pytest.mark.parametrize("kind", [list, iter])
 def test_reading_is_noticed_without_looking_again_and_again(ours, monkeypatch, kind):
-    monkeypatch.setattr("arrowpool.engine.feeder._LOOK_AGAIN_SECONDS", 1000.0)
+    monkeypatch.setattr("arrowpool.engine.sending._LOOK_AGAIN_SECONDS", 1000.0)
     with ours.pool(2, max_bytes=8 * MIB) as pool:
         feeder = pool._task_handler
         results = pool.imap(functools.partial(tasks.frame_of, rows=MIB // 32), kind(range(40)))

@@ -149,7 +149,7 @@ def test_generations_of_results(our_pool):
 
 
 def test_what_was_lent_goes_back_while_the_pool_idles(monkeypatch):
-    monkeypatch.setattr("arrowpool.engine.feeder.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("arrowpool.engine.sending.IDLE_SECONDS", 0.05)
     with arrowpool.get_context("fork").Pool(1) as pool:
         array = pool.apply(tasks.double, (np.ones(SIZE),))
         assert pool.apply(tasks.first, (array,)) == 2
@@ -206,7 +206,7 @@ def test_workers_that_find_they_may_not_read_it_get_copies(monkeypatch, captured
             # They say so once: what comes now is copied at once.
             count, _ = moved(pool, lambda: pool.map(tasks.first, arrays, 1))
             assert count == 8 * arrays[0].nbytes
-        assert pool._task_handler._budget.pinned == 0
+        assert pool._task_handler.parts.budget.pinned == 0
     pool.join()
 
 

@@ -27,7 +27,7 @@ FRAME = 5 * MIB // 8
 
 
 def sender_of(pool):
-    return pool._task_handler.sender
+    return pool._task_handler.parts.sender
 
 
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
@@ -111,9 +111,9 @@ def memory_of(process):
 
 @pytest.mark.parametrize("warm", [pytest.param(0.1, marks=needs("fallocate")), 1000.0])
 def test_an_idle_pool_keeps_its_pages_for_a_while(monkeypatch, warm):
-    for module in ("engine.feeder", "worker.loop"):
-        monkeypatch.setattr(f"arrowpool.{module}.IDLE_SECONDS", 0.05)
-        monkeypatch.setattr(f"arrowpool.{module}.WARM_SECONDS", warm)
+    for parent, name, seconds in (("sending", "IDLE_SECONDS", 0.05), ("feeder_events", "WARM_SECONDS", warm)):
+        monkeypatch.setattr(f"arrowpool.engine.{parent}.{name}", seconds)
+        monkeypatch.setattr(f"arrowpool.worker.loop.{name}", seconds)
     with arrowpool.get_context("fork").Pool(1) as pool:
         pool.apply(tasks.double, (np.ones(FRAME),))
         sender = sender_of(pool)

@@ -266,9 +266,11 @@ def test_states_that_are_over_give_their_memory_back():
             assert (in_state, number, array[0]) == (i, i, i)
         assert pool.stats().peak_bytes <= 8 * state.nbytes
         pool.apply(tasks.square, (2,))
-        assert pool._task_handler._budget.pinned == 0
+        assert pool._task_handler.parts.budget.pinned == 0
         deadline = time.monotonic() + LIMIT
-        while pool._task_handler.sender.lifecycle.bytes_live:  # a worker lets go of functions after its last reply
+        while (
+            pool._task_handler.parts.sender.lifecycle.bytes_live
+        ):  # a worker lets go of functions after its last reply
             assert time.monotonic() < deadline
             pool._task_handler.wake()
             time.sleep(0.005)
@@ -322,7 +324,7 @@ def test_a_single_call_takes_what_is_small_at_once(our_pool, kind):
         ]
     put(state, -2)
     assert [result.get(LIMIT) for result in results] == [(i, i) for i in range(30) for _ in range(6)]
-    assert our_pool._task_handler.snapshots._taken == our_pool._task_handler.snapshots._dropped > 0
+    assert our_pool._task_handler.parts.snapshots._taken == our_pool._task_handler.parts.snapshots._dropped > 0
 
 
 def test_more_single_calls_than_may_wait(monkeypatch):
@@ -331,8 +333,8 @@ def test_more_single_calls_than_may_wait(monkeypatch):
     with Pool(1) as pool:
         results = [pool.apply_async(tasks.identity, (list(range(i, i + 500)),)) for i in range(40)]
         assert [result.get(LIMIT)[0] for result in results] == list(range(40))
-        assert 5000 <= pool._task_handler.snapshots._taken < 40 * 1000
-        assert pool._task_handler.snapshots._taken == pool._task_handler.snapshots._dropped
+        assert 5000 <= pool._task_handler.parts.snapshots._taken < 40 * 1000
+        assert pool._task_handler.parts.snapshots._taken == pool._task_handler.parts.snapshots._dropped
     pool.join()
 
 

@@ -200,7 +200,7 @@ def test_a_call_refers_to_what_was_shared_when_it_was_made(our_pool, method, siz
     else:
         came = [result.get(LIMIT) for result in results]
     assert came == [(0.0, i) for i in range(500)]
-    assert our_pool._task_handler._budget.pinned == 0 or our_pool.apply(tasks.square, (1,)) == 1
+    assert our_pool._task_handler.parts.budget.pinned == 0 or our_pool.apply(tasks.square, (1,)) == 1
 
 
 def test_the_block_ends_in_another_thread(our_pool):
@@ -236,7 +236,7 @@ def test_new_workers_see_it_too(our_pool):
 
 def test_nothing_is_kept_when_the_sharing_is_over(our_pool):
     array = np.ones(SIZE)
-    lifecycle = our_pool._task_handler.sender.lifecycle
+    lifecycle = our_pool._task_handler.parts.sender.lifecycle
     with our_pool.share(array):
         assert lifecycle.bytes_live >= array.nbytes
         assert our_pool.apply(tasks.first, (array,)) == 1
@@ -248,7 +248,7 @@ def test_nothing_is_kept_when_the_sharing_is_over(our_pool):
     our_pool._task_handler.wake()
     our_pool.apply(tasks.square, (2,))
     assert lifecycle.bytes_live <= before
-    assert our_pool._task_handler._budget.pinned == 0
+    assert our_pool._task_handler.parts.budget.pinned == 0
 
 
 def test_what_is_shared_is_not_in_flight(ours, tmp_path):

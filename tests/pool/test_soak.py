@@ -175,7 +175,7 @@ def test_random_calls_from_four_threads_while_workers_are_killed(ours):
         # Back to where it was; descriptors are counted when the pool is gone, since a worker forked meanwhile keeps what it saw.
         assert settled(lambda: len(pool._pool) == 3 and len(pool._task_handler._workers) == 3)
         assert pool.map_async(tasks.first, [np.ones(100_000)] * 6, 1).get(LIMIT) == [1.0] * 6
-        lifecycle = pool._task_handler.sender.lifecycle
+        lifecycle = pool._task_handler.parts.sender.lifecycle
 
         def let_go():
             pool._task_handler.wake()
