@@ -43,7 +43,7 @@ class CallMethods(stdlib.Pool):
     @property
     def _broken(self) -> BaseException | None:
         """The error for all calls when no worker of this pool can run a task; None otherwise."""
-        return self._engine.state.error
+        return self._engine.error
 
     def apply(self, func: Callable[..., _T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> _T:
         """Return ``func(*args, **kwds)``, computed in a worker. Blocks until the result is there.

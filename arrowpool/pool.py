@@ -167,7 +167,7 @@ class ArrowPool(CallMethods):
 
     def _repopulate_pool(self) -> None:
         """Start workers until there are as many as the pool was made with."""
-        self._engine.supervisor.repopulate()
+        self._engine.repopulate()
 
     def __del__(self, *args: Any, **kwargs: Any) -> None:
         if self._pid == os.getpid():

@@ -83,7 +83,7 @@ class Snapshot(NamedTuple):
     nbytes: int = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Call:
     """One call of a pool method on its way: where its tasks come from, and what is known of them.
 
@@ -136,6 +136,10 @@ class Call:
     repeated: frozenset[int] | None = None
     stretches: list[Stretch] | None = None
 
+    def __repr__(self) -> str:
+        states = ("exhausted" if self.exhausted else "", "cancelled" if self.cancelled else "")
+        return " | ".join((f"<Call {self.job} pending: {self.pending}", *filter(None, states))) + ">"
+
     def hold(self, blob: Blob) -> None:
         """Keep a blob until the call is over."""
         if blob not in self.held:
@@ -150,7 +154,7 @@ class Call:
         self.mean_seconds = seconds if mean is None else mean + (seconds - mean) * 0.25
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Task:
     """One encoded task: the call and index its result belongs to, and what it needs."""
 
@@ -166,6 +170,9 @@ class Task:
     #: Its body, if that is a few plain values; the parcel is then `PLAIN`, for the garbage collector walks over each object that
     #: lives for a moment, and there may be thousands of tasks.
     plain: PlainBody | None = None
+
+    def __repr__(self) -> str:
+        return f"<Task {self.index} of {self.call!r}>"
 
 
 #: The parcel of all tasks whose body is plain.

@@ -97,6 +97,10 @@ class Collector(Service):
         #: How to end. This thread's.
         self._stop: Stop | None = None
 
+    def __repr__(self) -> str:
+        stop = "" if self._stop is None else f" | {self._stop!r}"
+        return f"<Collector workers: {len(self._workers)} | {self._open_calls!r}{stop}>"
+
     def tell(self, event: Any) -> None:
         """Give this thread an event; from any thread."""
         self._inbox.put(event)

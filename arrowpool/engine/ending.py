@@ -19,7 +19,7 @@ from collections.abc import Callable
 from arrowpool.engine.collector import Collector
 from arrowpool.engine.feeder import Feeder
 from arrowpool.engine.state import Move, PoolState
-from arrowpool.engine.supervisor import Notifier, Supervisor
+from arrowpool.engine.supervisor import Supervisor
 from arrowpool.memory.forks import settle_forks
 from arrowpool.threads import Service, tell
 from arrowpool.transport.sender import Sender
@@ -44,18 +44,16 @@ class Ending:
         feeder: Feeder,
         collector: Collector,
         sender: Sender,
-        notifier: Notifier,
     ):
         self._state = state
         self._supervisor = supervisor
         self._feeder = feeder
         self._collector = collector
         self._sender = sender
-        self._notifier = notifier
 
     def __call__(self) -> None:
         self._state.move(Move.TERMINATE)
-        self._notifier.wake()
+        self._supervisor.wake()
         self._feeder.halt()
         self._collector.halt()
         own = self.own_service()
@@ -87,7 +85,6 @@ class Ending:
             tell(_log.warning, "code that pickles an argument of a pool still blocks after the pool was terminated")
         self._collector.close()
         self._supervisor.close()  # also for workers that the collector did not get
-        self._notifier.close()
         # Free the memory that was kept because these workers saw it when they were forked.
         settle_forks()
 

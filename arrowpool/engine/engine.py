@@ -34,7 +34,7 @@ from arrowpool.engine.open_calls import OpenCalls
 from arrowpool.engine.parts import assemble
 from arrowpool.engine.replies import Replies
 from arrowpool.engine.state import Move, PoolState
-from arrowpool.engine.supervisor import Notifier, Supervisor
+from arrowpool.engine.supervisor import Supervisor
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.lease import live_leases_of
@@ -42,6 +42,7 @@ from arrowpool.memory.limits import limits
 from arrowpool.stats import Stats, show_bytes
 from arrowpool.transport.resolution import Reach
 from arrowpool.transport.sender import Sender
+from arrowpool.waiting import SelfPipe
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +80,17 @@ class Options:
     copy_threads: int
 
 
+class _Notifier:
+    """The pool's ``_change_notifier``: the cache of calls notifies the supervisor when it becomes empty."""
+
+    def __init__(self, pipe: SelfPipe):
+        self._pipe = pipe
+
+    def put(self, _: object) -> None:
+        """Wake the supervisor. Any thread may call this, also in a finalizer."""
+        self._pipe.wake()
+
+
 class Engine:
     """All parts of one pool.
 
@@ -92,8 +104,8 @@ class Engine:
         Result objects of calls that are not answered, by job number. Each enters and removes itself.
     inbox : queue.SimpleQueue
         The feeder's: calls and events.
-    notifier : Notifier
-        Wakes the supervisor.
+    notifier : object
+        Wakes the supervisor by ``put``, as the standard library's pool does.
     supervisor, feeder, collector : Service
         The pool's threads.
     """
@@ -110,8 +122,9 @@ class Engine:
         self._releases = Releases(self.inbox)
         make_room(options.processes, method)
         with contextlib.ExitStack() as undo:
-            self.notifier = Notifier()
-            undo.callback(self.notifier.close)
+            wakes_supervisor = SelfPipe()
+            undo.callback(wakes_supervisor.close)
+            self.notifier = _Notifier(wakes_supervisor)
             self.cache: dict[int, Any] = stdlib._PoolCache(notifier=self.notifier)  # type: ignore[attr-defined]
             arguments = _make_arena(limit.capacity, options.spill_dir, options.processes + 1)
             self._sender = Sender(arguments, reach, copy_threads=options.copy_threads)
@@ -129,7 +142,7 @@ class Engine:
             )
             self._snapshots, self._delivery = parts.snapshots, parts.delivery
             self.feeder = Feeder(
-                parts=parts, tell_collector=to_collector.put, has_ended=self.notifier.wake, state=self.state
+                parts=parts, tell_collector=to_collector.put, has_ended=wakes_supervisor.wake, state=self.state
             )
             open_calls = OpenCalls(self.cache)
             self.collector = Collector(
@@ -166,7 +179,7 @@ class Engine:
                 launcher=launcher,
                 processes=self.workers,
                 size=options.processes,
-                notifier=self.notifier,
+                pipe=wakes_supervisor,
                 cache=self.cache,
                 feeder=self.feeder,
                 tell_collector=to_collector.put,
@@ -180,7 +193,6 @@ class Engine:
             feeder=self.feeder,
             collector=self.collector,
             sender=self._sender,
-            notifier=self.notifier,
         )
 
     def start(self) -> None:
@@ -194,6 +206,15 @@ class Engine:
         for thread in (self.supervisor, self.feeder, self.collector):
             thread.start()
         self.state.move(Move.START)
+
+    def repopulate(self) -> None:
+        """Start workers until there are as many as `Options.processes`."""
+        self.supervisor.repopulate()
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error for all calls when no worker of this pool can run a task; None otherwise."""
+        return self.state.error
 
     # Calls. From any thread.
 
@@ -245,7 +266,7 @@ class Engine:
     def close(self) -> None:
         """Take no more calls; end when all are answered."""
         self.state.move(Move.CLOSE)
-        self.notifier.wake()
+        self.supervisor.wake()
         self.feeder.hurry()
 
     def terminate(self) -> None:

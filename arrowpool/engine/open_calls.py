@@ -28,7 +28,7 @@ class OpenCalls:
         self._halted = False
 
     def __repr__(self) -> str:
-        return f"<OpenCalls jobs: {list(self._cache)}{' | halted' if self._halted else ''}>"
+        return f"<OpenCalls: {len(self._cache)}{' | halted' if self._halted else ''}>"
 
     def jobs(self) -> list[int]:
         """The job numbers of all open calls."""

@@ -45,6 +45,9 @@ class Snapshots:
         self._dropped = 0
         self._counting = threading.RLock()
 
+    def __repr__(self) -> str:
+        return f"<Snapshots waiting: {self._taken - self._dropped:,} bytes>"
+
     def take(self, function: Callable[..., Any], args: Any, kwds: Any, shares: Sequence[Share] = ()) -> Snapshot | None:
         """The call as it is now; None if nothing of it can change, or if too much waits already.
 

@@ -74,6 +74,9 @@ class Source(Service):
         #: How many were asked for the last time. The feeder's.
         self._count = 0
 
+    def __repr__(self) -> str:
+        return f"<Source drawn: {len(self._there)}{' | draws' if self._draws else ''}{' | closed' if self._closed else ''}>"
+
     def __iter__(self) -> Source:
         return self
 

@@ -34,14 +34,6 @@ _LOOK_SECONDS = 0.1
 _LONGEST_SECONDS = 3600.0
 
 
-class Notifier(SelfPipe):
-    """Wakes the supervisor. It takes the place of ``_change_notifier`` in the standard library's pool."""
-
-    def put(self, _: Any) -> None:
-        """Wake the supervisor. Any thread may call this, also in a finalizer."""
-        self.wake()
-
-
 class Supervisor(Service):
     """Runs until the pool is closed and its last call is answered, or until the pool is terminated.
 
@@ -53,8 +45,8 @@ class Supervisor(Service):
         The pool's list of its processes. The supervisor updates it.
     size : int
         Number of workers to keep.
-    notifier : Notifier
-        Wakes this thread after the pool's state has changed.
+    pipe : SelfPipe
+        Ends this thread's waits. `close` closes it.
     cache : dict
         Running calls; empty when all are answered.
     feeder : Feeder
@@ -73,7 +65,7 @@ class Supervisor(Service):
         launcher: Launcher,
         processes: list[BaseProcess],
         size: int,
-        notifier: Notifier,
+        pipe: SelfPipe,
         cache: dict[int, Any],
         feeder: Feeder,
         tell_collector: Callable[[Any], None],
@@ -85,7 +77,7 @@ class Supervisor(Service):
         self._launcher = launcher
         self._processes = processes
         self._size = size
-        self._notifier = notifier
+        self._pipe = pipe
         self._cache = cache
         self._feeder = feeder
         self._tell_collector = tell_collector
@@ -105,13 +97,22 @@ class Supervisor(Service):
         #: When an attempt failed for the first time while there was no worker at all; None while there are some.
         self._deserted_at: float | None = None
 
+    def __repr__(self) -> str:
+        stillborn = f" | ended before they were ready: {self._stillborn}" if self._stillborn else ""
+        gave_up = " | gave up" if self._gave_up else ""
+        return f"<Supervisor workers: {len(self._workers)} of {self._size}{stillborn}{gave_up}>"
+
+    def wake(self) -> None:
+        """Look at the pool's state again: it has changed. Any thread may call this, also in a finalizer."""
+        self._pipe.wake()
+
     def repopulate(self) -> None:
         """Start workers until the pool has its number. Any thread may call this."""
         with self._changing:
             while len(self._processes) < self._size and self._may_start():
                 self._launcher.launch(self._keep)
                 util.debug("added worker")
-        self._notifier.put(None)
+        self.wake()
 
     def _keep(self, worker: WorkerHandle) -> None:
         self._workers.append(worker)
@@ -143,8 +144,8 @@ class Supervisor(Service):
             util.debug("supervisor exiting")
 
     def _await_word(self) -> None:
-        if wait_readable([self._notifier.reader], None):
-            self._notifier.drain()
+        if wait_readable([self._pipe.reader], None):
+            self._pipe.drain()
 
     def _keep_up(self) -> None:
         while self._has_calls():
@@ -197,9 +198,9 @@ class Supervisor(Service):
 
     def _wait(self) -> None:
         """Wait until a worker has ended or the pool's state has changed."""
-        reader = self._notifier.reader
+        reader = self._pipe.reader
         if reader in wait_readable([reader, *(worker.sentinel for worker in self._watched())], self._patience()):
-            self._notifier.drain()
+            self._pipe.drain()
 
     def _patience(self) -> float | None:
         """Maximum number of seconds to wait; None for no limit."""
@@ -302,6 +303,7 @@ class Supervisor(Service):
             worker.receiver.owner_lost()
         self._workers.clear()
         self._launcher.close()
+        self._pipe.close()
 
 
 def _ended(workers: list[WorkerHandle], seconds: float) -> list[WorkerHandle]:

@@ -38,6 +38,10 @@ class Channel:
         self._sending = threading.Lock()
         self._finished = False
 
+    def __repr__(self) -> str:
+        finished = " | finished" if self._finished else ""
+        return f"<Channel reader={self._reader} writer={self._writer} | half received: {len(self._received):,} bytes{finished}>"
+
     @classmethod
     def pair(cls) -> tuple[Channel, tuple[int, int]]:
         """The parent's end, and the descriptors (reader, writer) of the worker's end."""

@@ -83,6 +83,9 @@ class Receiver:
         self._account = Account(flags, released)
         self._mapping: Mapping | None = None
 
+    def __repr__(self) -> str:
+        return f"<Receiver leased: {self.leased():,} bytes | borrowed arenas: {len(self._borrowed)}>"
+
     def accept(self, grants: Grants) -> list[Lease]:
         """Take the rights to some segments; they end when the returned objects and all built on them are gone."""
         account = self._account

@@ -71,6 +71,9 @@ class Sender:
         #: threads that take snapshots read. Safe: `bring_in` copies what was lent to a receiver that cannot read it.
         self.lends = False
 
+    def __repr__(self) -> str:
+        return f"<Sender {self.lifecycle!r}{' | lends' if self.lends else ''}>"
+
     @property
     def resident(self) -> int:
         """Bytes of the arena that have pages."""

@@ -1,4 +1,4 @@
-"""Calls in the form in which the standard library's pool queues them. No process."""
+"""Calls: in the form in which the standard library's pool queues them, and in words. No process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from arrowpool.engine.calls import queued_call
+from arrowpool.engine.calls import PLAIN, Call, Task, queued_call
 from arrowpool.engine.round_robin import Turns
 
 
@@ -52,3 +52,11 @@ def test_the_first_task_is_not_kept_alive():
     next(call.tasks)
     gc.collect()
     assert gone() is None
+
+
+def test_what_the_threads_hand_over_is_short_in_words():
+    """It goes into debug messages and errors: without the user's objects, which may be large, or fail in their own `repr`."""
+    call = Call(iter(()), None, items=[b"x" * 1000], job=3, function=b"x" * 1000)
+    assert repr(call) == "<Call 3 pending: 0>"
+    call.exhausted = call.cancelled = True
+    assert repr(Task(call, 7, 0, PLAIN, ())) == "<Task 7 of <Call 3 pending: 0 | exhausted | cancelled>>"
