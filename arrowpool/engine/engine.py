@@ -315,7 +315,7 @@ class Engine:
 def _make_arena(capacity: int, spill_dir: str | None, owners: int) -> Arena | None:
     global _said_fallback
     try:
-        return Arena(arena.create(capacity, spill_dir), owners)
+        return arena.make(capacity, spill_dir, owners)
     except OSError as error:
         if spill_dir is not None:
             raise

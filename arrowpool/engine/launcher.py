@@ -66,7 +66,7 @@ class Initializer:
         sizes = [unit.nbytes for unit in units]
         if units and (self._placed is None or self._placed[0] != sizes):
             try:
-                own = Arena(arena.create(self._capacity, self._spill_dir))
+                own = arena.make(self._capacity, self._spill_dir)
             except OSError:
                 stream, units = self._reduce(sys.maxsize)
             else:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arrowpool.errors import ArenaFullError
+from arrowpool.forking import no_forks
 from arrowpool.memory import facilities, platform
 from arrowpool.memory.admission import Turns
 from arrowpool.memory.allocator import Allocator
@@ -52,12 +53,14 @@ class Arena:
     def __init__(self, fd: int, owners: int = 1, turns: int = -1):
         self.fd = fd
         self.capacity = os.fstat(fd).st_size
-        try:
-            address = platform.map_shared(fd, self.capacity)
-        except BaseException:
-            os.close(fd)
-            raise
-        _keep_from_children(fd)
+        # A child forked before `map_shared` is done would have a map of the file.
+        with no_forks():
+            try:
+                address = platform.map_shared(fd, self.capacity)
+            except BaseException:
+                os.close(fd)
+                raise
+            _keep_from_children(fd)
         self._owners = owners
         self._turns = Turns(fd if turns < 0 else turns)
         self._address = address
@@ -201,8 +204,38 @@ def create(capacity: int, spill_dir: str | None = None) -> int:
     OSError
         When this system has no way to share memory without a name, or `spill_dir` cannot be written to.
     """
+    with no_forks():
+        fd, substitute = _create(capacity, spill_dir)
+    _warn_of(substitute)
+    return fd
+
+
+def make(capacity: int, spill_dir: str | None = None, owners: int = 1) -> Arena:
+    """A new arena of this process. No child keeps its memory, also none that another thread forks meanwhile.
+
+    Parameters
+    ----------
+    capacity, spill_dir
+        As for `create`.
+    owners : int
+        As for `Arena`.
+
+    Raises
+    ------
+    OSError
+        As from `create`.
+    """
+    with no_forks():
+        fd, substitute = _create(capacity, spill_dir)
+        made = Arena(fd, owners)
+    _warn_of(substitute)
+    return made
+
+
+def _create(capacity: int, spill_dir: str | None) -> tuple[int, str | None]:
+    """The file, and the directory that it lies in if this system has no memfd. Called in a `no_forks` block."""
     while True:
-        fd = _create_file(capacity, spill_dir)
+        fd, substitute = _create_file(capacity, spill_dir)
         capacity = os.fstat(fd).st_size
         try:
             # A consumer maps the whole arena privately: what strict overcommit or RLIMIT_AS refuse shows here.
@@ -213,25 +246,28 @@ def create(capacity: int, spill_dir: str | None = None) -> int:
                 raise
             capacity = platform.page_ceil(capacity // 2)
         else:
-            return fd
+            return fd, substitute
 
 
-def _create_file(capacity: int, spill_dir: str | None) -> int:
-    global _said_where
+def _create_file(capacity: int, spill_dir: str | None) -> tuple[int, str | None]:
     if spill_dir is not None:
-        return platform.create_unlinked("arrowpool", capacity, spill_dir)
+        return platform.create_unlinked("arrowpool", capacity, spill_dir), None
     with contextlib.suppress(OSError):
-        return platform.create_memory("arrowpool", capacity)
+        return platform.create_memory("arrowpool", capacity), None
     temporary = tempfile.gettempdir()  # raises FileNotFoundError where there is none
     # In memory as well, where there is some to speak of: containers have little. Else the kernel's page cache has to do.
     try:
-        fd, directory = _create_in("/dev/shm", capacity, min(capacity // 4, 1 << 30)), "/dev/shm"
+        return _create_in("/dev/shm", capacity, min(capacity // 4, 1 << 30)), "/dev/shm"
     except OSError:
-        fd, directory = _create_in(temporary, capacity, _LEAST_FILE), temporary
-    if not _said_where and facilities.has("memfd"):  # else somebody has wanted it so
+        return _create_in(temporary, capacity, _LEAST_FILE), temporary
+
+
+def _warn_of(substitute: str | None) -> None:
+    """Warn once. Not in a `no_forks` block: a handler of the log may wait."""
+    global _said_where
+    if substitute is not None and not _said_where and facilities.has("memfd"):  # else the user excluded it
         _said_where = True
-        _log.warning("this system has no memfd: shared memory lies in unlinked files in %s", directory)
-    return fd
+        _log.warning("this system has no memfd: shared memory lies in unlinked files in %s", substitute)
 
 
 def _create_in(directory: str, capacity: int, enough: int) -> int:
