@@ -112,16 +112,23 @@ class Imap(Watched):
         return bool(self._items) or self._index == self._length
 
     def _set(self: Any, index: int, outcome: tuple[bool, Any]) -> None:
-        if self._ended:
-            return
-        if self._unkept:
-            with self._cond:
+        # Not the standard library's: another thread may drop the results until the lock is taken, and each is counted once.
+        with self._cond:
+            if self._ended:
+                return
+            if self._unkept:
                 self._index += 1
-                if self._index == self._length:
-                    self._end()
-        else:
-            super()._set(index, outcome)  # type: ignore[misc]
-            self._wake()
+            else:
+                self._keep(index, outcome)
+            if self._index == self._length:
+                self._end()
+            else:
+                self._cond.notify()
+        self._wake()
+
+    def _keep(self, index: int, outcome: tuple[bool, Any]) -> None:
+        """Keep an outcome, with the lock held. Move the outcomes whose turn it is to `_items`, and count them in `_index`."""
+        raise NotImplementedError
 
     def _set_length(self: Any, length: int) -> None:
         # As in the standard library, except for the condition: the feeder may call this after the end.
@@ -158,15 +165,18 @@ class Imap(Watched):
             self._when_read = tell
 
     def fail(self: Any, error: BaseException) -> None:
-        """End the call: `error` is the last outcome."""
+        """End the call: `error` is the last outcome. Results that wait for earlier ones are dropped."""
+        dropped: dict[int, Any] = {}
         with self._cond:
             if self._index != self._length:
+                dropped, self._unsorted = self._unsorted, dropped
                 self._ended = True
                 if not self._unkept:
                     self._items.append((False, error))
                 self._index += 1
                 self._length = self._index
                 self._end()
+        del dropped  # outside the lock: finalizers of results may run any code
         self._wake()
 
     def drop(self: Any) -> None:
@@ -190,9 +200,23 @@ class Imap(Watched):
 class _OrderedImap(Imap, stdlib.IMapIterator):  # type: ignore[type-arg]
     """Results in the order of the items."""
 
+    def _keep(self: Any, index: int, outcome: tuple[bool, Any]) -> None:
+        if index != self._index:
+            self._unsorted[index] = outcome
+            return
+        self._items.append(outcome)
+        self._index += 1
+        while self._index in self._unsorted:
+            self._items.append(self._unsorted.pop(self._index))
+            self._index += 1
+
 
 class _UnorderedImap(Imap, stdlib.IMapUnorderedIterator):  # type: ignore[type-arg]
     """Results in the order in which they arrive."""
+
+    def _keep(self: Any, index: int, outcome: tuple[bool, Any]) -> None:
+        self._items.append(outcome)
+        self._index += 1
 
 
 # The standard library's iterators take no type parameter at run time.
