@@ -17,7 +17,7 @@ import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.pool import _helper_reraises_exception, mapstar, starmapstar  # type: ignore[attr-defined]
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -40,94 +40,118 @@ _INERT_NAMES = frozenset(
 )
 
 
+#: A task that a source has drawn, or the exception that came instead (StopIteration at the end); whether it stays the same when the
+#: iterator goes on; and the number of the request that it ends, counted from 1, or 0 when more is drawn for that request. All in one
+#: object: if the acting thread saw the end of the request before the task, it would let the iterator go on, and change the task.
+_Drawn: TypeAlias = tuple[Any, bool, int]
+
+
 class Source(Service):
-    """An iterator over tasks that the feeder takes from when there are some.
+    """An iterator over the tasks of one call. The acting thread (see `mailbox`) asks for tasks and takes them.
+
+    A part of the service in whose thread it is made, the feeder: `drawn` may do the feeder's work.
 
     Parameters
     ----------
     tasks : iterator
         What to draw from: ``(job, index, function, args, kwds)``.
     drawn : callable
-        Called, in the source's thread, when there are tasks where the feeder found none; with whether nothing more is drawn
-        now.
-
-    Notes
-    -----
-    A source is a part of the service in whose thread it is made, the feeder: `drawn` may do the feeder's work.
+        Called in the source's thread when there are tasks and the acting thread has found none. Its argument says whether nothing
+        more is drawn now.
     """
 
     def __init__(self, tasks: Iterator[Any], drawn: Callable[[bool], Any]):
         super().__init__("arrowpool-source", current())
+        #: None after the end of the source's thread, which alone reads and writes this.
         self._tasks: Iterator[Any] | None = tasks
+        #: The acting thread replaces it in `close`, the source's thread calls it. Safe: after `close` it finds nothing to take.
         self._drawn = drawn
-        #: How many to draw; 0 to end.
+        #: How many to draw; 0 to end. The acting thread puts, the source's thread gets.
         self._asked: queue.SimpleQueue[int] = queue.SimpleQueue()
-        #: Drawn, not yet taken: tasks, and the exception that came instead of one. The thread appends, the feeder takes.
-        self._there: deque[Any] = deque()
-        #: Whether the thread is drawing. The feeder sets it, the thread clears it before it appends its last task.
-        self._draws = False
-        #: Whether the task that was drawn last could change if the iterator went on. The thread's.
-        self._ends_open = False
-        #: Whether the feeder knows that there are tasks. It clears this, and then looks once more; the thread sets it.
+        #: Drawn and not taken. The source's thread appends. The acting thread takes, looks at the last one, and puts the end back
+        #: when that is taken. Each is one atomic operation.
+        self._there: deque[_Drawn] = deque()
+        #: Number of requests for tasks; and of those of which all tasks were taken. For the acting thread only.
+        self._requests = 0
+        self._requests_done = 0
+        #: Whether `drawn` was called, or need not be. The acting thread clears it, and looks at `_there` after that. The source's
+        #: thread reads and sets it after it has appended. Safe: one of the two sees the other's write, so no task is overlooked.
         self._told = False
+        #: Written by the acting thread, only to True; read by the source's thread.
         self._closed = False
-        #: How many were asked for the last time. The feeder's.
+        #: How many tasks were asked for the last time. For the acting thread only.
         self._count = 0
 
     def __repr__(self) -> str:
-        return f"<Source drawn: {len(self._there)}{' | draws' if self._draws else ''}{' | closed' if self._closed else ''}>"
+        asked = " | asked" if self._requests > self._requests_done else ""
+        return f"<Source drawn: {len(self._there)}{asked}{' | closed' if self._closed else ''}>"
+
+    # The acting thread
 
     def __iter__(self) -> Source:
         return self
 
     def __next__(self) -> Any:
-        """The next task; only when there is one."""
-        task = self._there.popleft()
+        """The next task. Only called when there is one."""
+        drawn = self._there.popleft()
+        task, _, request = drawn
+        if request:
+            self._requests_done = request
         if isinstance(task, BaseException):
             if isinstance(task, StopIteration):
-                self._there.append(task)  # as every iterator, it stays at its end
+                self._there.append(drawn)  # as every iterator, it stays at its end
             raise task
         return task
 
     def count(self) -> int:
-        """How many tasks there are, the end counting as one."""
+        """Number of tasks that are there. The end counts as one."""
         return len(self._there)
 
     def has_some(self) -> bool:
-        """Whether there are tasks; if not, `drawn` will be called when there are."""
+        """Whether there are tasks. If not, `drawn` is called when there are."""
         if self._there:
             return True
         self._told = False
         return bool(self._there)
 
     def may_go_on(self) -> bool:
-        """Whether to ask for more, all that was taken being encoded."""
-        if self._draws:
+        """Whether the iterator may go on, if all tasks that were taken are encoded.
+
+        Not while it is drawn from. Nor while a task that could change is there. Plain values are drawn ahead.
+        """
+        if self._requests_done == self._requests:
+            return True
+        if not self._there:
             return False
-        return not self._there or (not self._ends_open and len(self._there) <= self._count // 2)
+        _, is_fixed, request = self._there[-1]
+        return request == self._requests and is_fixed and len(self._there) <= self._count // 2
 
     def ask(self, count: int) -> None:
-        """Draw up to so many tasks."""
+        """Have up to `count` tasks drawn."""
         self._count = count
-        self._draws = True
+        self._requests += 1
         self._asked.put(count)
 
     def close(self) -> None:
-        """Draw no more. From the feeder's thread; the source's may be in the user's code for as long as that likes."""
+        """Draw no more. The source's thread may stay in the user's code for any time; it ends after that."""
         self._closed = True
         self._drawn = bool
         self._there.clear()
         self._asked.put(0)
 
+    # The source's thread
+
     def run(self) -> None:
         try:
-            while (count := self._asked.get()) and self._draw(count):
-                pass
+            for request in itertools.count(1):
+                count = self._asked.get()
+                if not count or not self._draw(count, request):
+                    break
         finally:
             self._tasks = None
 
-    def _draw(self, count: int) -> bool:
-        """Draw up to so many, none behind one that could change; False at the end."""
+    def _draw(self, count: int, request: int) -> bool:
+        """Draw up to `count` tasks for a request, none after one that could change. Return False at the end."""
         tasks = self._tasks
         assert tasks is not None
         while not self._closed:
@@ -135,30 +159,26 @@ class Source(Service):
             try:
                 task = next(tasks)
             except StopIteration as end:
-                self._give(end.with_traceback(None), open_ended=False, last=True)
+                self._give((end.with_traceback(None), False, request))
                 return False
             except BaseException as error:
-                # Only what is no Exception gets here out of a user's iterable.
+                # Not an Exception: `tasks_of` makes tasks of those.
                 task = error
             if self._closed:
                 return False
-            open_ended = isinstance(task, BaseException) or not _is_frozen(task)
-            last = open_ended or not count
-            self._give(task, open_ended, last)
+            fixed = not isinstance(task, BaseException) and _is_frozen(task)
+            last = not fixed or not count
+            self._give((task, fixed, request if last else 0))
             if last:
                 return True
             del task
         return False
 
-    def _give(self, task: Any, open_ended: bool, last: bool) -> None:
-        self._ends_open = open_ended
-        if last:
-            # Before it is there: who takes it asks for the next one, and nobody else would.
-            self._draws = False
-        self._there.append(task)
+    def _give(self, drawn: _Drawn) -> None:
+        self._there.append(drawn)
         if not self._told:
             self._told = True
-            self._drawn(last)
+            self._drawn(bool(drawn[2]))
 
 
 def tasks_of(job: int, function: Any, iterable: Iterable[Any], length: int | None = None) -> Iterator[Any]:

@@ -6,6 +6,7 @@ import gc
 import queue
 import threading
 import weakref
+from collections import deque
 from multiprocessing.pool import _helper_reraises_exception, mapstar
 
 import pytest
@@ -90,6 +91,51 @@ def test_it_may_go_on_ahead_only_of_plain_values(read):
     taken.append(reader.next())
     assert reader.source.may_go_on()
     assert taken == [1, 2, 3, 4, "5", [6]]
+
+
+class Looking(deque):
+    """Before something is appended, the reader has looked whether the iterator may go on."""
+
+    def __init__(self, may_go_on):
+        super().__init__()
+        self._may_go_on = may_go_on
+        self.answers = []
+
+    def append(self, drawn):
+        self.answers.append(self._may_go_on())
+        super().append(drawn)
+
+
+def test_it_does_not_go_on_before_the_last_task_is_there(read):
+    """The feeder, which finds none there, would let the iterator change it before it is encoded."""
+    reader = read([[0], [1], [2]])
+    looking = reader.source._there = Looking(reader.source.may_go_on)
+    for i in range(3):
+        reader.source.ask(1)
+        assert reader.next() == [i]
+    assert looking.answers == [False] * 3
+
+
+def test_a_request_is_not_ended_by_the_tasks_of_an_earlier_one(read):
+    goes_on = threading.Event()
+
+    def items():
+        yield from range(4)
+        assert goes_on.wait(LIMIT)
+        yield from range(4, 10)
+
+    reader = read(items())
+    reader.source.ask(4)
+    assert [reader.next() for _ in range(2)] == [0, 1]
+    while not reader.source.may_go_on():
+        pass
+    reader.source.ask(4)
+    assert not reader.source.may_go_on()
+    assert [reader.next() for _ in range(2)] == [2, 3]
+    assert not reader.source.may_go_on(), "it is drawn from"
+    goes_on.set()
+    assert [reader.next() for _ in range(4)] == [4, 5, 6, 7]
+    assert reader.source.may_go_on()
 
 
 def test_chunks_are_plain_if_all_in_them_is(read):
