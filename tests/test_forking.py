@@ -20,7 +20,7 @@ from arrowpool import forking
 from arrowpool.forking import Handover, keep_from_children, worker_fork
 from arrowpool.transport.channel import Channel
 from arrowpool.waiting import wait_readable
-from arrowpool.worker.signals import Lifeline
+from arrowpool.worker.lifeline import Lifeline
 
 LIMIT = 30
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.forking import Handover, keep_from_children, no_forks, worker_fork
-from arrowpool.memory import arena, control_page, facilities, platform
+from arrowpool.memory import arena, control_page, platform
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control_page import ControlPage
 from arrowpool.memory.forks import watch_forks
@@ -30,8 +30,9 @@ from arrowpool.transport.resolution import Reach
 from arrowpool.transport.sender import Sender
 from arrowpool.transport.unit import Unit
 from arrowpool.tuning import INLINE_LIMIT
+from arrowpool.worker.lifeline import Lifeline
 from arrowpool.worker.loop import Endpoints, main
-from arrowpool.worker.signals import Lifeline, signals_held_back, tie
+from arrowpool.worker.signals import signals_held_back
 
 
 class Initializer:
@@ -198,7 +199,7 @@ class Launcher:
                 pid = getattr(process, "pid", None) or 0  # a class of the caller's may be no process at all
                 if pid and its_own:
                     with contextlib.suppress(OSError):  # it has ended already; or it waits for that itself
-                        tie(pid, lifeline)
+                        platform.tie(pid, lifeline)
                 shared.pids = (os.getpid(), pid)
                 worker = WorkerHandle(process, channel, shared, receiver, *_watch(process), quota=self.maxtasks)
                 ours.pop_all()
@@ -228,10 +229,8 @@ def _watch(process: BaseProcess) -> tuple[int, bool]:
         return -1, False
     keeps = getattr(_popen(process), "method", None) in ("fork", "spawn")  # its sentinel, for as long as it is there
     try:
-        if not facilities.has("pidfd"):
-            raise OSError("no pidfd")
-        watched = os.pidfd_open(pid)
-    except (AttributeError, OSError):
+        watched = platform.watch_end(pid)
+    except OSError:
         return (sentinel if keeps else os.dup(sentinel)), False
     if keeps:
         # Replaces the pipe that children of the worker keep open, so `join` does not wait for them either.

@@ -37,7 +37,7 @@ from bisect import bisect_left
 from collections import deque
 
 from arrowpool.forking import hold_across_forks
-from arrowpool.memory import facilities
+from arrowpool.memory import platform
 
 _log = logging.getLogger(__name__)
 
@@ -305,7 +305,7 @@ def _pass_again(same: list[_Children]) -> bool:
     if not same or same[0].reader < 0:
         return bool(same)
     try:
-        _passing.append(os.open(facilities.proc(f"self/fd/{same[0].reader}"), os.O_WRONLY | os.O_CLOEXEC))
+        _passing.append(platform.open_again(same[0].reader, os.O_WRONLY))
     except OSError:  # no /proc, or no free descriptor
         return False
     return True

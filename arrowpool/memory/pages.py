@@ -10,37 +10,11 @@ drops all writes on every system.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import weakref
 from collections.abc import Callable
 
 from arrowpool.memory import facilities, platform
-
-# linux/fs.h, since Linux 6.7: reports the pages of a range by category, about 3 ms per GB.
-_PAGEMAP_SCAN = 0xC0606610
-_PAGE_IS_FILE, _PAGE_IS_PRESENT, _PAGE_IS_SWAPPED = 1 << 2, 1 << 3, 1 << 4
-_SCAN_REGIONS = 128
-
-
-class _ScanArgument(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_uint64)
-        for name in (
-            "size",
-            "flags",
-            "start",
-            "end",
-            "walk_end",
-            "vec",
-            "vec_len",
-            "max_pages",
-            "category_inverted",
-            "category_mask",
-            "category_anyof_mask",
-            "return_mask",
-        )
-    ]
 
 
 def _nothing(_start: int, _end: int) -> None:
@@ -55,7 +29,7 @@ class PageMap:
         self._fd = -1
         try:
             if facilities.has("pagemap"):
-                self._fd = os.open(facilities.proc("self/pagemap"), os.O_RDONLY | os.O_CLOEXEC)
+                self._fd = platform.open_page_map()
                 weakref.finalize(self, _close, self._fd, self.pid).atexit = False
         except OSError:
             pass
@@ -84,35 +58,7 @@ class PageMap:
         """Call `found` for each dirty range. Return whether there was any; None when the kernel cannot tell."""
         if self._fd < 0:
             return None
-        regions = (ctypes.c_uint64 * (3 * _SCAN_REGIONS))()
-        end = address + size
-        any_found = False
-        while address < end:
-            # A page of a private file map that no longer belongs to the file is this process's copy: it is dirty.
-            argument = _ScanArgument(
-                ctypes.sizeof(_ScanArgument),
-                0,
-                address,
-                end,
-                0,
-                ctypes.addressof(regions),
-                _SCAN_REGIONS,
-                0,
-                _PAGE_IS_FILE,
-                _PAGE_IS_FILE,
-                _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED,
-                _PAGE_IS_PRESENT,
-            )
-            count = platform.ioctl(self._fd, _PAGEMAP_SCAN, argument)
-            if count < 0:
-                return None
-            for index in range(count):
-                any_found = True
-                found(regions[3 * index], regions[3 * index + 1])
-            if argument.walk_end <= address:
-                return None
-            address = argument.walk_end
-        return any_found
+        return platform.written_pages(self._fd, address, size, found)
 
 
 _current: weakref.ref[PageMap] | None = None

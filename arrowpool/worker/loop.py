@@ -50,7 +50,7 @@ from arrowpool.transport.reducer import dumps
 from arrowpool.transport.resolution import main_names, tell_names
 from arrowpool.transport.sender import Sender
 from arrowpool.tuning import IDLE_SECONDS, WARM_SECONDS
-from arrowpool.worker.signals import Interrupts, die_with_parent
+from arrowpool.worker.signals import Interrupts
 
 _PARENT = "parent"
 
@@ -102,7 +102,7 @@ def main(
     tells_names : bool
         Whether the parent cannot know what is in this process's ``__main__``.
     """
-    die_with_parent(endpoints.lifeline)
+    platform.die_with_parent(endpoints.lifeline)
     control = ControlPage(endpoints.control)
     # Its descriptor stays open: it is how `top` finds the page.
     interrupts = Interrupts(control)

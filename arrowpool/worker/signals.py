@@ -1,4 +1,4 @@
-"""The signals of a worker process: the parent interrupts its tasks, the parent ends it, and it ends with the parent.
+"""The signals of a worker process: the parent interrupts its tasks, and the parent ends it.
 
 Ctrl-C reaches every process of the terminal's group at once. Only the parent turns it into KeyboardInterrupt. A worker ignores it,
 except in a task that the parent has marked as cancelled.
@@ -15,10 +15,8 @@ A forked worker inherits the parent's handlers. `Interrupts` replaces them befor
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
-import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -26,15 +24,8 @@ from multiprocessing import resource_tracker
 from types import FrameType, ModuleType
 from typing import Any
 
-from arrowpool.forking import keep_from_children, no_forks
-from arrowpool.memory import facilities
 from arrowpool.memory.control_page import ControlPage
-from arrowpool.waiting import wait_readable
 
-# fcntl.h
-_F_SETSIG = 10
-_F_SETOWN_EX = 15
-_F_OWNER_TID = 0
 _OURS = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -181,104 +172,3 @@ def _is_importing() -> bool:
     """Whether the code of a module runs, in any thread."""
     specs = (vars(module).get("__spec__") for module in list(sys.modules.values()) if isinstance(module, ModuleType))
     return any(getattr(spec, "_initializing", False) for spec in specs)
-
-
-class Lifeline:
-    """A pipe that the parent never writes to: the kernel reports its end to the workers when the parent has ended.
-
-    All workers of a pool share one. Each worker opens the reading end separately, so that the kernel can signal each of them.
-    """
-
-    def __init__(self) -> None:
-        with no_forks():
-            self._reader, self._writer = os.pipe()
-            keep_from_children(self)
-
-    def end_for_worker(self) -> tuple[int, bool]:
-        """A descriptor for one worker, and whether `tie` may use it: whether it was opened for this worker only."""
-        try:
-            return os.open(facilities.proc(f"self/fd/{self._reader}"), os.O_RDONLY), True
-        except OSError:
-            return os.dup(self._reader), False
-
-    def close(self) -> None:
-        """Close both ends, after the last worker has ended."""
-        reader, writer = self._reader, self._writer
-        # Forgotten first: a child that is forked in between would close other files that have the numbers by then.
-        self._reader = self._writer = -1
-        for fd in (reader, writer):
-            if fd >= 0:
-                os.close(fd)
-
-    close_in_child = close
-
-
-def tie(pid: int, lifeline: int) -> None:
-    """Make the kernel kill the process `pid` when the pipe `lifeline` loses its last writer. No thread of the process has to run.
-
-    The parent calls this as soon as it knows the process, which may be stopped before it calls `die_with_parent`.
-
-    Parameters
-    ----------
-    pid : int
-        A child of this process, or this process.
-    lifeline : int
-        Reading end of a pipe that has no writer but the parent, opened for this process.
-
-    Raises
-    ------
-    OSError
-        When the process has ended, or the kernel cannot do it.
-    """
-    if not facilities.has("sigio"):
-        raise OSError("no signals from pipes")
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, pid)
-    fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | fcntl.FASYNC)
-
-
-def die_with_parent(lifeline: int) -> None:
-    """Make this process end within moments of its parent, even while it computes or waits in a system call.
-
-    Parameters
-    ----------
-    lifeline : int
-        The descriptor of `Lifeline.end_for_worker`.
-    """
-    try:
-        # Opened again: if the parent could not do that, several workers share the descriptor.
-        tie(os.getpid(), os.open(facilities.proc(f"self/fd/{lifeline}"), os.O_RDONLY))
-        is_signalled = _are_sent()
-    except OSError:
-        is_signalled = False
-    if not is_signalled:
-        threading.Thread(target=_wait_for_end, args=(lifeline,), name="arrowpool-lifeline", daemon=True).start()
-        return
-    if wait_readable([lifeline]):  # the parent had ended before `tie`
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _are_sent() -> bool:
-    """Whether the kernel sends the chosen signal when a pipe loses its last writer. Some kernels accept the choice and ignore it."""
-    reader, writer = os.pipe()
-    # A kernel that ignores the choice sends SIGIO instead, which would end this process.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG, signal.SIGIO})
-    try:
-        # To this thread, which has the signal blocked: another thread would take the signal and ignore it.
-        fcntl.fcntl(reader, _F_SETOWN_EX, struct.pack("ii", _F_OWNER_TID, threading.get_native_id()))
-        fcntl.fcntl(reader, _F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(reader, fcntl.F_SETFL, fcntl.fcntl(reader, fcntl.F_GETFL) | fcntl.FASYNC)
-        os.close(writer)
-        writer = -1
-        sent = signal.sigtimedwait({signal.SIGURG, signal.SIGIO}, 0)
-        return sent is not None and sent.si_signo == signal.SIGURG
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(reader)
-        if writer >= 0:
-            os.close(writer)
-
-
-def _wait_for_end(lifeline: int) -> None:
-    os.read(lifeline, 1)
-    os.kill(os.getpid(), signal.SIGKILL)

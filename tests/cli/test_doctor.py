@@ -16,8 +16,9 @@ import pytest
 
 from arrowpool.cli import doctor, doctor_checks, doctor_memory
 from arrowpool.cli.findings import Grade
-from arrowpool.memory import arena, limits, pages, platform
+from arrowpool.memory import arena, limits, platform
 from arrowpool.memory.limits import Limits
+from arrowpool.memory.platform import pagemap
 from tests import programs
 from tests.conftest import needs
 
@@ -115,7 +116,7 @@ def test_workers_that_could_write(monkeypatch):
 
 
 def test_a_kernel_without_pagemap_scan(monkeypatch):
-    monkeypatch.setattr(pages, "_PAGEMAP_SCAN", 0xC06066FF)
+    monkeypatch.setattr(pagemap, "_PAGEMAP_SCAN", 0xC06066FF)
     assert findings(doctor_memory.page_scan)["written pages"].grade is Grade.SLOW
 
 

@@ -18,6 +18,7 @@ from arrowpool.memory.control_page import create as create_control
 from arrowpool.memory.forks import settle_forks
 from arrowpool.memory.lease import Account, Lease
 from arrowpool.memory.mapping import Mapping
+from arrowpool.memory.platform import linux
 from arrowpool.tuning import PIECE
 from tests.conftest import needs
 
@@ -273,7 +274,7 @@ def no_memfd(monkeypatch):
     def missing(name):
         raise OSError("no memfd")
 
-    monkeypatch.setattr(platform, "_memfd_create", missing)
+    monkeypatch.setattr(linux, "_memfd_create", missing)
     monkeypatch.setattr(arena, "_said_where", False)
 
 

@@ -34,6 +34,7 @@ HEAD = """
     import pandas as pd
     import arrowpool
     from arrowpool.memory import platform
+    from arrowpool.memory.platform import linux
     from tests.pool import tasks
 
     METHOD = sys.argv[1]
@@ -185,7 +186,7 @@ WITHOUT_MEMFD = """
     def missing(name):
         raise OSError("no memfd")
 
-    platform._memfd_create = missing
+    linux._memfd_create = missing
 """
 USE = """
     with arrowpool.get_context(METHOD).Pool(2) as pool:
@@ -257,7 +258,7 @@ def test_a_system_without_any_file(ours, tmp_path):
         def missing(*_):
             raise FileNotFoundError("no file")
 
-        platform._memfd_create = platform.create_unlinked = tempfile.gettempdir = missing
+        linux._memfd_create = platform.create_unlinked = tempfile.gettempdir = missing
         with arrowpool.get_context(METHOD).Pool(2, check_worker, (np.arange(100_000.0), {"a": 1})) as pool:
             check(pool)
             said(pool.stats().shared_bytes, pool.apply(os.getpid) in [worker.pid for worker in pool._pool])

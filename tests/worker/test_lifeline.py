@@ -8,8 +8,8 @@ import signal
 import pytest
 
 from arrowpool.memory import facilities
-from arrowpool.worker import signals
-from arrowpool.worker.signals import Lifeline, die_with_parent, tie
+from arrowpool.memory.platform import die_with_parent, processes, tie
+from arrowpool.worker.lifeline import Lifeline
 
 LIMIT = 30
 
@@ -80,11 +80,11 @@ def test_without_proc_a_thread_waits_for_it(lifeline, without_proc):
 
 def test_a_kernel_that_accepts_the_signal_and_never_sends_it(lifeline, monkeypatch):
     """What was asked for is tried out, not believed."""
-    real = signals.fcntl.fcntl
+    real = processes.fcntl.fcntl
 
     def forgets(fd, command, argument=0):
-        return real(fd, command, argument & ~signals.fcntl.FASYNC if command == signals.fcntl.F_SETFL else argument)
+        return real(fd, command, argument & ~processes.fcntl.FASYNC if command == processes.fcntl.F_SETFL else argument)
 
-    monkeypatch.setattr(signals.fcntl, "fcntl", forgets)
-    assert not signals._are_sent()
+    monkeypatch.setattr(processes.fcntl, "fcntl", forgets)
+    assert not processes._are_sent()
     check_all_end(lifeline)

@@ -1,0 +1,91 @@
+"""Files without a name, on any file system: their size and their blocks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import tempfile
+
+from arrowpool.memory import facilities
+
+#: Bytes of zeros written at a time, where a file system reserves blocks only for written data.
+_ZEROS = 1 << 20
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def create_unlinked(name: str, size: int, directory: str) -> int:
+    """Return a descriptor of a new, sparse file of `size` bytes in `directory`, without a name.
+
+    Raises
+    ------
+    OSError
+        When the directory cannot be written to.
+    """
+    fd, path = tempfile.mkstemp(prefix=name, dir=directory)
+    try:
+        os.unlink(path)
+        set_size(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def set_size(fd: int, size: int) -> None:
+    """Make a file longer or shorter.
+
+    Raises
+    ------
+    OSError
+        When there is no room, or the process may not have files of this size (RLIMIT_FSIZE). The kernel would also send SIGXFSZ
+        then, which ends a program that does not ignore it.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and size > limit:
+        raise OSError(
+            errno.EFBIG, f"{os.strerror(errno.EFBIG)}: {size:,} bytes, and the limit (ulimit -f) is {limit:,}"
+        )
+    os.ftruncate(fd, size)
+
+
+def reserve(fd: int, offset: int, size: int) -> None:
+    """Reserve blocks of the file system for a range without data, so that a write to it cannot fail.
+
+    Raises
+    ------
+    MemoryError
+        When the file system has no blocks left. Touching the range would cause SIGBUS.
+    """
+    try:
+        if _fallocates():
+            os.posix_fallocate(fd, offset, size)
+            return
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise _no_room(size) from error
+        # Any other error: the file system, or a seccomp filter, refuses the call.
+    _write_zeros(fd, offset, size)
+
+
+def _fallocates() -> bool:
+    return hasattr(os, "posix_fallocate") and facilities.has("fallocate")
+
+
+def _write_zeros(fd: int, offset: int, size: int) -> None:
+    room = os.fstatvfs(fd)
+    if size > room.f_bavail * room.f_frsize:
+        raise _no_room(size)
+    zeros = bytes(min(size, _ZEROS))
+    end = offset + size
+    try:
+        while offset < end:
+            offset += os.pwrite(fd, zeros[: end - offset], offset)
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise _no_room(size) from error
+        raise
+
+
+def _no_room(size: int) -> MemoryError:
+    return MemoryError(f"the file system has no space for {size} more bytes")
