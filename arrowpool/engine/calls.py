@@ -1,4 +1,4 @@
-"""Calls, their tasks and what these share: the values that the parent's threads hand to each other."""
+"""Calls, their tasks and the objects that tasks share: the values that the parent's threads pass to each other."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from arrowpool.transport.reducer import Seen
 
 @dataclass(slots=True, eq=False)
 class Blob:
-    """A function, or an object shared by several tasks: sent to each worker once, by number, and pinned while in use.
+    """A function, or an object that several tasks share. Each worker gets it once, under a number. Pinned while in use.
+
+    For the acting thread only (see `mailbox`).
 
     Attributes
     ----------
     stateless : bool
-        Whether it is a function without data, which need not be new for each task.
+        Whether it is a function without data, so workers need not rebuild it for each task.
     holds : int
-        How many calls, and others, may refer to it yet.
+        Number of calls and other owners that may still refer to it.
     pinned : int
-        Bytes of its memory that are not a part of what is in flight.
+        Bytes of its memory that do not count as in flight.
     """
 
     number: int
@@ -40,22 +42,22 @@ class Blob:
 
 
 class EncodedFunction(NamedTuple):
-    """A call's function as it was encoded last.
+    """A call's function in its last encoded state.
 
     Attributes
     ----------
     reduced : Reduced or None
-        Its stream and its memory, to compare with; None where that cannot be needed.
+        Stream and memory, for comparison with the next state. None where no comparison is needed.
     nbytes : int
         Bytes of the memory.
     seen : Seen or None
-        Its objects, to which the streams of payloads refer; None for a function without data.
+        The function's objects, to which the streams of payloads refer. None for a function without data.
     constants : tuple or None
-        All that it carries, if nothing of that can change.
+        All objects that the function carries, if none of them can change.
     may_change : bool
-        Whether it must be encoded again for the next task, to see if it is still the same.
+        Whether the function must be encoded again for the next task, since user code runs between the tasks.
     blobs : tuple of Blob
-        What it refers to.
+        Shared objects that the function refers to.
     """
 
     reduced: Reduced | None
@@ -67,14 +69,18 @@ class EncodedFunction(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A call of one task as it was when it was made: its function and what goes to that, or the error of pickling them.
+    """The state of a single call at the moment when it was made.
 
     Attributes
     ----------
+    function : Reduced or None
+        The function. None when it is encoded later.
     payload : Reduced or None
-        None for a few plain values, which cannot change.
+        The arguments. None for a few plain values, which cannot change, and when they are encoded later.
+    failure : BaseException or None
+        The error that pickling raised.
     nbytes : int
-        Bytes of memory that it takes.
+        Bytes of memory that the snapshot takes.
     """
 
     function: Reduced | None = None
@@ -85,54 +91,56 @@ class Snapshot(NamedTuple):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Call:
-    """One call of a pool method on its way: where its tasks come from, and what is known of them.
+    """One call of a pool method: the source of its tasks, and what is known about them.
 
-    Its caller makes it and puts it into the feeder's inbox. From then on the feeder alone writes and reads an attribute that says
-    nothing else.
+    The caller makes it and puts it into the feeder's inbox. From then on, the acting thread alone (see `mailbox`) writes and reads
+    all attributes, except where a comment names other threads.
     """
 
     tasks: Iterator[Any]
     set_length: Callable[[int], None] | None
-    #: The items, when the call was given them all in a list that cannot change under it; else None.
+    #: All items, in a list that the user cannot change any more; None when the call has no such list.
     items: list[Any] | tuple[Any, ...] | None = None
-    #: How many tasks there will be, when that is known.
+    #: Number of tasks, if it is known.
     length: int | None = None
-    #: Whether the user's own code makes them, one after the other: it may block, wait for results of what it has given, and
-    #: change what it gave before.
+    #: Whether user code makes the items one by one. It may block, wait for results of earlier items, and change earlier items.
     lazy: bool = False
-    #: Where they are drawn in a thread of their own; the same as `tasks`.
+    #: The thread in which user code makes the tasks; the same object as `tasks`. None without such a thread.
     source: Source | None = None
-    #: Result object of the call, once the first task is known.
+    #: Number of the call's result object; -1 until the first task of a queued call is known. The collector reads it: an encoded
+    #: task has a job.
     job: int = -1
+    #: The user's function. The collector reads it to name it in messages: any value will do.
     function: Any = None
-    #: What was taken of it when it was made; None once the feeder has it, and where all is taken when its task is encoded.
+    #: State of the call when it was made. None once the acting thread has used it, and for calls that are encoded later.
     snapshot: Snapshot | None = None
-    #: What users had shared when it was made. And once the feeder has it: the blobs of that by their numbers, and the numbers
-    #: by the objects' ids.
+    #: Objects that users shared before the call was made. `adopt` adds their blobs by number, and their numbers by object id.
     shares: tuple[Share, ...] = ()
     pins: dict[int, Blob] = field(default_factory=dict)
     pinned: dict[int, int] = field(default_factory=dict)
     encoded: EncodedFunction | None = None
-    #: What a task needs that needs nothing else: the function, and what that refers to.
+    #: Blobs that every task needs: the function, and the shared objects that it refers to.
     blobs: tuple[Blob, ...] = ()
-    #: All blobs that its tasks refer to; it holds each of them once.
+    #: All blobs that the call's tasks refer to. The call holds each of them once.
     held: set[Blob] = field(default_factory=set)
     failure: BaseException | None = None
     last_index: int = -1
-    #: Tasks encoded and not settled; and whether all tasks are taken. `mailbox` reads `exhausted` in the collector's thread, after
-    #: it has left an answer there: the feeder sets it before it looks for the last answers.
+    #: Number of tasks that are encoded and not settled.
     pending: int = 0
+    #: Whether all tasks are taken. The collector also reads it, after it has added an answer to the mailbox. Safe: the acting
+    #: thread sets it before it looks for the last answers.
     exhausted: bool = False
-    #: Its results are not wanted.
+    #: Whether the call's results are not wanted.
     cancelled: bool = False
-    #: Moving average of a task's seconds, None until the first reply; replies; and bytes of their results. The collector writes, the
-    #: feeder reads. Safe: these are figures for guesses, and each is read by itself.
+    #: Moving average of a task's seconds, None until the first reply; number of replies; bytes of their results. The collector
+    #: writes them, the acting thread reads them. Safe: they are estimates, and `replies` is not 0 when `result_bytes` is not.
     mean_seconds: float | None = None
     replies: int = 0
     result_bytes: int = 0
-    #: Objects shared as a whole: id -> the object, which keeps the id its own, and its blob, None for one that is too small;
-    #: and what occurs more than once in the items, once that has been counted: objects by id, and memory.
+    #: Objects that are shared as a whole: object id -> the object, which keeps the id in use, and its blob. No blob for a small
+    #: object.
     shared: dict[int, tuple[Any, Blob | None]] = field(default_factory=dict)
+    #: Ids of objects that occur more than once in the items, and memory that several items refer to. None until they are counted.
     repeated: frozenset[int] | None = None
     stretches: list[Stretch] | None = None
 
@@ -147,8 +155,8 @@ class Call:
             self.held.add(blob)
 
     def took(self, seconds: float, nbytes: int) -> None:
-        """A task has been answered: how long it ran, how many shared bytes its result has."""
-        self.replies += 1
+        """Note a reply: the seconds that the task took, and the bytes of its result in segments. For the collector."""
+        self.replies += 1  # before the bytes: others divide by it
         self.result_bytes += nbytes
         mean = self.mean_seconds
         self.mean_seconds = seconds if mean is None else mean + (seconds - mean) * 0.25
@@ -156,19 +164,19 @@ class Call:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Task:
-    """One encoded task: the call and index its result belongs to, and what it needs."""
+    """One encoded task, the call and index of its result, and the blobs that it needs."""
 
     call: Call
     index: int
     star: int
     parcel: Parcel
     blobs: tuple[Blob, ...]
-    #: Its own hold on its function, where other tasks of the call may have another state of that.
+    #: The function, held by this task itself. None unless other tasks of the call may have another state of the function.
     own: Blob | None = None
-    #: How often it was begun by a worker that was then lost.
+    #: Number of workers that were lost while they ran this task. For the collector only.
     losses: int = 0
-    #: Its body, if that is a few plain values; the parcel is then `PLAIN`, for the garbage collector walks over each object that
-    #: lives for a moment, and there may be thousands of tasks.
+    #: The body, if it is a few plain values; the parcel is `PLAIN` then. A parcel per task would be one more object for the garbage
+    #: collector to visit, and there may be thousands of tasks.
     plain: PlainBody | None = None
 
     def __repr__(self) -> str:
@@ -181,14 +189,14 @@ PLAIN = Parcel(plain(None), (), 0)
 
 @dataclass(eq=False, slots=True)
 class Share:
-    """To the feeder: place this object now. Calls that are made from then on refer to it.
+    """To the feeder: place this object now. Later calls refer to it.
 
     Attributes
     ----------
     placed : InterruptibleFuture
-        Done when that is done, with None or an exception.
+        Set by the feeder: to None when the object is placed, or to an exception.
     blob : Blob or None
-        The feeder's.
+        The placed object. The feeder writes it once, before `placed` is set. Threads that make calls read its number after that.
     """
 
     obj: Any
@@ -197,30 +205,28 @@ class Share:
 
 
 def queued_call(tasks: Iterable[Any], set_length: Callable[[int], None] | None) -> Call:
-    """A call in the form in which the standard library's pool puts calls into its queue, as other code does as well.
+    """A call in the form in which the standard library's pool puts calls into its queue.
 
-    (The well-known `istarmap` does, which adds the missing method to `multiprocessing.Pool`.)
+    Other code does the same: for example the well-known `istarmap`, which adds a method to `multiprocessing.Pool`.
 
     Parameters
     ----------
     tasks : iterable of tuple
-        ``(job, index, function, args, kwds)``, at least one of them, or the call is over at once.
+        ``(job, index, function, args, kwds)``. A call without tasks ends at once.
     set_length : callable or None
-        Gets the number of tasks when all are taken.
+        Called with the number of tasks when all are taken.
     """
     rest = iter(tasks)
     first: deque[Any] = deque()
     try:
         first.extend(itertools.islice(rest, 1))
-    except (
-        BaseException
-    ) as error:  # whatever a user's iterator raises; the job is not known, and so no result is failed
+    except BaseException as error:  # from the user's iterator. The job is not known, so no result gets the error
         util.debug("a queued call raised %r before its first task", said(error))
     return Call(_popped(first, rest), set_length, job=first[0][0] if first else -1)
 
 
 def _popped(first: deque[Any], rest: Iterator[Any]) -> Iterator[Any]:
-    """Both in turn; `first` is not kept alive."""
+    """First `first`, which is not kept alive, then `rest`."""
     while first:
         yield first.popleft()
     yield from rest
@@ -236,6 +242,6 @@ def name_of(task: Task) -> str:
     function = task.call.function
     try:
         name = getattr(function, "__qualname__", None)
-    except BaseException:  # the user's own code, in a thread that all calls depend on
+    except BaseException:  # user code must not end a thread that serves all calls
         name = None
     return name if type(name) is str and name else type(function).__qualname__

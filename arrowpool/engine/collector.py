@@ -1,7 +1,10 @@
-"""The collector: reads workers' replies, rebuilds results and hands them to the calls' result objects.
+"""The collector: the thread that reads workers' replies, and in which results are set.
 
-Only this thread sets results, so no result is set by two threads at a time; users' callbacks run in it. It also gets notice
-of each worker's end, and decides which tasks were lost with the worker and which go to another one.
+    workers --> Collector --> Replies: tasks settled, results rebuilt --> OpenCalls: results set
+    inbox   -->
+
+Only this thread sets results, so no two threads set one result at the same time. Callbacks of the user run in it. It also gets each
+worker's end, and decides which tasks were lost with the worker and which go to another one.
 """
 
 from __future__ import annotations
@@ -47,9 +50,9 @@ class Collector(Service):
     Parameters
     ----------
     inbox : Inbox
-        This thread's events.
+        Events for this thread. `close` closes it.
     feeder_inbox : queue.SimpleQueue
-        Where the feeder takes events.
+        Events for the feeder.
     answered : callable
         Gives the feeder the tasks that have their results.
     replies : Replies
@@ -57,13 +60,13 @@ class Collector(Service):
     open_calls : OpenCalls
         The calls that wait for results.
     state : PoolState
-        Noted there: why the pool is broken, and when this thread answers no more.
+        Gets the error that breaks the pool, and the end of this thread.
     retries : int
         How many times a task is run again after its worker was lost.
     task_timeout : float or None
-        Seconds that the supervisor grants a task.
+        Maximum number of seconds that a task may run, for messages. The supervisor kills its worker after that.
     metrics : Metrics
-        What is counted and measured.
+        Gets the ends of workers.
     """
 
     def __init__(
@@ -89,12 +92,14 @@ class Collector(Service):
         self._retries = retries
         self._task_timeout = task_timeout
         self._metrics = metrics
-        #: Workers whose replies are read, by descriptor. This thread's, and after its end the one's that closes it.
+        #: Workers whose replies are read, by descriptor. Written and read by this thread; after its end, by the thread that ends
+        #: the pool.
         self._workers: dict[int, WorkerHandle] = {}
-        #: The workers' descriptors and the inbox's; kept, since registering all of them for each wait would cost more.
+        #: The descriptors of the workers and of the inbox: the same threads use it. Kept, since registering all descriptors for
+        #: each wait costs more.
         self._poll = select.poll()
         self._poll.register(inbox.reader, select.POLLIN)
-        #: How to end. This thread's.
+        #: How to end; None to go on. For this thread only.
         self._stop: Stop | None = None
 
     def __repr__(self) -> str:
@@ -102,11 +107,11 @@ class Collector(Service):
         return f"<Collector workers: {len(self._workers)} | {self._open_calls!r}{stop}>"
 
     def tell(self, event: Any) -> None:
-        """Give this thread an event; from any thread."""
+        """Give this thread an event. Any thread may call this, also in a finalizer."""
         self._inbox.put(event)
 
     def halt(self) -> None:
-        """Set no more results, and end. From any thread, also this one, also in a finalizer."""
+        """Set no more results, and end. Any thread may call this, also this one, also in a finalizer."""
         self._open_calls.halt()
         self._inbox.put(Stop(drain=False))
 
@@ -128,7 +133,7 @@ class Collector(Service):
         except BaseException as error:
             self._break(PoolTerminatedError(f"the pool cannot go on: {said(error)}"))
             for worker in list(self._workers.values()):
-                worker.process.kill()  # or it blocks while sending replies that are not read
+                worker.process.kill()  # otherwise it blocks while it sends replies that no thread reads
             raise
         finally:
             self._state.answers_no_more = True
@@ -136,7 +141,7 @@ class Collector(Service):
             util.debug("collector exiting")
 
     def close(self) -> None:
-        """Release the descriptors, after the thread has ended."""
+        """Release the descriptors, after this thread has ended."""
         for worker in list(self._workers.values()):
             self._forget(worker)
         self._inbox.close()
@@ -186,7 +191,7 @@ class Collector(Service):
         self._break(event.error)
 
     def _stopped(self, event: Stop) -> None:
-        # A pool may be closed and terminated at the same time: an order to end at once is not overruled.
+        # A pool may be closed and terminated at the same time: then it ends at once.
         if self._stop is None or self._stop.drain:
             self._stop = event
 
@@ -200,7 +205,7 @@ class Collector(Service):
         try:
             messages = worker.channel.receive()
         except (EOFError, OSError):
-            # It is about to end. Its tasks are settled when its exit code is known.
+            # The worker is about to end. Its tasks are settled when its exit code is known.
             with contextlib.suppress(KeyError):
                 self._poll.unregister(worker.channel.fileno())
             if worker.outstanding:
@@ -220,7 +225,7 @@ class Collector(Service):
     # Deaths
 
     def _bury(self, worker: WorkerHandle, exitcode: int | None) -> None:
-        """A worker has ended: read its last replies, fail the task that it had begun, give back those that it had not."""
+        """Bury a worker that has ended: read its last replies, fail the task that it had begun, give its other tasks back."""
         while worker.channel.readable() and self._read(worker):
             pass
         self._metrics.ended(worker)
@@ -229,7 +234,7 @@ class Collector(Service):
         returned: list[Task] = []
         for number in sorted(worker.outstanding):
             task = worker.outstanding.pop(number, None)
-            if task is None:  # the feeder has just taken it back
+            if task is None:  # the feeder has taken it back in the meantime
                 continue
             if number < begun:
                 task.losses += 1
@@ -252,7 +257,7 @@ class Collector(Service):
     def _forget(self, worker: WorkerHandle) -> None:
         fd = worker.channel.fileno()
         if self._workers.pop(fd, None) is not None:
-            with contextlib.suppress(KeyError):  # its end was seen before
+            with contextlib.suppress(KeyError):  # `_read` has seen its end
                 self._poll.unregister(fd)
             worker.channel.close()
             worker.receiver.owner_lost()

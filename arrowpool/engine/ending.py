@@ -1,7 +1,7 @@
 """The end of a pool. It begins in the user's thread, at Python's exit, or in one of the pool's own threads.
 
-It begins in the pool's own thread when user code there (a callback, `__reduce__`, an iterator) calls `terminate`, or when the
-garbage collector runs there, which any allocation can start.
+It begins in one of the pool's own threads when user code there (a callback, `__reduce__`, an iterator) calls `terminate`, or when
+the garbage collector runs there, which any allocation can start.
 
 Rule: a thread that the end waits for does not wait for the end. It does step 1, and leaves the others to a new thread, which is not
 one of the pool's:

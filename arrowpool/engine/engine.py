@@ -1,12 +1,12 @@
-"""The engine of a pool: its threads, its memory and its workers, put together, started and ended.
+"""The engine of a pool: assembles its threads, memory and workers, starts and ends them.
 
-Made by `ArrowPool`, which translates the standard library's methods to it:
+`ArrowPool` makes it, and translates the standard library's methods to it:
 
     ArrowPool -- submit(call) --> feeder -> workers -> collector --> the call's result object
                                      supervisor: starts and replaces the workers
 
-Guarantees: refers to nothing that refers to the pool, so that a pool which the user drops is collected, and its finalizer
-ends the engine. When assembling fails, no descriptor is left; when starting fails, the caller terminates it.
+Guarantees: the engine does not refer to the pool, so a pool that the user drops is collected, and its finalizer ends the engine. If
+assembling fails, no descriptor is left. If starting fails, the caller terminates the engine.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ _said_fallback = False
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a pool is made with, checked.
+    """The checked arguments of a pool.
 
     Attributes
     ----------
     context : BaseContext
         Start method of the workers.
     process : callable
-        Makes a worker's process object, of `context` and the arguments of a process. Not a bound method of the pool.
+        Called with `context` and the arguments of a process; returns a process object. Not a bound method of the pool.
     processes, initializer, initargs, maxtasksperchild, max_bytes, retries, task_timeout
-        As `ArrowPool` takes them.
+        As for `ArrowPool`.
     spill_dir : str or None
-        Absolute: workers are also started later, when the current directory may be another one.
+        An absolute path: workers are also started later, when the current directory may have changed.
     copy_threads : int
-        Threads that share the copying of large arguments, the feeder's among them.
+        Number of threads that copy large arguments, the feeder's included.
     """
 
     context: BaseContext
@@ -97,13 +97,13 @@ class Engine:
     Attributes
     ----------
     state : PoolState
-        How far its life has got, and why it is broken.
+        The phase of the pool's life, and the error that broke it.
     workers : list of Process
-        The processes that run. The supervisor's.
+        The worker processes. The supervisor's list.
     cache : dict
-        Result objects of calls that are not answered, by job number. Each enters and removes itself.
+        Result objects of open calls by job number. Each enters and removes itself.
     inbox : queue.SimpleQueue
-        The feeder's: calls and events.
+        Calls and events for the feeder.
     notifier : object
         Wakes the supervisor by ``put``, as the standard library's pool does.
     supervisor, feeder, collector : Service
@@ -196,12 +196,12 @@ class Engine:
         )
 
     def start(self) -> None:
-        """Start the threads, once there are workers.
+        """Start the threads, after the workers.
 
         Raises
         ------
         RuntimeError
-            When Python starts no thread. `terminate` ends what was started.
+            When Python cannot start a thread. `terminate` ends those that were started.
         """
         for thread in (self.supervisor, self.feeder, self.collector):
             thread.start()
@@ -219,16 +219,16 @@ class Engine:
     # Calls. From any thread.
 
     def submit(self, call: Call) -> None:
-        """Have a call run, whose result object is in the cache.
+        """Run a call whose result object is in the cache.
 
-        The pool may break, or end, while that is done:
+        Race: the pool breaks or ends at the same time.
 
         1. The caller finds the pool whole, and enters the result object in the cache.
         2. The collector ends all calls that it finds in the cache, and for the last time after `answers_no_more` is set.
         3. The caller looks at the state again, here.
 
-        If 1 comes before 2, the collector ends the call. If 2 comes before 1, the caller finds the error or the flag at 3 and
-        has the call ended. So no call waits indefinitely.
+        If 1 comes before 2, the collector ends the call. If 2 comes before 1, the caller finds the error or the flag at 3, and
+        has the call ended. Verdict: no call waits indefinitely.
         """
         self.inbox.put(call)
         error = self.state.error
@@ -242,39 +242,39 @@ class Engine:
         self.collector.tell(Cancelled(job, error))
 
     def drop(self, job: int, ends: bool) -> None:
-        """Note that the results of an imap will not be read. Takes no lock."""
+        """Drop the results of an imap; with `ends`, end its call. Takes no lock."""
         self.collector.tell(Dropped(job, ends))
 
     def snapshot(
         self, function: Callable[..., Any], args: Any, kwds: Mapping[str, Any], shares: Sequence[Share]
     ) -> Snapshot | None:
-        """A call of one task as it is now; None if nothing of it can change."""
+        """A snapshot of a single call; see `Snapshots.take`."""
         return self._snapshots.take(function, args, kwds, shares)
 
     def share(self, share: Share) -> None:
-        """Place an object; `share.placed` is done when that is done, or has failed."""
+        """Place an object. `share.placed` is set after that, to None or to an exception."""
         self.inbox.put(share)
-        if self.state.sends_no_more:  # as for `submit`: the feeder may have ended before it could find this
+        if self.state.sends_no_more:  # as in `submit`: the feeder may have ended before it could find the share
             self.feeder.refuse()
 
     def unshare(self, share: Share) -> None:
-        """No call that is made from now on refers to this object."""
+        """Release an object: later calls do not refer to it."""
         self.inbox.put(Unshare(share))
 
     # The end
 
     def close(self) -> None:
-        """Take no more calls; end when all are answered."""
+        """Take no more calls, and end when all are answered."""
         self.state.move(Move.CLOSE)
         self.supervisor.wake()
         self.feeder.hurry()
 
     def terminate(self) -> None:
-        """End everything now; see `Ending`. From any thread, also in a finalizer."""
+        """End all parts now: see `Ending`. Any thread may call this, also in a finalizer."""
         self._ending()
 
     def wait(self) -> None:
-        """Return when everything that `terminate` ends has ended."""
+        """Return when all parts have ended."""
         self.state.wait()
 
     def is_own_thread(self) -> bool:
@@ -284,12 +284,12 @@ class Engine:
     # Figures
 
     def usage(self) -> str:
-        """What the arguments' arena is used for, in words."""
+        """The use of the arguments' arena, in words."""
         lifecycle = self._sender.lifecycle
         return f"segments: {len(lifecycle.live)} ({show_bytes(lifecycle.bytes_live)}) | leases: {lifecycle.grants()}"
 
     def stats(self) -> Stats:
-        """What the pool has done so far."""
+        """The figures of the pool so far."""
         feeder, metrics, sender = self.feeder, self._metrics, self._sender
         lifecycle = sender.lifecycle
         live_results, live_result_bytes = live_leases_of(self._releases)
@@ -321,5 +321,5 @@ def _make_arena(capacity: int, spill_dir: str | None, owners: int) -> Arena | No
             raise
         if not _said_fallback:
             _said_fallback = True
-            _log.warning("no shared memory to be had on this system (%s): everything is pickled instead", str(error))
+            _log.warning("this system has no shared memory (%s): everything is pickled instead", str(error))
         return None

@@ -1,14 +1,14 @@
-"""Events: what the parent's threads tell each other.
+"""Events: the messages between the parent's threads.
 
 Who does what
 -------------
-The *supervisor* starts and buries workers. The *feeder* alone encodes, sends, and keeps the books of the arguments' arena.
-The *collector* alone reads replies, rebuilds results and hands them to the calls' result objects. Feeder and collector have an
-inbox each. Apart from events they share `WorkerHandle` and `Call` objects, which say at each attribute who writes it.
+The *supervisor* starts workers and notices their ends. The *feeder* encodes arguments, sends tasks, and keeps the books of the
+arguments' arena. The *collector* reads replies, rebuilds results and sets them in the calls' result objects. Feeder and collector
+have an inbox each. In addition to events they share `WorkerHandle` and `Call` objects, which say at each attribute who writes it.
 
     caller -> feeder -> worker -> collector -> caller
 
-Events are equal when their class and fields are.
+Events are equal when their classes and fields are equal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from arrowpool.tuning import HEADROOM_STEP
 
 @dataclass(frozen=True, slots=True)
 class _Plain:
-    """An event that is the whole message."""
+    """An event without fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Answered(_Plain):
 
 
 class Late(_Plain):
-    """Nothing came in the time that the feeder sleeps at most. From its mailbox."""
+    """No event came while the feeder slept for its longest time. From its mailbox."""
 
     __slots__ = ()
 
@@ -71,7 +71,7 @@ class Hurry(_Plain):
 
 
 class Released(_Plain):
-    """The caller has let go of results: if memory is short, their workers give it back."""
+    """The user has released results: if memory is short, the workers give it back."""
 
     __slots__ = ()
 
@@ -83,27 +83,27 @@ class Drawn(_OfJob):
 
 
 class Read(_OfJob):
-    """Results of this job, which is held back, were read or need not be kept."""
+    """Results of this job, which is held back, were read or dropped."""
 
     __slots__ = ()
 
 
 class Short(_OfWorker):
-    """This worker has no memory for a result: all others are to give back what they keep warm."""
+    """This worker has no memory for a result: all other workers must give back memory that they keep warm."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Unshare:
-    """No call that is made from now on refers to this object."""
+    """Later calls do not refer to this object."""
 
     share: Share
 
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """These tasks were sent and never begun."""
+    """These tasks were sent to a worker, which has not begun them."""
 
     tasks: list[Task]
 
@@ -113,7 +113,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Dropped(_OfJob):
-    """The results of this imap will not be read. Its call ends, or its tasks are still run."""
+    """The results of this imap will not be read. Its call ends, or (not `ends`) its tasks are run anyway."""
 
     ends: bool
 
@@ -128,7 +128,7 @@ class Failed(_OfJob):
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """No task can ever run again, for this reason."""
+    """The pool cannot run tasks any more, for this reason."""
 
     error: BaseException
 
@@ -137,35 +137,35 @@ class Broken:
 
 
 class WorkerJoined(_OfWorker):
-    """To the collector: read from it from now on. To the feeder: it is ready for tasks."""
+    """To the collector: read the worker's replies from now on. To the feeder: the worker is ready for tasks."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited(_OfWorker):
-    """To the collector: the process has ended, with this exit code. To the feeder: its leases are over."""
+    """To the collector: the process has ended, with this exit code. To the feeder: the worker's leases are over."""
 
     exitcode: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled(_OfJob):
-    """A call is cancelled. To the collector: end its result. To the feeder: do no more of it."""
+    """A call is cancelled. To the collector: end it. To the feeder: drop its waiting tasks, interrupt its running ones."""
 
-    #: Its result from then on; None for `CancelledError`.
+    #: The call's result; None stands for `CancelledError`.
     error: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """To a thread: end. With `drain`, once every worker has ended; else at once."""
+    """To a thread: end. With `drain`, the collector ends when all workers have ended; otherwise at once."""
 
     drain: bool
 
 
 class Handlers(dict[type, Callable[..., None]]):
-    """What a thread does with each type of event or message. Looking up another type raises TypeError."""
+    """The function that handles each type of event or message in one thread. The lookup of another type raises TypeError."""
 
     def __init__(self, owner: str, handlers: Mapping[type, Callable[..., None]]):
         super().__init__(handlers)
@@ -176,18 +176,18 @@ class Handlers(dict[type, Callable[..., None]]):
 
 
 class Releases:
-    """Tells the feeder, for every so many bytes, that the caller has let go of results.
+    """Counts the bytes of results that the user releases, and sends the feeder a `Released` for every `HEADROOM_STEP` of them.
 
-    Called in finalizers, in any thread and inside each other, so it takes no lock.
+    Called in finalizers, in any thread, also inside another call of itself: so it takes no lock.
 
-    A caller appends what it lets go of, takes all amounts there are, and appends their sum again if that is not enough for an
-    event. Each amount is taken by one caller alone, since `append` and `popleft` are atomic: none is lost or counted twice. An
-    event may come late while two callers hold a part each; the next call finds both parts.
+    A call appends its bytes, takes all amounts, and appends their sum again if the sum is too small for an event. `append` and
+    `popleft` are atomic, so one call takes each amount: none is lost or counted twice. While two calls hold a part each, the
+    event may be late; the next call finds both parts.
     """
 
     def __init__(self, feeder_inbox: queue.SimpleQueue[Any]):
         self._inbox = feeder_inbox
-        #: Bytes that no event has told of. Any thread appends and takes.
+        #: Bytes that are not reported. Any thread appends and takes; both are atomic.
         self._amounts: deque[int] = deque()
 
     def __call__(self, nbytes: int) -> None:

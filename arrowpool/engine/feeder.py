@@ -7,9 +7,10 @@
 One thread at a time encodes arguments and keeps the books of their arena: the feeder, or, while the feeder sleeps, the thread of a
 source that has a task to send (see `mailbox`). `parts` puts the parts together.
 
-Tasks are bound to a worker as late as possible. Some are encoded ahead. None is sent behind a running task, except where tasks are
-measured to be short and go several to a frame; those are taken back when the task before them turns out long (see `recall`). Bytes
-in flight stay within the budget: the feeder waits for releases, so a user's generator is consumed only as fast as workers make room.
+Tasks are bound to a worker as late as possible. Some are encoded ahead. None is sent behind a running task, except where tasks
+are measured to be short and go several to a frame; those are taken back when the task before them turns out long (see `recall`).
+Bytes in flight stay within the budget: the feeder waits for releases, so a user's generator is consumed only as fast as workers
+make room.
 
 User code in this thread: what pickling an argument calls, and the iterator of a call that other code queued in the standard
 library's form. Other iterators are drawn in threads of their own (see `source`).

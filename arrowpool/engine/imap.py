@@ -41,8 +41,9 @@ def _do_nothing() -> None:
 class Imap(Watched):
     """Mixin for an iterator of the standard library: the unread results of an imap.
 
-    The collector adds results; the collector and the feeder end it; any thread takes results through an `IMapIterator`. The
-    standard library's condition `_cond` guards `_items`, `_unsorted`, `_index`, `_length` and the attributes below, except `asked`.
+    The collector's thread adds results; it and the feeder's thread end the call; any thread takes or drops results through an
+    `IMapIterator`. All of them hold the standard library's condition `_cond` while they read and write `_items`, `_unsorted`,
+    `_index`, `_length` and the attributes below, except `asked`.
     """
 
     _job: int
@@ -52,7 +53,8 @@ class Imap(Watched):
     _ended = False
     #: Whether further results are counted and not kept: the user dropped the iterator.
     _unkept = False
-    #: Called once, when a result is taken or dropped. The feeder sets it; the thread that takes a result removes it.
+    #: Called once, when a result is taken or dropped. The acting thread (see `mailbox`) sets it; the thread that takes or drops a
+    #: result removes it.
     _when_read: Callable[[], Any] | None = None
 
     def take(self: Any, timeout: float | None) -> tuple[bool, Any]:
@@ -79,7 +81,8 @@ class Imap(Watched):
         return outcome
 
     def _take_inherited(self: Any) -> tuple[bool, Any]:
-        # In a forked child. Without the lock: a thread of the parent may have held it at the fork, and nothing changes here.
+        # In a forked child. Without the lock: a thread of the parent may have held it at the fork, and no thread changes results
+        # here.
         if self._items:
             return self._items.popleft()  # type: ignore[no-any-return]
         if self._index != self._length:
@@ -131,7 +134,7 @@ class Imap(Watched):
         raise NotImplementedError
 
     def _set_length(self: Any, length: int) -> None:
-        # As in the standard library, except for the condition: the feeder may call this after the end.
+        # As in the standard library, except that nothing changes after the end of the call.
         with self._cond:
             if not self._ended:
                 self._length = length
@@ -146,7 +149,7 @@ class Imap(Watched):
             del self._cache[self._job]
 
     def unread(self: Any) -> int:
-        """Number of results that have arrived and were not taken."""
+        """Number of results that have arrived and were not taken. Without the lock: an estimate."""
         return len(self._items) + len(self._unsorted)
 
     def when_read(self: Any, tell: Callable[[], Any]) -> None:
@@ -249,10 +252,11 @@ class IMapIterator(Generic[_T], stdlib.IMapIterator):  # type: ignore[type-arg]
         # Not the standard library's constructor: the state is in the `Imap`, which the pool holds.
         self._results: Any = self._kind(pool)
         self._job: int = self._results._job
-        #: Values of a chunk that are not yielded yet; None without chunks.
+        #: Values of a chunk that are still to be yielded; None without chunks. The user's threads extend and take; both are atomic.
         self._values: deque[Any] | None = deque() if chunked else None
-        #: When to let the event loop run next, by its clock.
+        #: When to let the event loop run next, by its clock. For the event loop's thread only.
         self._pause_at = 0.0
+        #: Whether there are no more results for the user. Written by the user's threads, only to True.
         self._closed = False
         self._let_go = weakref.finalize(self, _let_go, self._results)
         self._let_go.atexit = False
@@ -345,7 +349,7 @@ class IMapUnorderedIterator(IMapIterator[_T], stdlib.IMapUnorderedIterator):  # 
 
 
 def _let_go(results: Any) -> None:
-    """Tell the pool that these results will not be read. Called by a finalizer, so it takes no lock."""
+    """Have the pool drop these results. Called by a finalizer, so it takes no lock."""
     pool = results._pool  # None once the call has all its answers
     if pool is not None:
         pool._drop(results._job, ends=results.asked)

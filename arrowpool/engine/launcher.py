@@ -1,4 +1,4 @@
-"""Starting one worker process: its descriptors, its initializer, under any start method."""
+"""The launcher: starts one worker process with its descriptors and its initializer, under any start method."""
 
 from __future__ import annotations
 
@@ -36,10 +36,21 @@ from arrowpool.worker.signals import signals_held_back
 
 
 class Initializer:
-    """The user's initializer and its arguments, on their way into every worker.
+    """The user's initializer and its arguments, as they go to every worker.
 
-    A forked worker inherits them. For other workers they are pickled while the process starts, the only time at which locks
-    and queues can be pickled. Their large memory is placed once, when the first worker starts, for all workers.
+    A forked worker inherits them. For other workers they are pickled while the process starts: at no other time can locks and
+    queues be pickled. Their large memory is placed once, when the first worker starts, for all workers.
+
+    Parameters
+    ----------
+    function, args
+        The initializer and its arguments. No function for None.
+    reach : Reach
+        Says what the workers resolve by name.
+    capacity : int
+        Bytes that the arena for the arguments reserves.
+    spill_dir : str or None
+        Directory of that arena, if it is on a disk.
     """
 
     def __init__(
@@ -55,7 +66,8 @@ class Initializer:
         self._reach = reach
         self._capacity = capacity
         self._spill_dir = spill_dir
-        #: Sizes of the large memory, where it was placed, and in what arena.
+        #: The large memory of the arguments: sizes, parcel and arena. Written and read by the thread that starts a worker, with the
+        #: supervisor's lock held; written by `close` after the last worker has started.
         self._placed: tuple[list[int], Parcel, Arena] | None = None
 
     def __call__(self) -> None:
@@ -87,14 +99,14 @@ class Initializer:
         return reducer.reduce((self._function, self._args))
 
     def close(self) -> None:
-        """Release the arguments' memory: no more workers are started."""
+        """Release the arguments' memory, when no more workers are started."""
         self._placed = None
 
 
 def _rebuild_initializer(body: Body, grants: Grants, arena_fd: Any) -> Callable[[], None]:
-    # Rebuilt when called, after the worker is set up, so that an error is the initializer's.
+    # Rebuilt by the call, after the worker is set up: so an error counts as the initializer's.
     def start() -> None:
-        # These segments stay as long as the pool, so the flags are not read.
+        # These segments stay as long as the pool, so no process reads the flags.
         receiver = Receiver(
             arena_fd.detach() if arena_fd is not None else -1, np.zeros(len(grants) + 1, dtype=np.uint8)
         )
@@ -107,7 +119,7 @@ def _rebuild_initializer(body: Body, grants: Grants, arena_fd: Any) -> Callable[
 
 
 class _Travelling(Endpoints):
-    """Endpoints as a process argument: the same numbers after a fork; passed along to any other new process."""
+    """Endpoints as an argument of a process: a forked child has the same numbers; any other child gets duplicates."""
 
     __slots__ = ()
 
@@ -134,9 +146,9 @@ class Launcher:
     capacity : int
         Bytes that a worker's own arena reserves; 0 for none.
     spill_dir : str or None
-        Directory of that arena, if it lies on disk.
+        Directory of that arena, if it is on a disk.
     released : callable
-        Gets the sizes of results that the caller lets go of.
+        Called with the size of each result that the user releases.
     owners : int
         Number of processes with an arena: the workers and the parent.
     """
@@ -154,12 +166,12 @@ class Launcher:
     lifeline: Lifeline = field(default_factory=Lifeline)
 
     def launch(self, keep: Callable[[WorkerHandle], None]) -> None:
-        """Start a worker and pass its handle to `keep`; no interrupt comes between the two.
+        """Start a worker and pass its handle to `keep`. No interrupt comes between the two.
 
         Raises
         ------
         Exception
-            Whatever starting a process raises. Nothing is left of the process then.
+            The error of starting a process. No process and no descriptor is left then.
         """
         watch_forks()
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as always:
@@ -196,9 +208,9 @@ class Launcher:
                 ours.callback(_end, process)
                 with worker_fork(handover, stays=self.forks):
                     process.start()
-                pid = getattr(process, "pid", None) or 0  # a class of the caller's may be no process at all
+                pid = getattr(process, "pid", None) or 0  # a class of the caller's may start no process
                 if pid and its_own:
-                    with contextlib.suppress(OSError):  # it has ended already; or it waits for that itself
+                    with contextlib.suppress(OSError):  # the worker has ended; or it waits for the lifeline itself
                         platform.tie(pid, lifeline)
                 shared.pids = (os.getpid(), pid)
                 worker = WorkerHandle(process, channel, shared, receiver, *_watch(process), quota=self.maxtasks)
@@ -207,13 +219,13 @@ class Launcher:
                 keep(worker)
 
     def close(self) -> None:
-        """Release what workers are started with; after the last of them has ended."""
+        """Release the initializer's memory and the lifeline, after the last worker has ended."""
         self.initializer.close()
         self.lifeline.close()
 
 
 def _end(process: BaseProcess) -> None:
-    """End a process that may have been started and that the pool does not get."""
+    """End a process that the pool does not get, if it was started."""
     if getattr(process, "pid", None):
         process.kill()
         process.join()
@@ -223,17 +235,17 @@ def _end(process: BaseProcess) -> None:
 
 
 def _watch(process: BaseProcess) -> tuple[int, bool]:
-    """Return a descriptor that is readable when the process has ended, or -1; and whether that holds also while its children run."""
+    """Return a descriptor that is readable when the process has ended, or -1; and whether it is so while children of it live on."""
     pid, sentinel = getattr(process, "pid", None), getattr(process, "sentinel", -1)
     if pid is None or sentinel < 0:
         return -1, False
-    keeps = getattr(_popen(process), "method", None) in ("fork", "spawn")  # its sentinel, for as long as it is there
+    keeps = getattr(_popen(process), "method", None) in ("fork", "spawn")  # the sentinel, until it is closed
     try:
         watched = platform.watch_end(pid)
     except OSError:
         return (sentinel if keeps else os.dup(sentinel)), False
     if keeps:
-        # Replaces the pipe that children of the worker keep open, so `join` does not wait for them either.
+        # In place of the pipe, which children of the worker keep open: so `join` does not wait for them either.
         os.dup2(watched, sentinel, inheritable=False)
         os.close(watched)
         return sentinel, True
@@ -245,7 +257,7 @@ def let_go(worker: WorkerHandle) -> None:
     sentinel, worker.sentinel = worker.sentinel, -1
     if sentinel >= 0 and sentinel != getattr(worker.process, "sentinel", -1):
         os.close(sentinel)
-    # Not the process object: others ask for its exit code. A process of loky closes its descriptors by itself.
+    # Not `process.close`: other code asks for the exit code. A process of loky closes its descriptors by itself.
     close = getattr(_popen(worker.process), "close", None)
     if close is not None:
         close()

@@ -2,7 +2,7 @@
 
 One thread at a time does the feeder's work, the one that holds `working`: the feeder itself, or the thread of a source that
 *stands in* for it while it sleeps. Waking the feeder costs more than sending a short task, so it is woken only when there is work.
-Below, *the acting thread* is the thread that holds `working`.
+Here and in other modules, *the acting thread* is the thread that holds `working`.
 
 Race between an answer and falling asleep
 -----------------------------------------
@@ -61,8 +61,8 @@ class Mailbox:
         #: Whether an answer wakes the feeder. Written by the acting thread, under `_lock` when it becomes True; read by the
         #: collector under `_lock`.
         self._wants_answers = False
-        #: Whether answers were taken since free workers were last looked for. Written and read by the acting thread, and read by the
-        #: feeder before it sleeps.
+        #: Whether answers were taken since free workers were last looked for. Written and read by the acting thread, and read by
+        #: the feeder before it sleeps.
         self._taken_early = False
         #: Whether the feeder waits for an event, or has one and waits for `working`. Written by the feeder only. Sources read it
         #: without a lock, and again under `working`, which the feeder takes after it has cleared this.

@@ -44,9 +44,9 @@ class Metrics:
         #: Written by the collector's thread; any thread reads a copy.
         self._slowest: list[tuple[float, str, int]] = []
         self._ended: deque[WorkerStats] = deque(maxlen=_ENDED_KEPT)
-        #: Count and bytes by reason; and the number of looks for a reason. Feeder, collector and callers' threads write, and readers
-        #: take a copy, with `_counting` held. The lock is reentrant: a finalizer that runs inside may make a call, whose argument is
-        #: counted here too.
+        #: Count and bytes by reason; and the number of looks for a reason. Feeder, collector and callers' threads write, and
+        #: readers take a copy, with `_counting` held. The lock is reentrant: a finalizer that runs inside may make a call, whose
+        #: argument is counted here too.
         self._pickled: dict[str, tuple[int, int]] = {}
         self._looks = 0
         self._counting = threading.RLock()

@@ -83,7 +83,7 @@ def assemble(
     one_by_one : bool
         Whether no task may wait in a worker behind another one.
     metrics : Metrics
-        What is counted and measured.
+        Gets counts and bytes.
     """
     workers: list[WorkerHandle] = []
     ahead: deque[Task] = deque()

@@ -1,6 +1,7 @@
-"""Taking tasks back that wait in a worker: behind a task that turns out long, or of a call that was cancelled.
+"""Taking tasks back from a worker: tasks behind one that turns out long, and tasks of a cancelled call.
 
-Decides, and notes it in the worker's control page; the feeder sends what came back to others, and interrupts.
+This class decides, and writes the recalled range to the worker's control page. The feeder sends returned tasks to other workers,
+and interrupts running tasks.
 
 Race between a worker and the parent
 ------------------------------------
@@ -12,8 +13,8 @@ The worker begins task n:
 
 The parent takes tasks back:
 
-A. It reads `started`, and sets the range: from the task announced last to the end of what was sent.
-B. A period later it reads `started` again, and gives to others what is in the range and not announced: from `started` on.
+A. It reads `started`, and sets the range: from the last announced task to the last task that was sent.
+B. A period later it reads `started` again. Tasks of the range that are not announced (from `started` on) go to other workers.
 
 If 2 comes before A, the worker runs n. It has announced n before that, and the period between A and B is far longer than a store
 takes to become visible to another process: at B, `started` is above n. Verdict: n stays with the worker, and runs once.
@@ -21,8 +22,8 @@ takes to become visible to another process: at B, `started` is above n. Verdict:
 If A comes before 2, the worker skips n. If 1 came before B, the parent leaves n at B, and the reply returns it. If 1 comes after
 B, the parent has given n away, and finds no task to the reply. Verdict: in both cases n runs once, elsewhere.
 
-If the range is set once more, it begins at the task announced last and not behind it: the worker may be between 1 and 2 with a
-task that was given away before. No limit of the range ever decreases. Verdict: what was given away stays skipped.
+If the range is set once more, it begins at the last announced task, not after it: the worker may be between 1 and 2 with a task
+that was given away before. No limit of the range ever decreases. Verdict: a task that was given away stays skipped.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ from arrowpool.tuning import RECALL_SECONDS
 
 
 class Recalled(NamedTuple):
-    """What to do now.
+    """What the feeder has to do now.
 
     Attributes
     ----------
     tasks : list of Task
-        Sent and never begun: they go to others first, in this order.
+        Tasks that were sent and not begun: send them to other workers first, in this order.
     interrupts : list of (WorkerHandle, int)
-        Running tasks of cancelled calls, by number.
+        Running tasks of cancelled calls, by number: interrupt them.
     """
 
     tasks: list[Task]
@@ -51,23 +52,23 @@ class Recalled(NamedTuple):
 
 
 class Recall:
-    """Watches what is outstanding. Used in the feeder's thread.
+    """Watches the tasks that workers have. Used by the acting thread (see `mailbox`).
 
     Parameters
     ----------
     workers : list of WorkerHandle
-        The workers that are up. The feeder's list.
+        The workers that are ready. The feeder's list.
     """
 
     def __init__(self, workers: list[WorkerHandle]):
         self._workers = workers
 
     def is_pending(self) -> bool:
-        """Whether `look` has something to look at."""
+        """Whether `look` has a worker to watch."""
         return any(len(worker.outstanding) > 1 or worker.recalled for worker in self._workers)
 
     def look(self) -> Recalled:
-        """Take back what waits behind a long task while another worker is idle. To be called each period."""
+        """Take back tasks that wait behind a long one while another worker is idle. Called once a period."""
         now = time.monotonic()
         recalled = Recalled([], [])
         for worker in self._workers:
@@ -85,7 +86,7 @@ class Recall:
         return recalled
 
     def cancel(self, call: Call) -> Recalled:
-        """A call was cancelled: take back what was not begun of it, interrupt what runs."""
+        """Take back the tasks of a cancelled call that are not begun, and interrupt those that run."""
         call.cancelled = True
         recalled = Recalled([], [])
         for worker in self._workers:
@@ -106,7 +107,7 @@ class Recall:
         first, end = worker.recalled
         worker.recalled = None
         worker.last_frame = 0
-        # Once more: it may have begun another task of the call, or have gone on after the first signal.
+        # Once more: it may have begun another task of the call, or have continued after the first signal.
         self._interrupt(worker, recalled)
         for number in range(max(first, worker.control.started), end):
             task = worker.outstanding.pop(number, None)

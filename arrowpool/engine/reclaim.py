@@ -1,7 +1,7 @@
-"""Memory that can be had back: what workers have released, and what the processes of a pool keep warm without need.
+"""Getting memory back: segments that workers have released, and free memory that the processes of a pool keep warm.
 
-Called in the feeder's thread, by the budget (before it says that there is no room), by the encoder (when the system has no
-memory) and by the feeder (when a worker has none, or the pool is idle).
+Used by the acting thread (see `mailbox`): by the budget, before it says that an object does not fit; by the encoder, when the
+system has no memory; and by the feeder, when a worker has no memory, or the pool is idle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Reclaim:
     sender : Sender
         Owner of the arguments' arena.
     workers : list of WorkerHandle
-        The workers that are up. The feeder's list, which it changes.
+        The workers that are ready. The feeder's list.
     """
 
     def __init__(self, sender: Sender, workers: list[WorkerHandle]):
@@ -40,7 +40,7 @@ class Reclaim:
         self._sender.trim()
 
     def trim_all(self, but: WorkerHandle | None = None) -> None:
-        """Give back what is kept warm here, and have idle workers do the same. Busy workers do so when they are idle."""
+        """Give warm memory of this process back, and have idle workers do the same. Busy workers do so when they are idle."""
         self.trim()
         for worker in self._workers:
             if worker is not but and not worker.outstanding:
@@ -48,18 +48,18 @@ class Reclaim:
                     worker.channel.send(protocol.trim())
 
     def help(self, worker: WorkerHandle) -> None:
-        """A worker has no memory for a result: have all others trim, and tell it how much they can give back."""
+        """Help a worker that has no memory for a result: have all others trim, and tell it how much they can give back."""
         elsewhere = self._spare(worker)
         self.trim_all(but=worker)
         worker.control.answer(elsewhere)
 
     def relieve(self) -> Callable[[int], bool] | None:
-        """There is no memory for an argument: have all others give back what they can.
+        """Have all workers give memory back, since there is none for an argument.
 
         Returns
         -------
         callable or None
-            Tells whether the workers still have so many bytes to give back, so that waiting for them makes sense. None
+            Called with a number of bytes; says whether the workers can still give back so many, so waiting makes sense. None
             without workers.
         """
         self.reap()
@@ -67,5 +67,5 @@ class Reclaim:
         return (lambda lacking: self._spare() >= lacking) if self._workers else None
 
     def _spare(self, but: WorkerHandle | None = None) -> int:
-        """Bytes that workers keep warm, or that were released and they have not noticed."""
+        """Bytes that workers keep warm, and bytes that were released and not yet noticed by the worker."""
         return sum(worker.spare() for worker in self._workers if worker is not but)

@@ -1,6 +1,6 @@
-"""Workers' replies: what each means for the task that it answers, and how its result is rebuilt.
+"""Workers' replies: each settles a task; results are rebuilt.
 
-Used in the collector's thread. Sets results; everything else that follows from the replies is returned, and the collector does it.
+Used in the collector's thread. Sets results itself. Returns what else follows from the replies, and the collector acts on it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from arrowpool.transport.reducer import loads
 
 
 class Settled:
-    """What follows from the replies of one worker that were read together."""
+    """The consequences of replies of one worker that were read together."""
 
     __slots__ = ("answered", "broken", "for_feeder", "returned")
 

@@ -2,7 +2,11 @@
 
     value = await pool.apply_async(f, (df,))
 
-The collector sets a result; any thread or coroutine waits for it. The results of an imap are in `imap`.
+The collector's thread sets a result. Any thread or coroutine waits for it. The results of an imap are in `imap`.
+
+The attributes are the standard library's. The collector's thread writes `_success` and `_value`, then sets `_event`; other
+threads read the two after they have seen the event. After the end of the collector, threads that make calls end all open calls
+(`fail`). Two threads may end the same call, with the same error: the second gets a KeyError, which `OpenCalls` ignores.
 """
 
 from __future__ import annotations
@@ -96,13 +100,13 @@ class MapResult(ApplyResult[list[_T]], stdlib.MapResult[_T]):
         )
 
     def _set(self: Any, index: int, outcome: tuple[bool, Any]) -> None:
-        # Past the ones between: called for each of maybe many thousand tasks.
+        # Directly, without the methods in between: this is called for each of many thousand tasks.
         stdlib.MapResult._set(self, index, outcome)  # type: ignore[attr-defined]
         if self._number_left <= 0:
             self._wake()
 
     def fail(self: Any, error: BaseException) -> None:
-        self._number_left = 1  # number of tasks without an answer: the one that is set next is the last
+        self._number_left = 1  # number of tasks without an answer: the next one that is set is the last
         super().fail(error)
 
 

@@ -1,10 +1,10 @@
-"""Whose turn it is: the running calls, and which of them gives the next task.
+"""Round robin: the running calls, and which of them gives the next task.
 
-Calls give their tasks one call after the other, as they came. Those whose tasks a user's iterator makes have a queue of
-their own, with one task a turn; the two queues take turns. So an iterator that goes on and on does not keep other calls
-waiting, nor a long list an iterator's next item.
+Calls with a list give all their tasks in turn, in the order in which the calls were made. Calls with a source (a user's iterator)
+have a queue of their own, and give one task a turn. The two queues take turns. So an endless iterator does not keep other calls
+waiting, and a long list does not keep the next item of an iterator waiting.
 
-Pure but for what it asks: whether a source has tasks, whether a call is held back. Used by the feeder, in its thread.
+Used by the acting thread (see `mailbox`). Decides only, without IO.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ class Turns:
     Parameters
     ----------
     is_throttled : callable
-        Whether a call has to wait until results of it are read.
+        Whether a call must wait until some of its results are read.
     """
 
     def __init__(self, is_throttled: Callable[[Call], bool]):
         self._is_throttled = is_throttled
-        #: Those that are not over, by job: they have tasks to give, or tasks under way.
+        #: Calls that are not over, by job: they have tasks to give, or tasks under way.
         self._running: dict[int, Call] = {}
-        #: Those that may have tasks to give now, without and with a source. What is exhausted is taken out when it is met.
+        #: Calls without a source that may have tasks to give now. An exhausted call is removed when its turn comes.
         self._listed: deque[Call] = deque()
+        #: Calls with a source that may have tasks to give now; the same.
         self._drawn: deque[Call] = deque()
-        #: The jobs of those with a source that are in that queue, or throttled.
+        #: Jobs with a source that are in `_drawn` or `_throttled`.
         self._known: set[int] = set()
+        #: Calls that must wait until some of their results are read, by job.
         self._throttled: dict[int, Call] = {}
         #: Whether the calls with a source come first.
         self._sources_first = False
@@ -41,11 +43,11 @@ class Turns:
         return len(self._running)
 
     def calls(self) -> list[Call]:
-        """All that are running."""
+        """All running calls."""
         return list(self._running.values())
 
     def add(self, call: Call) -> None:
-        """A new call."""
+        """Add a new call."""
         self._running[call.job] = call
         if call.source is None:
             self._listed.append(call)
@@ -54,17 +56,17 @@ class Turns:
         return self._running.get(job)
 
     def drawn(self, job: int) -> None:
-        """The source of this job has tasks."""
+        """Note that the source of this job has tasks."""
         call = self._running.get(job)
         if call is not None and job not in self._known:
             self._known.add(job)
             self._drawn.append(call)
 
     def release(self, job: int) -> None:
-        """A call that was throttled need not be so any more."""
+        """Stop throttling a call, if it is throttled."""
         call = self._throttled.pop(job, None)
         if call is not None:
-            # To where it was taken from, nearly: before those that came after it.
+            # About where it was: before the calls that were made after it.
             (self._listed if call.source is None else self._drawn).appendleft(call)
 
     def release_all(self) -> None:
@@ -72,7 +74,7 @@ class Turns:
             self.release(job)
 
     def next(self) -> Call | None:
-        """The call that gives the next task; None when no call has one to give now."""
+        """The call that gives the next task; None when no call has a task now."""
         first, second = (self._drawn, self._listed) if self._sources_first else (self._listed, self._drawn)
         return self._head(first) or self._head(second)
 
@@ -89,13 +91,13 @@ class Turns:
         return None
 
     def took(self, call: Call) -> None:
-        """A call has given one or more tasks: it is others' turn."""
+        """Note that a call has given tasks: others have their turn next."""
         self._sources_first = call.source is None
         if call.source is not None and self._drawn and self._drawn[0] is call:
             self._drawn.rotate(-1)
 
     def exhausted(self, call: Call) -> None:
-        """A call gives no more tasks; those it gave may be under way."""
+        """Note that a call gives no more tasks. Earlier tasks may be under way."""
         call.exhausted = True
         call.set_length = None
         call.tasks = iter(())
@@ -105,5 +107,5 @@ class Turns:
             call.source = None
 
     def over(self, call: Call) -> None:
-        """Nothing of this call is under way any more."""
+        """Remove a call: none of its tasks is to come or under way."""
         self._running.pop(call.job, None)

@@ -1,6 +1,6 @@
-"""Which worker gets the next task, how many tasks go in one frame, and how many are encoded or drawn ahead.
+"""Scheduling: which worker gets the next task, how many tasks go in one frame, and how many are encoded or drawn ahead.
 
-Functions of what is measured, without state. Used in the feeder's thread, and `gather_seconds` in the collector's.
+Functions of measured values, without state. Used by the acting thread (see `mailbox`), `gather_seconds` by the collector.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from arrowpool.engine.calls import Call, Task
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.tuning import FRAME_SECONDS, FRAME_TASKS, SHORT_TASK_SECONDS
 
-#: Time that handling one task costs beside running it, for sizing frames.
+#: Time that a task costs in addition to running it, for the size of frames.
 _TASK_OVERHEAD_SECONDS = 1e-5
 
-#: So many tasks are drawn ahead at most: a thread that draws is woken for each such number, as workers for each frame.
+#: Maximum number of tasks that are drawn ahead. The thread that draws is woken once for that many, as a worker is for each frame.
 _DRAWN_TASKS = 1024
 
 #: Replies are gathered while a worker has at least this many short tasks, for at most this long.
@@ -23,9 +23,9 @@ _GATHER_SECONDS = 2e-3
 
 
 def free_worker(workers: list[WorkerHandle], queue_behind: bool) -> WorkerHandle | None:
-    """A worker that has nothing to do; or, if the next task may queue, one with no more than a frame of short ones left.
+    """A worker without tasks; or, if the next task may queue, a worker with at most one frame of short tasks left.
 
-    What queues behind a task that turns out long is taken back.
+    Tasks that queue behind one that turns out long are taken back (see `recall`).
     """
     best = None
     for worker in workers:
@@ -42,13 +42,14 @@ def free_worker(workers: list[WorkerHandle], queue_behind: bool) -> WorkerHandle
 def frame_size(first: Task, worker: WorkerHandle, worker_count: int, budget: int) -> int:
     """How many tasks may go to a worker in one frame that begins with this one: several if they are short.
 
-    Each worker may have two frames. The results of all of them are to be within the budget: the user may read none.
+    Each worker may have two frames. The results of all frames must be within the budget, since the user may read none of them.
     """
     call = first.call
     mean = call.mean_seconds
     if mean is None or mean >= SHORT_TASK_SECONDS:
         return 1
-    # A share of what is left (or, where nobody knows, of what there has been), so that all workers end together.
+    # A share of the tasks that are left (of those so far, if the length is unknown), so that all workers end at about the same
+    # time.
     share = (call.length - first.index if call.length is not None else first.index) // (2 * worker_count)
     count = min(FRAME_TASKS, share, int(FRAME_SECONDS / (mean + _TASK_OVERHEAD_SECONDS)))
     if call.result_bytes:
@@ -57,9 +58,9 @@ def frame_size(first: Task, worker: WorkerHandle, worker_count: int, budget: int
 
 
 def gather_seconds(workers: Iterable[WorkerHandle]) -> float:
-    """How long to let replies gather before they are read, since to read each by itself costs more than a short task.
+    """Seconds to let replies gather before they are read: reading them one by one costs more than a short task.
 
-    Half of the work that a worker has left, so that it gets more before it runs dry. 0 where tasks are not short, or are few.
+    Half of the time for which a worker has work, so it gets more before it is idle. 0 where tasks are long or few.
     """
     left = 0.0
     for worker in workers:
@@ -70,8 +71,7 @@ def gather_seconds(workers: Iterable[WorkerHandle]) -> float:
 
 
 def ahead_size(call: Call, worker_count: int, budget: int) -> int:
-    """How many tasks of a call may be encoded ahead: more than workers if they are short and their results are within the
-    budget."""
+    """How many tasks of a call may be encoded ahead: more than workers if they are short, and their results within the budget."""
     mean = call.mean_seconds
     if mean is None or mean >= SHORT_TASK_SECONDS:
         return worker_count
@@ -81,10 +81,10 @@ def ahead_size(call: Call, worker_count: int, budget: int) -> int:
 
 
 def draw_size(call: Call, worker_count: int, budget: int) -> int:
-    """How many tasks may be drawn ahead from a user's iterator: what workers do in two frames, if they are short and their
-    results are within the budget.
+    """How many tasks may be drawn ahead from a user's iterator.
 
-    One, where it could change the function's data from task to task.
+    Two frames for each worker if the tasks are short and their results within the budget. One if the iterator could change the
+    function's data between two tasks.
     """
     mean = call.mean_seconds
     if mean is None or mean >= SHORT_TASK_SECONDS or not call.blobs or not call.blobs[0].stateless:

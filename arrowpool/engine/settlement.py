@@ -1,4 +1,4 @@
-"""What tasks and calls hold, and how it is let go of at their end. Used in the feeder's thread."""
+"""Settling tasks and calls at their end: their memory is released. Used by the acting thread (see `mailbox`)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Settlement:
     Parameters
     ----------
     mailbox : Mailbox
-        The feeder's: has the tasks that have their results.
+        Has the tasks whose results have arrived.
     encoder : Encoder
-        Has the books of what tasks and calls refer to.
+        Releases segments and blobs of tasks and calls.
     turns : Turns
         The running calls.
     workers : list of WorkerHandle
-        The workers that are up. The feeder's list.
+        The workers that are ready. The feeder's list.
     """
 
     def __init__(self, mailbox: Mailbox, encoder: Encoder, turns: Turns, workers: list[WorkerHandle]):
@@ -31,18 +31,18 @@ class Settlement:
         self._workers = workers
 
     def settle_answered(self) -> None:
-        """Settle all tasks that have their results, before free workers are looked for."""
+        """Settle all tasks whose results have arrived, before free workers are looked for."""
         while (task := self._mailbox.take()) is not None:
             self.settle(task)
 
     def settle_early(self) -> None:
-        """The same while tasks are encoded, when memory is about to be needed."""
+        """As `settle_answered`, while tasks are encoded: before memory is needed."""
         if self._mailbox.answers:
             while (task := self._mailbox.take_early()) is not None:
                 self.settle(task)
 
     def settle(self, task: Task) -> None:
-        """A task is over: let go of what it held, and of what its call held if it was the last one."""
+        """End a task: release its memory, and that of its call if it was the last task."""
         if self._encoder.holds(task):
             self.forget(self._encoder.settled(task))
         call = task.call
@@ -51,13 +51,13 @@ class Settlement:
             self.finish(call)
 
     def finish(self, call: Call) -> None:
-        """Let go of what a call held, if no task of it is to come or under way."""
+        """End a call if none of its tasks is to come or under way: release its memory."""
         if call.exhausted and not call.pending:
             self._turns.over(call)
             self.forget(self._encoder.finish(call))
 
     def forget(self, blobs: list[Blob]) -> None:
-        """No task will refer to these blobs: have the workers that know them drop them, with the next frame."""
+        """Have the workers that know these blobs drop them, with the next frame: no task will refer to them again."""
         for blob in blobs:
             for worker in self._workers:
                 if blob.number in worker.known_blobs:

@@ -1,7 +1,7 @@
 """Data that tasks of one call share: objects that occur in several items, memory that overlaps, objects that users have shared.
 
-Answers the reducer while it takes a task or a function apart, and notes the blobs that the task or function needs. Used in the
-feeder's thread.
+The reducer asks for it while it reduces a task or a function. The blobs that the task or function needs are noted. Used by the
+acting thread (see `mailbox`).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class SharedByCall(Sharing):
     call : Call
         The call.
     take_apart : callable
-        Reduces an object with another reducer, since this class is asked in the middle of a reduction.
+        Reduces an object with another reducer: the call comes in the middle of a reduction.
     place : callable
         Places a reduced object for all tasks of the call. Returns None when there is no memory for it.
     saved : callable
-        Gets the bytes of each copy that is saved.
+        Called with the bytes of each copy that is saved.
     """
 
     #: The blobs that this task or function refers to, each once, and held by the call.

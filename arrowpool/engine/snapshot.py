@@ -1,10 +1,9 @@
-"""Single calls, taken as they are at the moment they are made: in the caller's thread, not when their turn comes.
+"""Snapshots of single calls: a call is pickled at once, in the caller's thread, so later changes do not reach the task.
 
-Used by the pool, in its callers' threads, and by the encoder, in the feeder's. What is in the stream is taken at once: plain
-objects, small arrays and frames. Large memory is only referred to: it is read when the task is placed, as the standard
-library reads it when its own thread comes to that task.
+Plain objects, small arrays and small frames are copied into the stream. Large memory is only referred to: it is read when the
+task is placed, as the standard library reads it when its own thread comes to the task.
 
-Guarantees: user code that runs while something is pickled may make calls of its own, from any thread: no lock is held.
+Guarantee: no lock is held while user code runs, so code that pickling calls may make calls of its own, in any thread.
 """
 
 from __future__ import annotations
@@ -28,33 +27,39 @@ from arrowpool.tuning import SNAPSHOT_BYTES
 
 
 class Snapshots:
-    """Takes them, and sees to it that those which wait for their turn are not too large altogether.
+    """Takes snapshots, and limits the memory of those that wait for their turn.
 
     Parameters
     ----------
     sender : Sender
-        Whose tasks they will be.
+        Reduces objects. Threads use it through reducers of their own.
     """
 
     def __init__(self, sender: Sender):
         self._sender = sender
-        #: Reducers that nobody uses just now: each is for one thread at a time, and not for what that calls meanwhile.
+        #: Reducers that are not in use. Threads that make calls take one and put it back; both are atomic operations, so one call
+        #: uses a reducer at a time. A call that is made while pickling runs takes another one.
         self._idle: deque[Reducer] = deque()
-        #: Bytes taken, counted by callers with the lock; and dropped, by the feeder alone.
+        #: Bytes of all snapshots. Threads that make calls add to it, with `_counting` held, and read it without the lock.
         self._taken = 0
+        #: Bytes of the snapshots that are used up. The acting thread (see `mailbox`) adds to it; threads that make calls read it.
+        #: Safe for both: they are compared with a limit that need not be exact.
         self._dropped = 0
+        #: Held while `_taken` changes. Reentrant: a finalizer that runs inside may make a call.
         self._counting = threading.RLock()
 
     def __repr__(self) -> str:
         return f"<Snapshots waiting: {self._taken - self._dropped:,} bytes>"
 
     def take(self, function: Callable[..., Any], args: Any, kwds: Any, shares: Sequence[Share] = ()) -> Snapshot | None:
-        """The call as it is now; None if nothing of it can change, or if too much waits already.
+        """Return a snapshot of a call; None if nothing of the call can change, or if snapshots of `SNAPSHOT_BYTES` wait already.
+
+        For threads that make calls.
 
         Raises
         ------
         KeyboardInterrupt
-            When the main thread is interrupted. Any other error is the call's.
+            When the main thread is interrupted. Any other error becomes the snapshot's `failure`.
         """
         _, function, payload, plain = parts_of(function, args, kwds)
         if (plain and self._stays(function)) or self._taken - self._dropped >= SNAPSHOT_BYTES:
@@ -78,7 +83,7 @@ class Snapshots:
         return snapshot
 
     def _taken_with(self, reducer: Reducer, function: Any, payload: Any, sharing: Sharing) -> Snapshot:
-        # What names things of a spawned worker's `__main__` waits for that worker's word: then it is taken later.
+        # Under spawn, names in `__main__` are a guess until the first worker has reported its own. Then pickle later.
         reducer.guessed = False
         seen = None
         stateless = is_stateless(function)
@@ -101,12 +106,12 @@ class Snapshots:
         return Snapshot(encoded, encoded_payload, nbytes=_held(encoded) + _held(encoded_payload))
 
     def drop(self, snapshot: Snapshot | None) -> None:
-        """It is used up."""
+        """Note that a snapshot is used up. For the acting thread."""
         if snapshot is not None:
             self._dropped += snapshot.nbytes
 
     def _stays(self, function: Any) -> bool:
-        """Whether the function goes by its name alone."""
+        """Whether the function is sent by its name alone."""
         kind = type(function)
         if kind is FunctionType:
             return is_stateless(function) and self._sender.resolves(function)
@@ -114,18 +119,18 @@ class Snapshots:
 
 
 def parts_of(function: Any, args: Any, kwds: Any) -> tuple[Star, Any, Any, bool]:
-    """A task as a worker applies it: how, the function, what goes to it; and whether that is a few plain values."""
+    """How a worker applies the function of a task, the function, its payload, and whether the payload is a few plain values."""
     if function is mapstar or function is starmapstar:
         star = Star.MAP if function is mapstar else Star.STARMAP
         function, payload = args[0]
         return star, function, payload, is_plain(payload)
-    # Only what is a tuple and a dict itself goes through marshal; a subclass may be anything.
+    # Exact types only: marshal does not keep subclasses.
     plain = type(args) is tuple and type(kwds) is dict and not kwds and is_plain(args)
     return Star.CALL, function, (args, kwds), plain
 
 
 def _held(reduced: Reduced | None) -> int:
-    """Bytes that are the snapshot's own: the stream, also where that is to be placed as memory."""
+    """Bytes that belong to the snapshot: the stream, also if it will be placed as a unit, and units with memory of their own."""
     if reduced is None:
         return 0
     own = sum(unit.nbytes for unit in reduced.units if unit.is_own)

@@ -1,13 +1,14 @@
-"""A user's iterator, drawn in a thread of its own: one that is slow, or blocks, holds up its own call and nothing else.
+"""A user's iterator, drawn in a thread of its own: an iterator that is slow or blocks delays its own call only.
 
     feeder -- ask(n) --> source, which draws up to n tasks -- drawn(last) --> feeder, which takes and encodes them
 
-The iterator may change at its next step what it gave at the last one (``buffer[:] = row; yield buffer``), and what is called
-for it. So it goes on only when the feeder asks, and the feeder asks when what was given is encoded. Plain values cannot
-change, nor functions without data: of these, several are drawn ahead. Whatever is drawn is there for the feeder at once, and so a generator may wait for results of what it gave.
+The next step of an iterator may change its last item (``buffer[:] = row; yield buffer``) and the data of the function. So the
+iterator goes on only when the feeder asks, and the feeder asks when the last item is encoded. Plain values and functions without
+data cannot change: several of these are drawn ahead. Each drawn task is available to the feeder at once, so a generator may wait
+for results of its own items.
 
-Guarantees: after `close`, nothing more is asked of the iterator, and it is let go of as soon as it returns; nobody waits for
-that. The thread ends with the iterator or with `close`.
+Guarantees: after `close`, the iterator is not advanced again, and is released when its current step returns. No thread waits for
+that. The source's thread ends with the iterator or with `close`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from arrowpool.threads import Service, current
 from arrowpool.transport.protocol import is_plain
 from arrowpool.transport.resolution import is_fixed
 
-#: Iterating over these runs no code but Python's and NumPy's; nor does iterating over the containers of pandas and polars below.
+#: Iterating over these types, and over the types of pandas and polars below, runs no user code.
 _INERT = frozenset(
     (
         *(list, tuple, range, str, bytes, bytearray, dict, set, frozenset, deque, np.ndarray),
@@ -40,9 +41,10 @@ _INERT_NAMES = frozenset(
 )
 
 
-#: A task that a source has drawn, or the exception that came instead (StopIteration at the end); whether it stays the same when the
-#: iterator goes on; and the number of the request that it ends, counted from 1, or 0 when more is drawn for that request. All in one
-#: object: if the acting thread saw the end of the request before the task, it would let the iterator go on, and change the task.
+#: A task that a source has drawn, or the exception that came instead (StopIteration at the end); whether it stays the same when
+#: the iterator goes on; and the number of the request that it ends, counted from 1, or 0 when more is drawn for that request. All
+#: in one object: if the acting thread saw the end of the request before the task, it would let the iterator go on, and change the
+#: task.
 _Drawn: TypeAlias = tuple[Any, bool, int]
 
 
@@ -99,7 +101,7 @@ class Source(Service):
             self._requests_done = request
         if isinstance(task, BaseException):
             if isinstance(task, StopIteration):
-                self._there.append(drawn)  # as every iterator, it stays at its end
+                self._there.append(drawn)  # as in every iterator, the end stays
             raise task
         return task
 
@@ -182,14 +184,14 @@ class Source(Service):
 
 
 def tasks_of(job: int, function: Any, iterable: Iterable[Any], length: int | None = None) -> Iterator[Any]:
-    """The tasks of an iterable; what it raises is a task that raises it.
+    """The tasks of an iterable. An exception of the iterable becomes a task that raises it.
 
-    As the standard library's `_guarded_task_generation`, which would keep the pool alive. Where it is known how many there
-    will be, so many come, also of an iterable that raises or ends before: nobody waits for those that are missing.
+    As the standard library's `_guarded_task_generation`, which would keep the pool alive. With a `length`, exactly so many tasks
+    come, even if the iterable raises or ends before: no call waits for missing ones.
     """
     index = 0
     try:
-        # Not enumerated: an item must not be kept alive while the next one is waited for.
+        # Not with `enumerate`, which would keep an item alive while the next one is made.
         for item in itertools.islice(iterable, length):
             yield job, index, function, (item,), {}
             del item
@@ -202,16 +204,16 @@ def tasks_of(job: int, function: Any, iterable: Iterable[Any], length: int | Non
 
 
 def runs_code(iterable: Any) -> bool:
-    """Whether iterating may run the user's code, which may block, or change what it gave before."""
+    """Whether iterating may run user code, which may block, or change earlier items."""
     kind = type(iterable)
     if kind in _INERT:
         return False
-    module = kind.__module__  # of a proxy, it may be anything
+    module = kind.__module__  # the type of a proxy may have any object here
     return type(module) is not str or (module.partition(".")[0], kind.__name__) not in _INERT_NAMES
 
 
 def _is_frozen(task: Any) -> bool:
-    """Whether nothing in a task's arguments can change, nor its function."""
+    """Whether neither the arguments of a task nor its function can change."""
     _, _, function, args, _ = task
     if function is mapstar or function is starmapstar:
         function, args = args[0]

@@ -42,7 +42,8 @@ class Supervisor(Service):
     launcher : Launcher
         Starts workers.
     processes : list of Process
-        The pool's list of its processes. The supervisor updates it.
+        The pool's list of its processes. Written by the threads that start workers and by this thread, under a lock; read by any
+        thread.
     size : int
         Number of workers to keep.
     pipe : SelfPipe
@@ -92,9 +93,9 @@ class Supervisor(Service):
         #: Whether this thread has broken the pool, so no worker is started any more. Written by this thread; read also by the
         #: thread that makes the pool, in `repopulate`.
         self._gave_up = False
-        #: Whether the last attempt to start a worker failed.
+        #: Whether the last attempt to start a worker failed. For this thread only.
         self._short_handed = False
-        #: When an attempt failed for the first time while there was no worker at all; None while there are some.
+        #: When an attempt failed for the first time while the pool had no worker; None while it has some. For this thread only.
         self._deserted_at: float | None = None
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The throttle: holds calls back while their results pile up unread, so that a generator is consumed as fast as results are read."""
+"""The throttle: holds calls back while many of their results are unread, so a generator is consumed as fast as results are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arrowpool.engine.imap import Imap
 
 
 class Throttle:
-    """Holds calls back. Used in the feeder's thread.
+    """Holds calls back. Used by the acting thread (see `mailbox`).
 
     Parameters
     ----------
@@ -22,14 +22,14 @@ class Throttle:
     cache : Mapping
         Result objects of running calls by job number.
     inbox : queue.SimpleQueue
-        The feeder's: gets a `Read` when results of a call that is held back are read.
+        The feeder's. Gets a `Read` when results of a call that is held back are read.
     """
 
     def __init__(self, limit: int, cache: Mapping[int, Any], inbox: queue.SimpleQueue[Any]):
         self._limit = limit
         self._cache = cache
         self._inbox = inbox
-        #: True when no call is held back any more.
+        #: Whether the pool is closed, so no call is held back any more.
         self._open = False
 
     def open(self) -> None:
@@ -45,8 +45,8 @@ class Throttle:
         2. A user's thread reads results, and puts a `Read` if the feeder has asked.
         3. The feeder looks again.
 
-        If 2 comes after 1, the feeder gets the `Read`. If 2 comes before 1, the feeder sees at 3 that there are fewer unread results.
-        Verdict: a call that waits gets a `Read`.
+        If 2 comes after 1, the feeder gets the `Read`. If 2 comes before 1, the feeder sees at 3 that there are fewer unread
+        results. Verdict: a call that waits gets a `Read`.
         """
         if self._open or not call.result_bytes:
             return False

@@ -18,7 +18,7 @@ from arrowpool.transport.receiver import Receiver
 
 @dataclass(slots=True, eq=False)
 class Spent:
-    """What a worker has answered, and the seconds it took it; the collector's."""
+    """Number of a worker's answers, and the seconds that they took. The collector writes, other threads read for `stats`."""
 
     since: float = field(default_factory=time.monotonic)
     until: float | None = None
@@ -30,37 +30,38 @@ class Spent:
 
 @dataclass(eq=False, repr=False)
 class WorkerHandle:
-    """One worker process and the way to it.
+    """One worker process, and the channel and memory that lead to it.
 
-    Used by the supervisor, the feeder and the collector. The feeder alone writes and reads an attribute that says nothing else.
-    "The feeder" is the thread that works for it: see `mailbox`.
+    Used by the supervisor, the feeder and the collector. The feeder alone writes and reads all attributes, except where a comment
+    names other threads. "The feeder" stands for the acting thread: see `mailbox`.
     """
 
-    # Made by the launcher, and not changed.
+    # Set by the launcher, and not changed, except `sentinel`.
 
     process: BaseProcess
     channel: Channel
     control: ControlPage
     receiver: Receiver
-    #: Readable when the process has ended; -1 if there is none. And whether it is so at once, also when children live on.
+    #: Descriptor that is readable when the process has ended; -1 if there is none. The supervisor writes -1 after the end.
     sentinel: int
+    #: Whether `sentinel` is readable as soon as the process has ended, even if children of the process live on.
     is_watched: bool = True
-    #: How many tasks it runs in all; None for no limit.
+    #: Number of tasks after which the worker ends; None for no limit.
     quota: int | None = None
-    #: Whether it has said that it takes tasks. The feeder writes; other threads read for `stats` and while they wait for workers.
-    #: Safe: it becomes True once.
+    #: Whether the worker has said that it takes tasks. The feeder writes, the supervisor reads. Safe: it becomes True once. A
+    #: worker that ends before the feeder has noted it counts as one that was never ready.
     ready: bool = False
-    #: Tasks sent so far, which is the number of the next one; and how many went in the last frame.
+    #: Number of tasks sent so far, which is the number of the next one; and number of tasks in the last frame.
     sent: int = 0
     last_frame: int = 0
-    #: Seconds that each task of that frame takes, as far as is known. The feeder writes, the collector reads: a guess, of which
-    #: any value does.
+    #: Estimated seconds of each task of that frame. The feeder writes, the collector reads: it is an estimate, so any value will
+    #: do.
     pace: float = 0.0
-    #: Tasks sent and not answered, by number, in the order sent. The feeder adds a task before it is sent. The collector takes it
-    #: out when it is answered or its worker is lost, the feeder when it is taken back. Safe, as `pop` is one operation of a dict:
-    #: one of the two gets the task, and settles it. Other threads ask for its length, or copy it.
+    #: Tasks sent and not answered, by number, in the order in which they were sent. The feeder adds a task before it is sent. The
+    #: collector removes it when it is answered or its worker is lost, the feeder when it is taken back. Safe: `pop` is one
+    #: operation of a dict, so one of the two gets the task, and settles it. Other threads read its length, or a copy.
     outstanding: dict[int, Task] = field(default_factory=dict)
-    #: Blobs that it has, and those of which it has to be told that no task will refer to them again.
+    #: Numbers of blobs that the worker has; and of blobs that it has to drop.
     known_blobs: set[int] = field(default_factory=set)
     to_forget: list[int] = field(default_factory=list)
     #: When the feeder last saw this worker begin a task, and how many it had begun.
@@ -68,13 +69,13 @@ class WorkerHandle:
     #: Numbers taken back from the worker, not yet given to others.
     recalled: tuple[int, int] | None = None
     recalled_at: float = 0.0
-    #: It is about to be killed, so is sent nothing; and the reason was a task's time. The supervisor writes; the feeder reads
-    #: `doomed`, the collector `overdue`. Safe: `overdue` is set before the worker is killed, and so before the collector sees its
-    #: end. A task that is sent in the moment before `doomed` is set is given to another worker.
+    #: Whether the worker is about to be killed, so it gets no task; and whether it is killed because of `task_timeout`. The
+    #: supervisor writes; the feeder reads `doomed`, the collector reads `overdue`. Safe: `overdue` is set before the worker is
+    #: killed, and so before the collector sees its end. A task that is sent just before `doomed` is set goes to another worker.
     doomed: bool = False
     overdue: bool = False
-    #: Whether it can read what the parent lends, which lies in other processes' memory. The collector writes, the feeder reads.
-    #: Safe: a worker that cannot says so instead of running the task, which is then sent again with a copy.
+    #: Whether it can read other processes' memory, which the parent lends. The collector writes, the feeder reads. Safe: a worker
+    #: that cannot read it says so instead of running the task; the task is sent again with a copy.
     may_borrow: bool = False
     #: The collector writes; other threads read for `stats`.
     spent: Spent = field(default_factory=Spent)
@@ -91,7 +92,7 @@ class WorkerHandle:
                 os.kill(self.process.pid, signal.SIGINT)
 
     def spare(self) -> int:
-        """Bytes of its arena that it keeps warm, or that were released and it has not noticed."""
+        """Bytes of its arena that it keeps warm, and bytes that were released and that it has not noticed."""
         return max(0, self.control.results.resident - self.receiver.leased())
 
     def __repr__(self) -> str:
