@@ -26,8 +26,8 @@ class Control:
         self.results = types.SimpleNamespace(resident=0)
         self.released_by_worker = np.zeros(16, dtype=np.uint8)
 
-    def recall(self, first, end):
-        self.recalled.append((first, end))
+    def recall(self, end):
+        self.recalled.append(end)
 
     def interrupt(self, number):
         self.interrupted.append(number)

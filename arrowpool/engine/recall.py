@@ -8,13 +8,13 @@ Race between a worker and the parent
 The worker begins task n:
 
 1. It sets `started` to n + 1.
-2. It reads the recalled range.
-3. It runs n; or, if n is in the range, replies that it has skipped n.
+2. It reads up to which task all are recalled.
+3. It runs n; or, if n is recalled, replies that it has skipped n.
 
 The parent takes tasks back:
 
-A. It reads `started`, and sets the range: from the last announced task to the last task that was sent.
-B. A period later it reads `started` again. Tasks of the range that are not announced (from `started` on) go to other workers.
+A. It reads `started`, and recalls all tasks that were sent.
+B. A period later it reads `started` again. Tasks recalled at A that are not announced (from `started` on) go to other workers.
 
 If 2 comes before A, the worker runs n. It has announced n before that, and the period between A and B is far longer than a store
 takes to become visible to another process: at B, `started` is above n. Verdict: n stays with the worker, and runs once.
@@ -22,8 +22,8 @@ takes to become visible to another process: at B, `started` is above n. Verdict:
 If A comes before 2, the worker skips n. If 1 came before B, the parent leaves n at B, and the reply returns it. If 1 comes after
 B, the parent has given n away, and finds no task to the reply. Verdict: in both cases n runs once, elsewhere.
 
-If the range is set once more, it begins at the last announced task, not after it: the worker may be between 1 and 2 with a task
-that was given away before. No limit of the range ever decreases. Verdict: a task that was given away stays skipped.
+If the parent does A once more, the worker may be between 1 and 2 with a task that was given away before. What is recalled stays
+recalled. Verdict: a task that was given away is skipped.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Recall:
 
     def _take_back(self, worker: WorkerHandle, started: int) -> None:
         """Step A."""
-        worker.control.recall(max(0, started - 1), worker.sent)
+        worker.control.recall(worker.sent)
         worker.recalled = (started if worker.recalled is None else worker.recalled[0], worker.sent)
         worker.recalled_at = time.monotonic()
 

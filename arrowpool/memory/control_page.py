@@ -1,24 +1,39 @@
 """The control page of one worker: a few shared words and one release flag per lease, in both directions.
 
-Parent and worker map the same small file. Every byte has one writer at a time, and a store of one byte or one aligned
-word is all that ever happens, so there is no lock that a killed process could leave held.
+Parent and worker map the same small file. The only operations are loads and stores of one byte or one aligned word, so there is no
+lock that a killed process could leave held.
 
-=================  ============  ============  =====================================================================
-what               written by    read by       meaning
-=================  ============  ============  =====================================================================
-started            worker        parent        how many tasks this worker has begun, ever
-began              worker        parent        when the running task was begun, by the monotonic clock; 0 while none runs
-recalled           parent        worker        tasks in ``[first, end)`` are not to be begun any more
-interrupted        parent        worker        one more than the number of the task that the next SIGINT is meant for
-ending             parent        worker        not 0: a SIGTERM is the parent's, and ends this worker
-pids               both          others        parent and worker
-owners             parent        worker        how many processes of this pool have an arena
-relief             parent        worker        answers to its calls for memory, and bytes that others had to give back then
-arguments          parent        others        segments and bytes of the parent's arena in use, leases of this worker, bytes with pages
-results            worker        others        segments and bytes of this worker's arena in use, leases of the parent, bytes with pages
-flags, to worker   worker        parent        1: the worker's lease in this slot of the parent's arena is over
-flags, to parent   parent        worker        1: the parent's lease in this slot of the worker's arena is over
-=================  ============  ============  =====================================================================
+==================  ==================  ===============  ========================================================================
+what                written by          read by          meaning
+==================  ==================  ===============  ========================================================================
+started             worker              parent           number of tasks that this worker has begun, ever
+began               worker              parent           when the running task was begun, by the monotonic clock; 0 while none runs
+recalled            feeder              worker           the worker begins no task below this number
+interrupted         feeder              worker           1 + number of the task that the next SIGINT is meant for
+ending              supervisor          worker           not 0: SIGTERM comes from the parent, and ends this worker
+pids                launching thread    others           parent and worker
+owners              launching thread    worker           number of processes of this pool that have an arena
+relief              feeder              worker           answers to its calls for memory, and bytes that others had to give back then
+arguments           feeder              others           the use of the parent's arena, with the leases of this worker
+results             worker              parent, others   the use of this worker's arena, with the leases of the parent
+released_by_worker  worker sets,        feeder           1: the worker's lease in this slot of the parent's arena is over
+                    feeder clears
+released_by_parent  parent sets,        worker           1: the parent's lease in this slot of the worker's arena is over
+                    worker clears
+==================  ==================  ===============  ========================================================================
+
+"Worker" is the worker's main thread. "Feeder", "supervisor" and the launching thread are threads of the parent; the last one is the
+thread that makes the pool, later the supervisor. "Others" are processes that show the page (`top`).
+
+Why that is safe
+----------------
+- A word has one writer. Its readers see the old value or the new one, never a part of either, on every processor that aligns words.
+- A flag is set by any thread of the consumer, when a lease ends; once, since a slot belongs to one lease at a time. It is cleared
+  by the owner, which gives the slot to another lease only after that.
+- A use is four words. A reader may see words of two moments: it shows them, or estimates with them.
+- Only `answer` depends on the order of two stores, and says so.
+
+None of this depends on the interpreter lock.
 """
 
 from __future__ import annotations
@@ -28,22 +43,23 @@ import mmap
 import os
 import struct
 import tempfile
-import weakref
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arrowpool.memory import platform
+from arrowpool.memory.views import page_view
 from arrowpool.tuning import LEASE_SLOTS
 
 _WORDS = platform.PAGE
 SIZE = _WORDS + 2 * LEASE_SLOTS
-_STARTED, _RECALLED_FIRST, _RECALLED_END, _INTERRUPTED, _BEGAN, _PARENT, _WORKER, _OWNERS = range(8)
+#: Kept where they are: `top` also shows the workers of programs that have another version of this package.
+_STARTED, _RECALLED, _INTERRUPTED, _BEGAN, _PARENT, _WORKER, _OWNERS = 0, 2, 3, 4, 5, 6, 7
 _ARGUMENTS, _RESULTS = slice(8, 12), slice(12, 16)
 _ANSWERS, _ELSEWHERE, _ENDING = 16, 17, 18
 _USE = struct.Struct("QQQQ")
-#: From here downwards: the number of a System V segment, counted backwards.
+#: A "descriptor" of at most this value is the number of a System V segment, counted backwards.
 _SEGMENTS = -2
 
 Flags = NDArray[np.uint8]
@@ -81,22 +97,16 @@ class Use(NamedTuple):
     resident: int
 
 
-class _Map:
-    """The base object of arrays over the page. (An `mmap.mmap` would keep a duplicate of its descriptor for each worker.)"""
-
-    def __init__(self, fd: int):
-        address = platform.map_page(fd, SIZE)
-        self.__array_interface__: dict[str, Any] = {
-            "data": (address, False),
-            "shape": (SIZE,),
-            "typestr": "|u1",
-            "version": 3,
-        }
-        weakref.finalize(self, platform.unmap, address, SIZE).atexit = False
-
-
 class ControlPage:
-    """A view of the control page behind `fd`, which the caller closes. Only the parent and the worker write."""
+    """A view of the control page behind `fd`, which the caller closes. Only the parent and the worker write.
+
+    Parameters
+    ----------
+    fd : int
+        As returned by `create`.
+    for_reading : bool
+        Whether writing raises.
+    """
 
     def __init__(self, fd: int, for_reading: bool = False):
         shared: Any
@@ -105,7 +115,8 @@ class ControlPage:
         elif for_reading:
             shared = mmap.mmap(fd, SIZE, access=mmap.ACCESS_READ)
         else:
-            shared = np.asarray(_Map(fd))
+            shared = page_view(fd, SIZE)
+        #: The page as words and as floats, for the threads in the table above. The views are not changed after construction.
         self._words = memoryview(shared)[:_WORDS].cast("Q")
         self._times = memoryview(shared)[:_WORDS].cast("d")
         flags = np.frombuffer(shared, dtype=np.uint8, offset=_WORDS)
@@ -114,6 +125,7 @@ class ControlPage:
 
     @property
     def started(self) -> int:
+        """Number of tasks that the worker has begun."""
         return self._words[_STARTED]
 
     @started.setter
@@ -140,6 +152,7 @@ class ControlPage:
 
     @property
     def owners(self) -> int:
+        """Number of processes of the pool that have an arena."""
         return max(1, self._words[_OWNERS])
 
     @owners.setter
@@ -153,13 +166,14 @@ class ControlPage:
 
     def answer(self, elsewhere: int) -> None:
         """Answer a worker's call for memory with the bytes that other processes can give back."""
-        # In this order: with a new number of answers, the worker never reads older bytes.
+        # In this order: a worker that reads the new number of answers does not read older bytes. A processor that reorders
+        # stores may break that: the worker then waits too long or too short for memory, at most a second.
         self._words[_ELSEWHERE] = elsewhere
         self._words[_ANSWERS] += 1
 
     @property
     def arguments(self) -> Use:
-        """The use of the parent's arena, with the worker's leases. For display only."""
+        """The use of the parent's arena, with the worker's leases. Only shown."""
         return Use(*self._words[_ARGUMENTS])
 
     @arguments.setter
@@ -192,12 +206,20 @@ class ControlPage:
     def ending(self, ending: bool) -> None:
         self._words[_ENDING] = ending
 
-    def recall(self, first: int, end: int) -> None:
-        """Tell the worker not to begin the tasks numbered ``[first, end)``. Neither number ever decreases."""
-        # In this order, tasks that were recalled before and did not begin stay recalled, and no other task seems recalled.
-        self._words[_RECALLED_FIRST] = first
-        self._words[_RECALLED_END] = end
+    def recall(self, end: int) -> None:
+        """Recall all tasks numbered below `end`: the worker begins none of them. `end` never decreases.
+
+        Race: the parent recalls tasks while the worker begins task n. All tasks below n have begun before, or were skipped.
+
+        1. The worker stores n + 1 in `started`.
+        2. The worker loads `end`, in `is_recalled`.
+        A. The parent stores `end`, above n.
+
+        Verdict: if A comes before 2, the worker skips n, otherwise it begins n. Either is right: the reply says which, and
+        `engine.recall` says how the parent decides before the reply. There is one word, so no reader sees half of a change.
+        """
+        self._words[_RECALLED] = end
 
     def is_recalled(self, number: int) -> bool:
-        """Whether the task `number` was taken back."""
-        return number < self._words[_RECALLED_END] and number >= self._words[_RECALLED_FIRST]
+        """Whether the task `number` is recalled. The worker asks after it has stored `started`; see `recall`."""
+        return number < self._words[_RECALLED]

@@ -18,11 +18,12 @@ from arrowpool.codecs.outbox import ByteArray
 from arrowpool.memory import pages, platform
 from arrowpool.memory.allocator import IntervalSet
 from arrowpool.memory.lease import Lease
+from arrowpool.memory.views import MappedBytes
 from arrowpool.tuning import OWN_MAPS
 
 
-class LeasedMemory:
-    """The base object of every array over a leased segment; NumPy reads the attribute and keeps the object alive.
+class LeasedMemory(MappedBytes):
+    """The base object of every array over a leased segment. Not changed after construction.
 
     Attributes
     ----------
@@ -34,18 +35,13 @@ class LeasedMemory:
         Address of the segment in this process.
     """
 
-    __slots__ = ("__array_interface__", "__weakref__", "address", "lease", "mapping")
+    __slots__ = ("address", "lease", "mapping")
 
     def __init__(self, mapping: Mapping, lease: Lease, address: int):
+        super().__init__(address, lease.size)
         self.mapping = mapping
         self.lease = lease
         self.address = address
-        self.__array_interface__: dict[str, Any] = {
-            "data": (address, False),
-            "shape": (lease.size,),
-            "typestr": "|u1",
-            "version": 3,
-        }
 
     def fresh(self) -> ByteArray:
         """The segment as its owner wrote it, without later writes of this process."""
@@ -63,12 +59,12 @@ def leased_memory_under(array: np.ndarray[Any, Any]) -> LeasedMemory | None:
 
 
 class Mapping:
-    """A consumer's map of one arena.
+    """A consumer's map of one arena. Any thread may call any method; only `_leased` and `_intact` change after construction.
 
     Parameters
     ----------
     fd : int
-        Descriptor of the arena's file; the mapping owns it from here on.
+        Descriptor of the arena's file; owned by the mapping.
     """
 
     def __init__(self, fd: int):
@@ -77,14 +73,17 @@ class Mapping:
         status = os.fstat(fd)
         self._capacity, self._inode = status.st_size, status.st_ino
         self._pages = pages.page_map()
-        #: Offsets of the segments that are leased through the map of the whole arena.
-        self._leased: set[int] = set()
+        #: Offsets of the segments that are leased through the map of the whole arena, each with the claim of its lease. `view` adds,
+        #: in any thread: `setdefault` is one atomic operation of a dict, so one lease gets the offset. `_end` removes, in any
+        #: thread, when no array of that lease is left.
+        self._leased: dict[int, object] = {}
         try:
             self._address = platform.map_private(fd, 0, self._capacity)
         except OSError:
             # Address space is scarce (RLIMIT_AS, strict overcommit): then one map per lease.
             self._address = 0
-        #: Emptied when a part of the map may be gone: other memory may lie there, which must not be unmapped.
+        #: Cleared when a part of the map may be gone: other memory may lie there, which must not be unmapped. Cleared in `_end`, by
+        #: any thread; read in `_close`, after the last lease, which refers to this mapping.
         self._intact = [True]
         weakref.finalize(self, _close, fd, self._address, self._capacity, self._intact, self._pid).atexit = False
 
@@ -94,7 +93,7 @@ class Mapping:
         return self._fd, self._inode
 
     def read(self, lease: Lease, start: int, nbytes: int) -> ByteArray:
-        """A copy of a part of a granted segment, in private memory. Used when this process cannot have more maps.
+        """A copy of a part of a granted segment, in private memory. Used when this process may not have more maps.
 
         Raises
         ------
@@ -142,7 +141,8 @@ class Mapping:
         offset, size = lease.offset, lease.size
         self._check(offset, size)
         # A holder of an earlier lease of the same segment may have written to it, and its writes are private to that lease.
-        shared_map = self._address and offset not in self._leased
+        claim = object()
+        shared_map = self._address and self._leased.setdefault(offset, claim) is claim
         if shared_map:
             address = self._address + offset
         elif len(_own_maps) < OWN_MAPS:
@@ -152,16 +152,16 @@ class Mapping:
             raise OSError(errno.ENOMEM, f"there are {OWN_MAPS:,} maps of shared memory already")
         holder = LeasedMemory(self, lease, address)
         if shared_map:
-            self._leased.add(offset)
             weakref.finalize(holder, _end, self, lease).atexit = False
         else:
             weakref.finalize(holder, _end_own_map, self, lease, address).atexit = False
         return np.asarray(holder)
 
 
-#: Addresses of the maps for one lease each. Any thread adds and discards, with atomic operations.
+#: Addresses of the maps for one lease each. Any thread adds and discards: each is one atomic operation of a set. Threads that look at
+#: its size at the same time may exceed the limit by one map each, which does no harm.
 _own_maps: set[int] = set()
-#: Leases that never end: writes to their memory could not be undone. Any thread appends.
+#: Leases that never end: writes to their memory could not be undone. Any thread appends, one atomic operation; none reads.
 _kept: list[Lease] = []
 
 
@@ -174,7 +174,7 @@ def _end(mapping: Mapping, lease: Lease) -> None:
     if os.getpid() != mapping._pid:
         return
     if mapping._pages.restore(mapping._address + lease.offset, lease.size, mapping._fd, lease.offset):
-        mapping._leased.discard(lease.offset)
+        mapping._leased.pop(lease.offset, None)
     else:
         mapping._intact.clear()
         _kept.append(lease)

@@ -12,9 +12,9 @@ from arrowpool.memory import platform
 
 
 class MappedBytes:
-    """The base object of arrays over `size` bytes at an address: NumPy reads the attribute, and keeps the object alive.
+    """The base object of arrays over `size` bytes at an address: NumPy reads its attribute, and keeps the object alive.
 
-    Its maker attaches a finalizer or attributes for resources that end with the last array.
+    A finalizer or attributes of this object end with the last array.
     """
 
     __slots__ = ("__array_interface__", "__weakref__")
@@ -30,7 +30,18 @@ class MappedBytes:
 
 def private_view(fd: int, offset: int, size: int) -> ByteArray:
     """A range of a file as an array: writeable, private, and mapped until the last array over it is gone."""
-    address = platform.map_private(fd, offset, size)
+    return _view(platform.map_private(fd, offset, size), size)
+
+
+def page_view(fd: int, size: int) -> ByteArray:
+    """A small file as an array that several processes write to, mapped until the last array over it is gone.
+
+    An `mmap.mmap` would keep a duplicate of the descriptor.
+    """
+    return _view(platform.map_page(fd, size), size)
+
+
+def _view(address: int, size: int) -> ByteArray:
     mapped = MappedBytes(address, size)
     # Also in a forked child, which has the map as well and unmaps it for itself.
     weakref.finalize(mapped, platform.unmap, address, size).atexit = False

@@ -64,7 +64,7 @@ def test_what_waits_behind_a_long_task_is_given_to_others(clock):
     assert busy.recalled is None
     clock.now += 1.5 * RECALL_SECONDS
     watch.look()
-    assert busy.control.recalled == [(0, 4)]
+    assert busy.control.recalled == [4]
     assert watch.given_back == []
     clock.now += RECALL_SECONDS / 2
     watch.look()
@@ -101,7 +101,7 @@ def test_a_cancelled_call_is_taken_back_and_interrupted(clock, signalled):
     watch = Watch(mine, theirs, idle)
     watch.cancel(cancelled)
     assert cancelled.cancelled
-    assert mine.control.recalled == [(0, 3)]
+    assert mine.control.recalled == [3]
     assert theirs.control.recalled == idle.control.recalled == []
     assert mine.control.interrupted == [0]
     assert signalled == [11]
@@ -120,7 +120,7 @@ def test_a_running_task_of_another_call_is_not_interrupted(clock, signalled):
     worker.sent = 2
     worker.control.started = 1
     Watch(worker).cancel(cancelled)
-    assert worker.control.recalled == [(0, 2)]
+    assert worker.control.recalled == [2]
     assert signalled == []
 
 

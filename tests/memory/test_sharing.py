@@ -260,10 +260,10 @@ def test_control_page_is_one_memory_for_both_sides():
     theirs.started = 41
     assert ours.started == 41
     assert not theirs.is_recalled(5)
-    ours.recall(3, 6)
-    assert [n for n in range(10) if theirs.is_recalled(n)] == [3, 4, 5]
-    ours.recall(8, 9)
-    assert [n for n in range(10) if theirs.is_recalled(n)] == [8]
+    ours.recall(6)
+    assert [n for n in range(10) if theirs.is_recalled(n)] == [0, 1, 2, 3, 4, 5]
+    ours.recall(9)
+    assert [n for n in range(10) if not theirs.is_recalled(n)] == [9]
     theirs.released_by_worker[7] = 1
     assert np.flatnonzero(ours.released_by_worker[:100]).tolist() == [7]
     assert not ours.released_by_parent[:100].any()
