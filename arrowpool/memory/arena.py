@@ -1,8 +1,11 @@
-"""An owner's shared memory: one sparse anonymous file, mapped once, carved into segments.
+"""An owner's shared memory: one sparse anonymous file, mapped once, divided into segments.
 
-Only the owner process writes to it and decides what is free. Used by `wire` (what goes where) and `lifecycle` (when it
-is over). Guarantees: segments start on a page; memory of a freed segment is used again warm; pages idle for long are
-given back to the kernel; nothing is left when the last process is gone, however it went. Assumes one thread at a time.
+Only the owner process writes to it. Used by `transport.sender`, which decides with `lifecycle` when a segment is free.
+
+Guarantees: segments begin on a page. The memory of a freed segment is reused while it is warm. `trim` gives idle pages back to the
+kernel. No child that is forked keeps the memory. The kernel frees it with the last process, also after SIGKILL.
+
+Assumes that one thread at a time uses an arena: the feeder in the parent, the main thread in a worker.
 """
 
 from __future__ import annotations
@@ -29,10 +32,13 @@ from arrowpool.memory.allocator import Allocator
 from arrowpool.memory.limits import headroom, is_tight, unasked
 from arrowpool.tuning import HEADROOM_STEP, MIB, PIECE
 
+#: Runs functions that get pages of so many bytes in all, and returns when all have ended.
 Run = Callable[[list[Callable[[], Any]], int], None]
 
 _log = logging.getLogger(__name__)
+#: An unlinked file in the temporary directory needs this much free space.
 _LEAST_FILE = 64 * MIB
+#: Whether the warning was given. Any thread that makes an arena reads and sets it; two at the same time warn twice, which does no harm.
 _said_where = False
 
 
@@ -42,12 +48,12 @@ class Arena:
     Parameters
     ----------
     fd : int
-        Descriptor of the arena's file, as made by :func:`create`; the arena owns it from here on.
+        Descriptor of the arena's file, as made by :func:`create`; owned by the arena.
     owners : int
-        How many processes have an arena and take memory at the same time: the pool's workers, and its parent.
+        Number of processes that have an arena and allocate memory at the same time: the pool's workers and its parent.
     turns : int
-        Descriptor of a file by which these take turns where memory is short, opened in each of them: see `Turns`. Not the
-        arena's own; by default that of `fd`.
+        Descriptor of the file whose lock these processes take where memory is short: see `Turns`. Each of them has opened the file
+        for itself. Not owned by the arena. By default `fd`.
     """
 
     def __init__(self, fd: int, owners: int = 1, turns: int = -1):
@@ -61,18 +67,23 @@ class Arena:
                 os.close(fd)
                 raise
             _keep_from_children(fd)
+        # Not changed after construction.
         self._owners = owners
         self._turns = Turns(fd if turns < 0 else turns)
         self._address = address
-        self._bytes = platform.bytes_at(address, self.capacity)
-        self._allocator = Allocator(self.capacity)
         self._is_memfd = platform.is_memfd(fd)
-        #: Bytes that may be taken before asking again how much memory there is.
+        #: The whole map. Threads that share a copy write to disjoint parts of it, which the owner's thread waits for.
+        self._bytes = platform.bytes_at(address, self.capacity)
+        # The state. Written and read by the owner's thread only; `repr` may be off for a moment in another thread.
+        #: Which ranges are free, and which have pages.
+        self._allocator = Allocator(self.capacity)
+        #: Bytes that may be allocated before the available memory is looked up again.
         self._headroom = 0
-        #: Bytes freed since it was last asked whether memory is tight.
+        #: Bytes freed since the last look whether memory is tight.
         self._freed = 0
-        #: Bytes of memory that were lacking the last time; 0 when it was room in the arena.
+        #: Bytes of memory that were missing at the last `ArenaFullError`; 0 if the arena itself was full.
         self.lacking = 0
+        #: Unmaps the memory and closes the descriptor, once. Called by any thread after the owner's thread has ended, or as a finalizer.
         self.close = weakref.finalize(self, _close, fd, address, self.capacity, os.getpid())
         self.close.atexit = False
 
@@ -86,7 +97,7 @@ class Arena:
 
     @property
     def resident(self) -> int:
-        """Bytes that have memory behind them, in segments or kept warm for the next."""
+        """Bytes that have pages, in segments or kept warm for the next segments."""
         return self._allocator.resident()
 
     def allocate(self, nbytes: int, run: Run | None = None) -> tuple[int, int]:
@@ -95,15 +106,14 @@ class Arena:
         Parameters
         ----------
         nbytes : int
-            How many bytes it needs.
+            Bytes needed.
         run : callable, optional
-            Runs functions, which get pages of so many bytes in all, and returns when all have ended. By default they run one
-            after the other.
+            Runs functions that get pages, possibly in several threads: see `Run`. By default they run one after the other.
 
         Raises
         ------
         ArenaFullError
-            When no free range is long enough, or the kernel has no memory for it. Nothing is held then.
+            When no free range is long enough, or the kernel has no memory for it. No segment is held then.
         """
         size = platform.page_ceil(max(nbytes, 1))
         found = self._allocator.allocate(size)
@@ -122,17 +132,19 @@ class Arena:
             self._allocator.free(offset, size)
             self._allocator.mark_cold(cold)
             raise ArenaFullError(
-                f"{error}; {self.used:,} bytes are in use. Send smaller chunks, set max_bytes to less, or let them lie on a "
-                "disk: Pool(spill_dir=...)."
+                f"{error}; {self.used:,} bytes are in use. Send smaller chunks, set max_bytes to less, or put shared memory on "
+                "a disk: Pool(spill_dir=...)."
             ) from error
         return offset, size
 
     def _grow(self, cold: list[tuple[int, int]], run: Run | None) -> None:
-        """Get pages for these stretches; refuse when that would leave the machine (or its container) without memory.
+        """Get pages for these ranges; refuse if that would leave the machine or its container without memory.
 
-        Other owners see the same memory and may take of it at the same moment. So each may take so little without asking
-        that all of them together stay within the reserve. Whoever asks for a small part of what there is keeps the turn
-        shared until the pages are there; whoever asks for more waits until nobody else is at it.
+        Other owners see the same available memory, and may take some of it at the same moment. So:
+
+        - Without a look at the available memory, an owner takes so little that all owners together stay within the reserve.
+        - An owner that takes a small part of the available memory holds the lock shared until it has the pages.
+        - An owner that takes more holds the lock alone.
         """
         nbytes = sum(end - start for start, end in cold)
         if nbytes <= self._headroom:
@@ -159,7 +171,7 @@ class Arena:
         if not self._is_memfd:
             for start, end in cold:
                 platform.reserve(self.fd, start, end - start)
-        # The kernel fills a page with zeros, which takes longer than to copy one: as much work for threads as the copies.
+        # The kernel fills each page with zeros, which takes longer than to copy to it: worth several threads, as the copies are.
         step = PIECE if run is not None else self.capacity
         pieces = [(at, min(step, end - at)) for start, end in cold for at in range(start, end, step)]
         works: list[Callable[[], Any]] = [
@@ -181,7 +193,7 @@ class Arena:
                 self.trim()
 
     def room(self, offset: int, nbytes: int) -> NDArray[np.uint8]:
-        """The owner's writable view of a range. Must never reach a user: a forked child has no such memory."""
+        """The owner's writable view of a range. A user must never get it: a forked child has no such memory."""
         return self._bytes[offset : offset + nbytes]
 
     def trim(self) -> None:
@@ -196,13 +208,15 @@ def create(capacity: int, spill_dir: str | None = None) -> int:
 
     Parameters
     ----------
+    capacity : int
+        Bytes of address space.
     spill_dir : str, optional
-        Where it shall lie on disk; else it lies in memory, if this system has a way to do that.
+        Directory of the file. By default it lies in memory, if this system can do that.
 
     Raises
     ------
     OSError
-        When this system has no way to share memory without a name, or `spill_dir` cannot be written to.
+        When this system cannot share memory without a name, or `spill_dir` is not writable.
     """
     with no_forks():
         fd, substitute = _create(capacity, spill_dir)
@@ -238,7 +252,7 @@ def _create(capacity: int, spill_dir: str | None) -> tuple[int, str | None]:
         fd, substitute = _create_file(capacity, spill_dir)
         capacity = os.fstat(fd).st_size
         try:
-            # A consumer maps the whole arena privately: what strict overcommit or RLIMIT_AS refuse shows here.
+            # As each consumer does. Fails here if strict overcommit or RLIMIT_AS refuses it.
             platform.unmap(platform.map_private(fd, 0, capacity), capacity)
         except OSError as error:
             os.close(fd)
@@ -255,7 +269,7 @@ def _create_file(capacity: int, spill_dir: str | None) -> tuple[int, str | None]
     with contextlib.suppress(OSError):
         return platform.create_memory("arrowpool", capacity), None
     temporary = tempfile.gettempdir()  # raises FileNotFoundError where there is none
-    # In memory as well, where there is some to speak of: containers have little. Else the kernel's page cache has to do.
+    # `/dev/shm` is in memory as well, but containers often have little of it. Otherwise the kernel's page cache holds the file.
     try:
         return _create_in("/dev/shm", capacity, min(capacity // 4, 1 << 30)), "/dev/shm"
     except OSError:
@@ -271,20 +285,22 @@ def _warn_of(substitute: str | None) -> None:
 
 
 def _create_in(directory: str, capacity: int, enough: int) -> int:
-    """A file of so many bytes, or of half of what is free there, if that is enough."""
+    """A file of `capacity` bytes, or of half the free space if that is less. Fails if less than `enough` is free."""
     free = shutil.disk_usage(directory).free
     if free < enough:
         raise OSError(errno.ENOSPC, f"{directory} has only {free:,} bytes free")
     return platform.create_unlinked("arrowpool", min(capacity, platform.page_ceil(free // 2)), directory)
 
 
-#: Descriptors of this process's arenas.
+#: Descriptors of this process's arenas. Any thread adds, in a `no_forks` block, and discards, in a finalizer: each is one atomic
+#: operation of a set. A forked child, which has one thread, reads.
 _open: set[int] = set()
+#: Whether the fork hook is registered. Read and set in `no_forks` blocks.
 _watching = False
 
 
 def _keep_from_children(fd: int) -> None:
-    """A forked child that kept it would keep the memory, also when this arena is closed."""
+    """Close the descriptor in forked children: they would keep the memory after the arena is closed. Called in a `no_forks` block."""
     global _watching
     _open.add(fd)
     if not _watching:
@@ -301,6 +317,6 @@ def _close_in_child() -> None:
 def _close(fd: int, address: int, size: int, pid: int) -> None:
     if os.getpid() == pid:
         platform.unmap(address, size)
-        # Forgotten first: a child forked in between would close by number what has been opened since.
+        # Forgotten first: a child forked in between would close another file that has the number by then.
         _open.discard(fd)
         os.close(fd)

@@ -1,12 +1,12 @@
 """The C library's heap of a worker: memory that a task has freed stays warm for the next task, within bounds.
 
-Called by the worker's loop. By default glibc gets each array of more than 128 kB from the kernel and gives it back when it is
-freed, until a process has freed some large ones: each temporary of each task is then zeroed and faulted in again, page by page.
-The thresholds set here are those at which glibc arrives by itself in a process that frees arrays of 32 MB.
+Called by the worker's loop. By default, glibc gets each array of more than 128 kB from the kernel and gives it back when the array is
+freed. So the kernel zeroes the pages of each temporary of each task again. A process that frees large arrays raises glibc's thresholds
+step by step; this module sets those that a process reaches after it has freed an array of 32 MB.
 
-Guarantees: the parent's heap is not touched; thresholds that the user has set higher stay; freed memory goes back to the kernel
-after half a minute, also in a worker that is never idle, and at once where memory is short. Does nothing where the C library is
-not glibc. An allocator that is preloaded in its place (jemalloc, tcmalloc) has thresholds of its own, which stay as they are.
+Guarantees: the parent's heap stays as it is. Thresholds that the user has set higher stay. Freed memory goes back to the kernel after
+half a minute, also in a worker that is never idle, and at once where memory is short. With another C library than glibc, nothing
+happens. A preloaded allocator (jemalloc, tcmalloc) has its own thresholds, which stay as they are.
 """
 
 from __future__ import annotations
@@ -21,33 +21,37 @@ from arrowpool.memory import facilities
 from arrowpool.memory.limits import is_tight, memory
 from arrowpool.tuning import HEAP_KEPT, HEAP_SHARE, LARGEST_KEPT, WARM_SECONDS
 
-#: Parameters of `mallopt`, by what they are called in the environment.
+#: Parameters of `mallopt`, by their names in the environment.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = "trim_threshold", "mmap_threshold"
 _PARAMETERS = {_TRIM_THRESHOLD: -1, _MMAP_THRESHOLD: -3}
-#: What glibc begins with.
+#: Both thresholds at the start of a process.
 _DEFAULT = 128 << 10
 _INT_MAX = (1 << 31) - 1
-#: Between two looks at how much memory there is.
+#: Time between two looks at the available memory.
 _LOOK_SECONDS = 1.0
 
 
 class Heap:
-    """This process's heap. Used by one thread; tasks may allocate in others.
+    """This process's heap.
+
+    Used by the worker's main thread only, which alone writes and reads the attributes. Threads of tasks may allocate and free meanwhile:
+    glibc's own locks guard its heap and its thresholds.
 
     Parameters
     ----------
     processes : int
-        How many processes keep memory in the same way: together they keep a small part of the machine's.
+        Number of processes that keep memory in this way. Together they keep a small part of the machine's memory.
     """
 
     def __init__(self, processes: int):
         self._libc = _glibc() if facilities.has("mallopt") else None
         kept = min(HEAP_KEPT, memory()[0] // (HEAP_SHARE * processes)) if self._libc is not None else 0
         self._thresholds = raised(kept, os.environ)
-        #: Whether freed memory is kept now.
+        #: Whether the thresholds are raised now, so that freed memory is kept.
         self._keeps = False
-        #: Whether there may be some.
+        #: Whether a task has run since the last `trim`, and may have freed memory.
         self._used = False
+        #: When the available memory was looked up last, and when memory was given back last.
         self._looked = self._trimmed = time.monotonic()
         self._keep(self._libc is not None and not is_tight())
 
@@ -56,11 +60,11 @@ class Heap:
 
     @property
     def holds_memory(self) -> bool:
-        """Whether there may be freed memory to be given back."""
+        """Whether `trim` may give memory back."""
         return self._used and self._keeps
 
     def worked(self) -> None:
-        """A task has run: see at times whether what it and others have freed may stay."""
+        """A task has run. From time to time, decide whether freed memory is kept."""
         self._used = True
         now = time.monotonic()
         if self._libc is None or now < self._looked + _LOOK_SECONDS:
@@ -87,7 +91,7 @@ class Heap:
 
 
 def raised(kept: int, environment: Mapping[str, str]) -> dict[str, int]:
-    """The thresholds by which a process keeps so many bytes of freed memory, or what the user has set if that is more."""
+    """The thresholds by which a process keeps `kept` bytes of freed memory; those of the user's environment where they are higher."""
     wanted = {_TRIM_THRESHOLD: kept, _MMAP_THRESHOLD: min(LARGEST_KEPT, kept // 2)}
     tunables = dict(part.partition("=")[::2] for part in environment.get("GLIBC_TUNABLES", "").split(":"))
     for name in wanted:

@@ -11,12 +11,16 @@ from arrowpool.threads import Service, current
 
 
 class _Batch:
-    """Copies that several threads make together."""
+    """Copies that several threads make together: the caller's, and helpers that are free."""
 
     def __init__(self, copies: Iterable[Callable[[], Any]]):
+        #: Copies that no thread has begun. Any thread of the batch takes out: `popleft` is one atomic operation of a deque, so one
+        #: thread gets each copy.
         self._left = deque(copies)
+        #: Number of copies. Not changed after construction.
         self._count = len(self._left)
-        #: For each copy that was made, None or its exception. Any thread of the batch puts, the caller gets.
+        #: For each copy that has ended, None or its exception. Any thread of the batch puts; the caller's thread gets, and so sees
+        #: all that the copy has written.
         self._made: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def help(self) -> None:
@@ -34,7 +38,13 @@ class _Batch:
             self._made.put(error)
 
     def wait(self) -> None:
-        """Wait for all copies, even when one has failed: no thread may write to memory that the caller then frees."""
+        """Wait for all copies, also after one has failed: the caller then frees memory that the others would write to.
+
+        Raises
+        ------
+        BaseException
+            The exception of the copy that failed first.
+        """
         errors = [self._made.get() for _ in range(self._count)]
         for error in errors:
             if error is not None:
@@ -58,17 +68,21 @@ class _Helper(Service):
 
 
 class Copiers:
-    """A number of threads, the caller's among them, that copy together. The others are started by the first copies.
+    """Threads that copy together with the caller's. The first copies start them.
+
+    `run` is called by one thread at a time, the owner of the arena. `close` is called by any thread, after the last `run`.
 
     Parameters
     ----------
     threads : int
-        Number of threads.
+        Number of threads, with the caller's.
     """
 
     def __init__(self, threads: int):
         self._wanted = threads - 1
+        #: Threads that were started. Written and read by the threads of `run` and `close`, one after the other.
         self._helpers: list[_Helper] = []
+        #: Each batch once for each helper; None ends a helper. The threads of `run` and `close` put, the helpers get.
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
 
     def run(self, copies: Iterable[Callable[[], Any]]) -> None:
@@ -76,10 +90,10 @@ class Copiers:
 
         Raises
         ------
-        Exception
-            The exception of the first copy that failed.
+        BaseException
+            The exception of the copy that failed first.
         """
-        # With no helper that can start, the caller copies alone.
+        # If no helper can start, the caller copies alone.
         while len(self._helpers) < self._wanted and (helper := _Helper(self._batches)).try_start():
             self._helpers.append(helper)
         batch = _Batch(copies)

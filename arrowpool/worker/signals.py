@@ -126,21 +126,37 @@ class Interrupts:
 
     def __init__(self, control: ControlPage):
         self._control = control
+        # The state. Written and read by the main thread only: in `begin` and `renew`, by the worker's loop, and by the handlers,
+        # which Python runs in the main thread between two of its instructions. No lock could guard against those; each change is one
+        # store.
+        #: Number of modules at the last `renew`.
         self._modules = 0
-        #: Number of the task that may be interrupted now, as `begin` said; -1 while there is none.
+        #: Number of the task that may be interrupted now; -1 while there is none. `begin` sets it; the interrupt and the end of the
+        #: task clear it.
         self.running = -1
-        #: Whether an interrupt ended the import of a module. This process may never be able to import that module again:
+        #: Whether an interrupt ended the import of a module. Set once. This process may never be able to import that module again:
         #: modules in C, such as those of pandas, are initialised once in a process.
         self.ended_an_import = False
+        #: The parent's handler of SIGTERM. Not changed after construction.
+        self._inherited = signal.getsignal(signal.SIGTERM)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, self._handle)
-        self._inherited = signal.getsignal(signal.SIGTERM)
         if self._inherited not in (signal.SIG_DFL, None):  # None: installed by a C library, so it stays
             signal.signal(signal.SIGTERM, self._terminate)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
 
     def begin(self, number: int) -> None:
-        """Allow interrupts of the task `number` from now on. Interrupt it at once if the signal has come before."""
+        """Allow interrupts of the task `number` from now on. Interrupt it at once if the signal has come before.
+
+        Race: the parent cancels the task at any moment.
+
+        1. The parent marks the task in the control page, then sends SIGINT.
+        2. This thread sets `running`, then looks for the mark.
+        3. The handler looks for the mark if `running` is set.
+
+        Verdict: if the handler runs before `running` is set, this thread finds the mark, which was there before the signal. If it runs
+        later, the handler finds it. Both may find it: the first one clears `running` before it raises, so there is one interrupt.
+        """
         self.running = number
         self._interrupt_if_meant()
 
