@@ -18,7 +18,7 @@ def check(
     retries: int,
     task_timeout: float | None,
 ) -> None:
-    """Raise ValueError or TypeError for arguments that no pool can be made with."""
+    """Raise ValueError or TypeError if an argument is out of range."""
     if processes < 1:
         raise ValueError("Number of processes must be at least 1")
     operator.index(processes)
@@ -35,7 +35,7 @@ def check(
 
 
 def integer(number: Any) -> Any:
-    """Any integer, NumPy's too, as an int; everything else as it is, for `check` to refuse."""
+    """Return an integer of any type, such as NumPy's, as an int. Return other objects as they are: `check` refuses them."""
     try:
         return operator.index(number)
     except TypeError:

@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 class CallMethods(stdlib.Pool):
     """Base class of `ArrowPool`, which sets the attributes below."""
 
-    #: Process that made the pool. A forked child has none of its threads, and cannot make calls.
+    #: Process that made the pool. A forked child does not have the pool's threads, and cannot make calls.
     _pid: int
     _processes: int
     _engine: Engine

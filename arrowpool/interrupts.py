@@ -1,9 +1,9 @@
 """Waits that an interrupt ends, and that a forked child does not begin.
 
-A signal does not end a wait for a lock in two cases: it comes in the instant in which Python begins to wait; or a library has
-installed a handler of its own, after which the kernel resumes the wait (polars does:
-https://github.com/pola-rs/polars/issues/21739). Python's own handler runs when the main thread does something else. So waits
-on behalf of the user are split into slices.
+A signal does not end a wait for a lock in two cases: when it comes at the moment when Python begins to wait; and when a library
+has installed its own handler, after which the kernel resumes the wait (polars does:
+https://github.com/pola-rs/polars/issues/21739). Python's handler then runs when the main thread executes Python code again. So
+waits for the user are split into slices.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 
 from arrowpool.errors import ForkedPoolError
 
-#: An interrupt is handled after this time at the latest.
+#: Longest time until an interrupt is handled.
 _SLICE_SECONDS = 0.25
 
 
 def slices(timeout: float | None) -> Iterator[float]:
-    """Split a wait of `timeout` seconds, or an endless one when it is None, into short ones.
+    """Split a wait into short ones.
 
     Parameters
     ----------
     timeout : float or None
-        Seconds. There is always a first slice, of 0 seconds if the time is over.
+        Maximum number of seconds in all; None for no limit. There is always a first slice, which may have 0 seconds.
 
     Yields
     ------
@@ -50,7 +50,7 @@ def check_process(pid: int) -> None:
 
 
 class InterruptibleFuture(Future[Any]):
-    """A future whose waits end with an interrupt, whichever library handles the signal, and raise at once in a forked child."""
+    """A future whose waits end with an interrupt, whichever library handles the signal. In a forked child they raise at once."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -44,7 +44,7 @@ __all__ = [
 
 _S = TypeVar("_S")
 _T = TypeVar("_T")
-#: Pickle writes objects of these types without asking the reducer.
+#: Types whose objects pickle writes without calling the reducer.
 _NOT_SHARED = frozenset(
     (
         *(NoneType, bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset),
@@ -94,7 +94,7 @@ class ArrowPool(CallMethods):
     """
 
     # Class attributes, so that __del__ and __repr__ find them even if the arguments do not fit __init__.
-    #: What the user has done with the pool: the standard library's attribute. The engine's threads go by its `PoolState`.
+    #: The standard library's attribute: set by the user's calls of `close` and `terminate`. The engine's threads use a `PoolState`.
     _state = INIT
     _pid = -1
 
@@ -273,8 +273,8 @@ class ArrowPool(CallMethods):
         self._check_running()
         if isinstance(obj, type) or type(obj) in _NOT_SHARED:
             raise TypeError(
-                f"a {type(obj).__name__} cannot be shared as such, since a call would not recognize it; "
-                "share the frames, tables and arrays in it"
+                f"a {type(obj).__name__} cannot be shared: calls would not recognize it as the shared object. "
+                "Share the frames, tables and arrays in it."
             )
         share = Share(obj)
         self._engine.share(share)

@@ -1,4 +1,4 @@
-"""The package's own threads: services that run in one each."""
+"""The threads of the package: each service runs in one of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from arrowpool.interrupts import slices
 
 
 def tell(log: Callable[..., None], text: str, *args: object) -> None:
-    """Log from a thread that all calls depend on: an error in the user's handlers or filters does not end it."""
+    """Log from a thread that serves all calls: an error in the user's handlers or filters does not end the thread."""
     with contextlib.suppress(Exception):
         log(text, *args)
 
@@ -58,7 +58,7 @@ class Service:
             self._act_for_the_last_time()
 
     def do_last(self, act: Callable[[], None]) -> None:
-        """Run `act` after `run` has returned: in the service's thread, or in this one if that has passed its end.
+        """Run `act` after `run` has returned: in the service's thread, or in the calling thread if the service has ended.
 
         1. This thread appends the act.
         2. The service's thread sets `_over`, then runs all acts that it finds.
@@ -80,9 +80,9 @@ class Service:
         self._thread.start()
 
     def try_start(self) -> bool:
-        """Start; False where Python starts no thread any more: late in its exit, or at the system's limit of threads.
+        """Start; return False if Python cannot start a thread: late in its exit, or at the system's limit of threads.
 
-        Then the caller does the work itself.
+        The caller then does the work itself.
         """
         try:
             self.start()
@@ -91,7 +91,7 @@ class Service:
         return True
 
     def is_here(self) -> bool:
-        """Whether the current thread is the service's own, or that of a part of it."""
+        """Whether the current thread belongs to this service, or to a service that works for it."""
         service = current()
         while service is not None:
             if service is self:

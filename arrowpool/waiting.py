@@ -1,8 +1,8 @@
-"""Waiting for descriptors: one call for the wait, one pipe by which other threads end it.
+"""Waiting for descriptors: `wait_readable`, and `SelfPipe`, by which other threads end a wait.
 
-`select.poll`, not `select.select`: a process with many workers has descriptors above 1,023, which the latter refuses. A loop
-that waits for the same descriptors again and again, or wants to know more than that they are readable, keeps a poll object
-of its own (the collector, the shelf's owner, the books of forked children).
+With `select.poll`: `select.select` refuses descriptors above 1,023, which a process with many workers has. A loop that waits for
+the same descriptors again and again, or needs more than their readability, keeps a poll object of its own (the collector, the
+shelf's owner, the books of forked children).
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from multiprocessing import util
 
 
 def wait_readable(fds: Iterable[int], timeout: float | None = 0) -> list[int]:
-    """Wait until at least one descriptor can be read from without waiting.
+    """Wait until at least one descriptor is readable.
 
     Parameters
     ----------
     fds : iterable of int
         Descriptors.
     timeout : float or None
-        Seconds to wait at most; None waits without a limit, 0 only looks.
+        Maximum number of seconds to wait; None for no limit, 0 to return at once.
 
     Returns
     -------
     list of int
-        The descriptors that have data, are at their end, or are closed. Empty when the time is over.
+        The descriptors that have data, are at their end, or are closed. Empty after `timeout`.
 
     Raises
     ------
     OverflowError
-        When `timeout` is more than the kernel takes: 2**31 milliseconds.
+        When `timeout` is above the kernel's limit of 2**31 milliseconds.
     """
     poll = select.poll()
     for fd in fds:
@@ -40,7 +40,7 @@ def wait_readable(fds: Iterable[int], timeout: float | None = 0) -> list[int]:
 
 
 class SelfPipe:
-    """Wakes the one thread that waits for `reader` among other descriptors.
+    """Wakes the one thread that waits for `reader`, alone or among other descriptors.
 
     `wake` is safe in any thread, in a signal handler and in a finalizer: it takes no lock and never waits.
     """
@@ -62,13 +62,13 @@ class SelfPipe:
             util.debug("waiting thread not woken")
 
     def drain(self) -> None:
-        """Forget all wake-ups until now. Only in the waiting thread, after `reader` was found readable."""
+        """Make `reader` unreadable until the next `wake`. For the waiting thread, when `reader` is readable."""
         os.read(self.reader, 1 << 16)
 
     def close(self) -> None:
-        """Release the descriptors, once the waiting thread has ended."""
+        """Release the descriptors, after the waiting thread has ended."""
         reader, writer = self.reader, self._writer
-        # Forgotten first: a thread that wakes this one from now on does not write to what gets these numbers next.
+        # The attributes first: a later `wake` must not write to another file that gets the same number.
         self.reader = self._writer = -1
         for fd in (reader, writer):
             if fd >= 0:

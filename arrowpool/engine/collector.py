@@ -272,7 +272,7 @@ class Collector(Service):
     def end_calls(self) -> None:
         """End all open calls: in this thread at its end, and after that in the threads that make calls."""
         self._open_calls.end_all(
-            self._state.error or PoolTerminatedError("the pool was terminated before this result was there")
+            self._state.error or PoolTerminatedError("the pool was terminated before the call was answered")
         )
 
     _handlers: ClassVar[Handlers] = Handlers(

@@ -20,9 +20,9 @@ _BESIDE = 16
 
 
 def make_room(workers: int, method: str) -> None:
-    """Raise the soft limit, if so many more workers could meet it, by as much as they need and the hard limit allows.
+    """Raise the soft limit by the number that so many more workers need, if it may be too low and the hard limit allows it.
 
-    The usual soft limit is 1,024, of which the program has used a part; the usual hard limit is far above it.
+    The usual soft limit is 1,024, and the program has used a part of it. The usual hard limit is far above that.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = workers * PER_WORKER.get(method, _PER_WORKER_OTHERWISE) + _BESIDE
@@ -35,7 +35,7 @@ def make_room(workers: int, method: str) -> None:
         soft = raised
     if _opened() + needed > soft:
         _log.warning(
-            "a pool of %d workers needs up to %d descriptors, and this process may have %d open in all: raise its limit "
+            "a pool of %d workers needs up to %d descriptors, but this process may have only %d open: raise the limit "
             "(ulimit -n), or make a smaller pool",
             workers,
             needed,
@@ -47,6 +47,6 @@ def _opened() -> int:
     try:
         return len(os.listdir(facilities.proc("self/fd")))
     except OSError:
-        lowest = os.open(os.devnull, os.O_RDONLY)  # all below that are open; more cannot be known
+        lowest = os.open(os.devnull, os.O_RDONLY)  # all lower numbers are in use; others may be
         os.close(lowest)
         return lowest

@@ -82,7 +82,7 @@ class Ending:
             self._sender.close()
         else:
             self._feeder.refuse()
-            tell(_log.warning, "code that pickles an argument of a pool still blocks after the pool was terminated")
+            tell(_log.warning, "the pool was terminated, but code that pickles one of its arguments still blocks")
         self._collector.close()
         self._supervisor.close()  # also for workers that the collector did not get
         # Free the memory that was kept because these workers saw it when they were forked.

@@ -188,7 +188,7 @@ class Supervisor(Service):
         elif not self._short_handed:
             tell(
                 _log.warning,
-                "no worker can be started in place of one that ended, %r; trying again",
+                "a worker that ended cannot be replaced now (%s); trying again",
                 said(error, str),
             )
         self._short_handed = True

@@ -102,7 +102,7 @@ def _open_parts(key: ProcessKey, fd: int, files: int) -> dict[str, int]:
 
 def deleted(key: ProcessKey) -> ShelfKeyError:
     """The error for an object that its owner does not have."""
-    return ShelfKeyError(f"no key {str(key)!r}: it was deleted, or never was")
+    return ShelfKeyError(f"no key {str(key)!r}: it was deleted, or was never put")
 
 
 def everything(*, but: tuple[int, str] | None) -> Iterator[tuple[ProcessKey, Record]]:

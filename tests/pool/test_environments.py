@@ -137,7 +137,7 @@ def test_a_pool_that_the_hard_limit_is_too_small_for_says_so(tmp_path):
     """
     done = run(program, "fork", tmp_path)
     assert done.stdout == "True\n"
-    assert "a pool of 40 workers needs up to 216 descriptors, and this process may have 128 open" in done.stderr
+    assert "a pool of 40 workers needs up to 216 descriptors, but this process may have only 128 open" in done.stderr
 
 
 def opened():
