@@ -1,6 +1,6 @@
 """Taking tasks back from a worker: tasks behind one that turns out long, and tasks of a cancelled call.
 
-This class decides, and writes the recalled range to the worker's control page. The feeder sends returned tasks to other workers,
+This class decides, and recalls tasks in the worker's control page. The feeder sends returned tasks to other workers,
 and interrupts running tasks.
 
 Race between a worker and the parent
