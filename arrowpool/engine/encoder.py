@@ -219,7 +219,7 @@ class Encoder:
             seen = None
             if reduced is None:
                 if call.encoded is None:
-                    self._sender.reducer.refresh()
+                    self._sender.refresh()
                 if stateless:
                     reduced = self._sender.reduce(function, None, needed)
                 else:
@@ -323,7 +323,7 @@ class Encoder:
         Exception
             Whatever pickling it raises; ArenaFullError when there is no room.
         """
-        self._sender.reducer.refresh()
+        self._sender.refresh()
         return self._place_lasting(self._take_apart(obj))
 
     def exhausted(self, call: Call) -> None:

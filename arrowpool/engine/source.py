@@ -66,8 +66,9 @@ class Source(Service):
         super().__init__("arrowpool-source", current())
         #: None after the end of the source's thread, which alone reads and writes this.
         self._tasks: Iterator[Any] | None = tasks
-        #: The acting thread replaces it in `close`, the source's thread calls it. Safe: after `close` it finds nothing to take.
-        self._drawn = drawn
+        #: None after `close`, so that a thread that blocks in user code keeps no part of the pool alive. The acting thread writes, the
+        #: source's thread reads. Safe: a call after `close` finds nothing to take.
+        self._drawn: Callable[[bool], Any] | None = drawn
         #: How many to draw; 0 to end. The acting thread puts, the source's thread gets.
         self._asked: queue.SimpleQueue[int] = queue.SimpleQueue()
         #: Drawn and not taken. The source's thread appends. The acting thread takes, looks at the last one, and puts the end back
@@ -137,7 +138,7 @@ class Source(Service):
     def close(self) -> None:
         """Draw no more. The source's thread may stay in the user's code for any time; it ends after that."""
         self._closed = True
-        self._drawn = bool
+        self._drawn = None
         self._there.clear()
         self._asked.put(0)
 
@@ -180,7 +181,9 @@ class Source(Service):
         self._there.append(drawn)
         if not self._told:
             self._told = True
-            self._drawn(bool(drawn[2]))
+            tell = self._drawn
+            if tell is not None:
+                tell(bool(drawn[2]))
 
 
 def tasks_of(job: int, function: Any, iterable: Iterable[Any], length: int | None = None) -> Iterator[Any]:

@@ -118,6 +118,10 @@ class Sender:
         """As `reduce`, while this sender's own reducer is in the middle of something that refers to `obj`."""
         return self._reduced(*self.new_reducer().reduce(obj))
 
+    def refresh(self) -> None:
+        """Have this sender's own reducer look at the program again: see `Reducer.refresh`."""
+        self.reducer.refresh()
+
     def new_reducer(self) -> Reducer:
         """One for another thread."""
         return Reducer(inline_limit=self._inline_limit, reach=self._reach)

@@ -316,7 +316,7 @@ class _Worker:
 
     def _encode(self, value: Any) -> tuple[Body, Grants]:
         sender = self._sender
-        sender.reducer.refresh()
+        sender.refresh()
         reduced = sender.reduce(value)
         if not reduced.units:
             return protocol.encoded(reduced.stream), ()
