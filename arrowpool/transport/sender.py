@@ -61,7 +61,8 @@ class Sender:
         self.lifecycle = LifecycleManager()
         self._inline_limit = INLINE_LIMIT if arena is not None else sys.maxsize
         self._reach = reach
-        self.reducer = Reducer(inline_limit=self._inline_limit, reach=reach)
+        #: For the thread that encodes. Other threads use reducers of their own, from `new_reducer`.
+        self._reducer = Reducer(inline_limit=self._inline_limit, reach=reach)
         self.shared_bytes = 0
         self.copies = 0
         #: Buffers that were left where they lay, in memory that another process owns, and their bytes.
@@ -105,13 +106,13 @@ class Sender:
         Exception
             Whatever pickling the object raises; nothing is held then.
         """
-        return self._reduced(*(reducer or self.reducer).reduce(obj, after, sharing, lends=self.lends))
+        return self._reduced(*(reducer or self._reducer).reduce(obj, after, sharing, lends=self.lends))
 
     def reduce_and_note(
         self, obj: Any, sharing: Sharing = NOTHING, reducer: Reducer | None = None
     ) -> tuple[Reduced, Seen]:
         """As `reduce`, with the objects that went into the stream."""
-        stream, units, seen = (reducer or self.reducer).reduce_and_note(obj, sharing, lends=self.lends)
+        stream, units, seen = (reducer or self._reducer).reduce_and_note(obj, sharing, lends=self.lends)
         return self._reduced(stream, units), seen
 
     def reduce_apart(self, obj: Any) -> Reduced:
@@ -120,7 +121,7 @@ class Sender:
 
     def refresh(self) -> None:
         """Have this sender's own reducer look at the program again: see `Reducer.refresh`."""
-        self.reducer.refresh()
+        self._reducer.refresh()
 
     def new_reducer(self) -> Reducer:
         """One for another thread."""
