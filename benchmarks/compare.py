@@ -6,39 +6,22 @@ than its best peer, its share of the speed of `np.copyto`, and whether the scena
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import importlib.metadata
-import logging
 import math
-import os
-import platform
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from arrowpool import stats
-from benchmarks import record
-from benchmarks.contenders import PEERS, PROCESSES, WITHOUT_VERSION, Contender, choose, quiet_peers
+from benchmarks.command import begin, describe_machine, new_parser, points_of
+from benchmarks.contenders import PEERS, PROCESSES, Contender, choose
 from benchmarks.measure import SLOW, Measurement, measure
-from benchmarks.scenarios import SCENARIOS, Goal, Scenario, by_name, scaled, titled
+from benchmarks.scenarios import SCENARIOS, Goal, Scenario, by_name, scaled
 
 OURS = "arrowpool"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    quiet_peers()
-    parser = argparse.ArgumentParser(description="arrowpool, the standard library and peers, interleaved in one run.")
+    parser = new_parser("arrowpool, the standard library and peers, interleaved in one run.")
     parser.add_argument("--scenario", nargs="+", metavar="NAME", help=", ".join(s.name for s in SCENARIOS))
-    parser.add_argument("--contenders", metavar="A,B", help="default: all that are installed")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds after one warm-up (default 5)")
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    parser.add_argument("--json", metavar="FILE", help="write the measurements, for `python -m benchmarks.report`")
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the inputs; 1 is what the titles say")
-    parser.add_argument("--verbose", action="store_true", help="log each round as it ends")
-    arguments = parser.parse_args(argv)
-    load, _, _ = os.getloadavg()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    logging.getLogger("benchmarks").setLevel(logging.INFO if arguments.verbose else logging.WARNING)
+    run = begin("compare", parser, argv)
+    arguments = run.arguments
     try:
         scenarios = [by_name(name) for name in arguments.scenario] if arguments.scenario else list(SCENARIOS)
         kinds = choose(arguments.contenders)
@@ -55,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         points += points_of(scenario, measurements)
         print(f"{scenario.name}: " + ", ".join(f"{m.contender} {cell(m)}" for m in measurements), flush=True)
     print()
-    print(markdown(rows) if arguments.markdown else aligned(rows))
+    print(run.show(rows))
     print()
     print(
         f"Median seconds of {arguments.rounds} interleaved rounds after one warm-up, {PROCESSES} workers, "
@@ -63,52 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "divided by arrowpool's time."
     )
     print("\n".join(notes))
-    if arguments.json:
-        save(arguments.json, "compare", argv, kinds, points, load)
-
-
-def points_of(scenario: Scenario, measurements: Iterable[Measurement]) -> list[record.Point]:
-    """The measurements of a scenario as they are written to a file."""
-    return [
-        record.Point(
-            scenario=scenario.name,
-            title=titled(scenario),
-            contender=m.contender,
-            nbytes=m.nbytes,
-            seconds=m.seconds,
-            peak={},
-            warmed=m.warmed,
-            failure=m.failure,
-        )
-        for m in measurements
-    ]
-
-
-def save(
-    path: str,
-    kind: str,
-    argv: Sequence[str] | None,
-    kinds: Iterable[type[Contender]],
-    points: Iterable[record.Point],
-    load: float,
-    workers: int = PROCESSES,
-) -> None:
-    """Write a run to a file, with the command that made it (but for the name of the file)."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if "--json" in words:
-        at = words.index("--json")
-        del words[at : at + 2]
-    command = " ".join(["python -m", f"benchmarks.{kind}", *words])
-    record.write(path, record.Record(kind, describe_machine(kinds), command, workers, round(load, 2), tuple(points)))
-
-
-def describe_machine(kinds: Iterable[type[Contender]]) -> str:
-    packages = ["pandas", "pyarrow", "numpy", *(kind.module for kind in kinds if kind.name not in WITHOUT_VERSION)]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    return (
-        f"{datetime.date.today()}, Linux {platform.release()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {versions}"
-    )
+    run.write(kinds, points)
 
 
 def row(scenario: Scenario, kinds: Sequence[type[Contender]], measurements: Sequence[Measurement]) -> list[str]:
@@ -180,15 +118,6 @@ def remarks(scenario: Scenario, kinds: Sequence[type[Contender]], measurements: 
             lines.append(f"  {kind.name} left out: {scenario.left_out[kind.name]}.")
     lines += [f"  {m.contender} failed: {m.failure}" for m in measurements if m.failure]
     return lines
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(stats.aligned(rows))
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(line) + " |" for line in rows]
-    return "\n".join([lines[0], "| " + " | ".join("---" for _ in rows[0]) + " |", *lines[1:]])
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ library. Contenders take turns in each round, and every result is compared with 
 from __future__ import annotations
 
 import argparse
-import logging
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.compare import OURS, aligned, describe_machine, markdown, points_of, ratio, save
-from benchmarks.contenders import PROCESSES, Contender, named, quiet_peers
+from benchmarks.command import begin, describe_machine, new_parser, points_of
+from benchmarks.compare import OURS, ratio
+from benchmarks.contenders import PROCESSES, Contender, named
 from benchmarks.measure import SLOW, Measurement, measure
 from benchmarks.memory import peak_of
 from benchmarks.real_jobs import JOBS
@@ -25,26 +24,19 @@ USUAL = "serial,threads,stdlib,arrowpool,joblib,mpire,ray"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    quiet_peers()
-    parser = argparse.ArgumentParser(description="Real jobs by a loop, by threads and by pools.")
+    parser = new_parser(
+        "Real jobs by a loop, by threads and by pools.",
+        contenders=USUAL,
+        scale="number of tasks, or of rows; 1 is what the titles say",
+    )
     parser.add_argument("--jobs", metavar="A,B", help=", ".join(job.name for job in JOBS))
-    parser.add_argument("--contenders", default=USUAL, metavar="A,B", help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds after one warm-up (default 5)")
     parser.add_argument("--workers", type=int, default=PROCESSES, help="workers of each pool (default %(default)s)")
     parser.add_argument(
         "--first-call", action="store_true", help="each round in a new process: the first call of a pool"
     )
     parser.add_argument("--memory", action="store_true", help="measure peak memory too, in processes of its own")
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="number of tasks, or of rows; 1 is what the titles say"
-    )
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    parser.add_argument("--json", metavar="FILE", help="write the measurements")
-    parser.add_argument("--verbose", action="store_true", help="log each round as it ends")
-    arguments = parser.parse_args(argv)
-    load, _, _ = os.getloadavg()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    logging.getLogger("benchmarks").setLevel(logging.INFO if arguments.verbose else logging.WARNING)
+    run = begin("jobs", parser, argv)
+    arguments = run.arguments
     try:
         wanted = named(arguments.contenders.split(","))
         jobs = [by_name(name.strip(), JOBS) for name in arguments.jobs.split(",")] if arguments.jobs else list(JOBS)
@@ -66,19 +58,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         notes += [f"{job.name}: {m.contender} failed: {m.failure}" for m in measured if m.failure]
         points += points_of(job, measured)
         print(f"{job.name}: " + ", ".join(f"{m.contender} {cell(m)}" for m in measured), flush=True)
-    show = markdown if arguments.markdown else aligned
-    print(f"\n{show(rows)}\n")
+    print(f"\n{run.show(rows)}\n")
     what = "first call of a new pool in a new process" if arguments.first_call else "after one warm-up"
     print(
         f"Median (least) seconds of {arguments.rounds} interleaved rounds, {what}, {arguments.workers} workers, every result "
-        f"compared with the loop's; load average when it began {load:.1f}.\n"
+        f"compared with the loop's; load average at the start {run.load:.1f}.\n"
         f"* over {SLOW:g} s a call, so one round without a warm-up."
     )
     print("\n".join(notes))
     if arguments.memory:
-        print(f"{show(memory_rows(jobs, kinds, arguments))}\nPeak MB above the open pool and its inputs.")
-    if arguments.json:
-        save(arguments.json, "jobs", argv, kinds, points, load, arguments.workers)
+        print(f"{run.show(memory_rows(jobs, kinds, arguments))}\nPeak MB above the open pool and its inputs.")
+    run.write(kinds, points, arguments.workers)
 
 
 def header(kinds: Sequence[type[Contender]]) -> list[str]:

@@ -12,10 +12,10 @@ total             peak of private memory (PSS without shared files) of all proce
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -27,9 +27,11 @@ from pathlib import Path
 import psutil
 
 from benchmarks import record
-from benchmarks.compare import aligned, markdown, save
+from benchmarks.command import begin, new_parser
 from benchmarks.contenders import PROCESSES, ROOT, Memcpy, choose
 from benchmarks.scenarios import by_name, scaled, titled
+
+logger = logging.getLogger(__name__)
 
 SCENARIOS = (
     "frame_in",
@@ -162,15 +164,15 @@ def _read_until(word: str, lines: Iterable[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Peak memory, compared with the standard library's.")
+    parser = new_parser(
+        "Peak memory, compared with the standard library's.",
+        contenders="stdlib,arrowpool",
+        rounds=3,
+        a_round="calls in a row",
+    )
     parser.add_argument("--scenario", nargs="+", default=SCENARIOS, metavar="NAME")
-    parser.add_argument("--contenders", default="stdlib,arrowpool", metavar="A,B")
-    parser.add_argument("--rounds", type=int, default=3, help="calls in a row (default 3)")
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    parser.add_argument("--json", metavar="FILE", help="write the measurements, for `python -m benchmarks.report`")
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the inputs; 1 is what the titles say")
-    arguments = parser.parse_args(argv)
-    load, _, _ = os.getloadavg()
+    run = begin("memory", parser, argv)
+    arguments = run.arguments
     try:
         scenarios = [by_name(name) for name in arguments.scenario]
         kinds = [kind for kind in choose(arguments.contenders) if kind is not Memcpy]
@@ -183,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if not kind().takes(scenario):
                 continue
             peak = peak_of(scenario.name, kind.name, rounds=arguments.rounds, scale=arguments.scale)
+            logger.info("%s: %s takes %.0f MB", scenario.name, kind.name, peak.total / 1e6)
             figures = (peak.parent, peak.workers, peak.shared, peak.total)
             rows.append([scenario.name, kind.name, *(f"{figure / 1e6:.0f}" for figure in figures)])
             points.append(
@@ -193,13 +196,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                     peak=dataclasses.asdict(peak),
                 )
             )
-    print(markdown(rows) if arguments.markdown else aligned(rows))
+    print(run.show(rows))
     print(
         "\nPeak MB above the open pool and its inputs. Parent and workers: RSS, so a shared page counts in each; "
         "total: private memory of all, and shared bytes once."
     )
-    if arguments.json:
-        save(arguments.json, "memory", argv, kinds, points, load)
+    run.write(kinds, points)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
+import logging
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import inputs
-from benchmarks.compare import aligned, describe_machine, markdown
-from benchmarks.contenders import PROCESSES, Contender, choose, opened, quiet_peers
+from benchmarks import inputs, record
+from benchmarks.command import begin, describe_machine, new_parser
+from benchmarks.contenders import PROCESSES, Contender, choose, opened
 from benchmarks.real_jobs import ONE_YEAR, ohlcv
+
+logger = logging.getLogger(__name__)
 
 DEFAULT = "stdlib,arrowpool"
 TASK_MS = (1, 10)
@@ -104,16 +106,16 @@ SLEPT: tuple[Traffic, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Median of the rounds: CPU seconds of this process, and seconds by the clock, of one call."""
+    """One call in each of the rounds: CPU seconds of this process, and seconds by the clock."""
 
-    cpu: float
-    wall: float
+    cpu: tuple[float, ...]
+    wall: tuple[float, ...]
 
 
 def costs(contenders: Sequence[Contender], traffic: Traffic, items: list[Any], rounds: int) -> list[Cost]:
-    """What one call costs by each contender, in turns, after one round to warm up; the results are checked."""
+    """What one call costs with each contender, in turns, after one round to warm up. The results are checked."""
     expected = [traffic.task(item) for item in items] if traffic.task is not sleep else [None] * len(items)
-    seen: list[list[Cost]] = [[] for _ in contenders]
+    seen: list[list[tuple[float, float]]] = [[] for _ in contenders]
     for turn in range(-1, rounds):
         shift = turn % len(contenders)
         order = list(range(len(contenders)))
@@ -123,9 +125,10 @@ def costs(contenders: Sequence[Contender], traffic: Traffic, items: list[Any], r
             result = contenders[number].map(traffic.task, items, traffic.chunksize)
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
             _check(expected, result)
+            logger.info("%s: %s %.3g s, %.3g s of CPU", traffic.title, contenders[number].name, wall, cpu)
             if turn >= 0:
-                seen[number].append(Cost(cpu, wall))
-    return [Cost(statistics.median(c.cpu for c in each), statistics.median(c.wall for c in each)) for each in seen]
+                seen[number].append((cpu, wall))
+    return [Cost(*zip(*each, strict=True)) for each in seen]
 
 
 def _check(expected: list[Any], result: list[Any]) -> None:
@@ -138,17 +141,16 @@ def _check(expected: list[Any], result: list[Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    quiet_peers()
-    parser = argparse.ArgumentParser(description="CPU time of the parent per task, and how many workers it feeds.")
+    parser = new_parser(
+        "CPU time of the parent per task, and how many workers it feeds.",
+        contenders=DEFAULT,
+        scale="number of tasks of the first table",
+    )
     parser.add_argument("--traffic", metavar="A,B", help=", ".join(one.name for one in TRAFFIC))
-    parser.add_argument("--contenders", default=DEFAULT, metavar="A,B", help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds after one warm-up (default 5)")
     parser.add_argument("--workers", type=int, default=PROCESSES, help="of the first table (default %(default)s)")
     parser.add_argument("--sleepers", default="8,32,64", metavar="N,N", help="workers that sleep, '' for none (default %(default)s)")  # fmt: skip
-    parser.add_argument("--scale", type=float, default=1.0, help="number of tasks of the first table")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
-    arguments = parser.parse_args(argv)
-    load, _, _ = os.getloadavg()
+    run = begin("parent", parser, argv)
+    arguments = run.arguments
     names = [name.strip() for name in arguments.traffic.split(",")] if arguments.traffic else [t.name for t in TRAFFIC]
     unknown = set(names) - {one.name for one in TRAFFIC}
     if unknown:
@@ -158,57 +160,89 @@ def main(argv: Sequence[str] | None = None) -> None:
         sleepers = [int(number) for number in arguments.sleepers.split(",") if number]
     except (LookupError, ValueError) as error:
         parser.error(str(error.args[0]))
-    show = markdown if arguments.markdown else aligned
-    print(f"{describe_machine(kinds)}; load average {load:.1f}\n")
-    chosen = [one for one in TRAFFIC if one.name in names]
-    print(show(cpu_table(chosen, kinds, arguments)))
+    print(f"{describe_machine(kinds)}; load average {run.load:.1f}\n")
+    points = busy([one for one in TRAFFIC if one.name in names], kinds, arguments)
+    print(run.show(cpu_table(points)))
     feeds = " and ".join(str(ms) for ms in TASK_MS)
     print(
         f"\nCPU of the parent, median of {arguments.rounds} rounds in turns, {arguments.workers} workers; s/GB of what is moved."
     )
     print(f"Feeds: how many workers the parent keeps busy with tasks of {feeds} ms.")
     if sleepers:
-        print(
-            f"\n{show(sleep_table([one for one in SLEPT if one.name in names or not arguments.traffic], kinds, sleepers, arguments.rounds))}"
-        )
+        chosen = [one for one in SLEPT if one.name in names or not arguments.traffic]
+        slept = {workers: asleep(chosen, kinds, workers, arguments.rounds) for workers in sleepers}
+        print(f"\n{run.show(sleep_table(slept))}")
         print(
             f"\nSeconds of the call by those of ideal workers: {TURNS} tasks a worker that sleep {SLEEP * 1e3:g} ms, chunksize 1."
         )
+        for measured in slept.values():
+            points += measured
+    run.write(kinds, points, arguments.workers)
 
 
-def cpu_table(
+def busy(
     traffic: Sequence[Traffic], kinds: Sequence[type[Contender]], arguments: argparse.Namespace
-) -> list[list[str]]:
-    """A line for each kind of traffic and contender."""
-    rows = [["what", "contender", "us a task", "s/GB", *(f"feeds at {ms} ms" for ms in TASK_MS)]]
+) -> list[record.Point]:
+    """Each kind of traffic by each contender, whose workers do next to nothing."""
+    points = []
     with ExitStack() as stack:
         contenders = [stack.enter_context(opened(kind(arguments.workers))) for kind in kinds]
         for one in traffic:
             items = one.make(max(4, round(one.count * arguments.scale)))
             moved = _bytes(items) * (2 if one.task is same else 1)
             for contender, cost in zip(contenders, costs(contenders, one, items, arguments.rounds), strict=True):
-                task = cost.cpu / len(items)
-                per_gb = f"{cost.cpu / moved * 1e9:.2f}" if moved else "-"
-                feeds = (f"{ms / 1e3 / task:.3g}" for ms in TASK_MS)
-                rows.append([one.title, contender.name, f"{task * 1e6:.1f}", per_gb, *feeds])
+                points.append(_point(one.name, one.title, contender, moved, len(items), cost))
+    return points
+
+
+def asleep(
+    traffic: Sequence[Traffic], kinds: Sequence[type[Contender]], workers: int, rounds: int
+) -> list[record.Point]:
+    """Each kind of traffic by each contender, whose workers sleep in each task."""
+    points = []
+    with ExitStack() as stack:
+        contenders = [stack.enter_context(opened(kind(workers))) for kind in kinds]
+        for one in traffic:
+            items = one.make(one.count * workers)
+            for contender, cost in zip(contenders, costs(contenders, one, items, rounds), strict=True):
+                points.append(_point(f"{one.name}_{workers}", one.title, contender, _bytes(items), len(items), cost))
+    return points
+
+
+def _point(name: str, title: str, contender: Contender, nbytes: int, tasks: int, cost: Cost) -> record.Point:
+    return record.Point(
+        scenario=name,
+        title=title,
+        contender=contender.name,
+        nbytes=nbytes,
+        tasks=tasks,
+        seconds=cost.wall,
+        cpu=cost.cpu,
+        peak={},
+    )
+
+
+def cpu_table(points: Iterable[record.Point]) -> list[list[str]]:
+    """A line for each kind of traffic and contender."""
+    rows = [["what", "contender", "us a task", "s/GB", *(f"feeds at {ms} ms" for ms in TASK_MS)]]
+    for point in points:
+        cpu = statistics.median(point.cpu)
+        task = cpu / point.tasks
+        per_gb = f"{cpu / point.nbytes * 1e9:.2f}" if point.nbytes else "-"
+        feeds = (f"{ms / 1e3 / task:.3g}" for ms in TASK_MS)
+        rows.append([point.title, point.contender, f"{task * 1e6:.1f}", per_gb, *feeds])
     return rows
 
 
-def sleep_table(
-    traffic: Sequence[Traffic], kinds: Sequence[type[Contender]], sleepers: Sequence[int], rounds: int
-) -> list[list[str]]:
+def sleep_table(slept: Mapping[int, Sequence[record.Point]]) -> list[list[str]]:
     """A line for each kind of traffic and contender, a column for each number of workers."""
-    found: dict[tuple[str, str], list[str]] = {(one.title, kind.name): [] for one in traffic for kind in kinds}
-    for workers in sleepers:
-        with ExitStack() as stack:
-            contenders = [stack.enter_context(opened(kind(workers))) for kind in kinds]
-            for one in traffic:
-                items = one.make(one.count * workers)
-                for contender, cost in zip(contenders, costs(contenders, one, items, rounds), strict=True):
-                    found[one.title, contender.name].append(f"{cost.wall / (TURNS * SLEEP):.2f}")
+    lines: dict[tuple[str, str], list[str]] = {}
+    for points in slept.values():
+        for point in points:
+            lines.setdefault((point.title, point.contender), []).append(f"{point.median / (TURNS * SLEEP):.2f}")
     return [
-        ["tasks that sleep, sent", "contender", *(f"{n} workers" for n in sleepers)],
-        *([*key, *cells] for key, cells in found.items()),
+        ["tasks that sleep, sent", "contender", *(f"{workers} workers" for workers in slept)],
+        *([*key, *cells] for key, cells in lines.items()),
     ]
 
 

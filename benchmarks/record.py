@@ -1,4 +1,4 @@
-"""What a run measured, as a JSON file: written by `compare`, `sizes` and `memory` (`--json FILE`), read by `report`."""
+"""What a run measured, as a JSON file: written by ``--json FILE`` of each benchmark. `report` shows some of them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ class Point:
     Attributes
     ----------
     nbytes : int
-        What had to be moved; 0 where that is next to nothing.
-    seconds : list of float
-        Of each timed round; empty where memory was measured, or it failed.
+        Bytes moved; 0 where they are negligible.
+    tasks : int
+        Number of tasks of a round; 0 where they are not counted.
+    seconds : tuple of float
+        Seconds of each timed round; empty where memory was measured, or it failed.
+    cpu : tuple of float
+        CPU seconds of the parent in each of these rounds; empty where they were not measured.
     peak : dict
         Peak bytes by kind (parent, workers, shared, total); empty where time was measured.
     warmed : bool
@@ -29,7 +33,9 @@ class Point:
     title: str
     contender: str
     nbytes: int = 0
+    tasks: int = 0
     seconds: tuple[float, ...] = ()
+    cpu: tuple[float, ...] = ()
     peak: dict[str, int]
     warmed: bool = True
     failure: str = ""
@@ -78,7 +84,10 @@ def read(path: str | Path) -> Record:
     """
     try:
         found = json.loads(Path(path).read_text())
-        points = tuple(Point(**{**one, "seconds": tuple(one["seconds"])}) for one in found.pop("points"))
+        points = tuple(
+            Point(**{**one, "seconds": tuple(one["seconds"]), "cpu": tuple(one.get("cpu", ()))})
+            for one in found.pop("points")
+        )
         return Record(**found, points=points)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was not written by --json of a benchmark: {error!r}") from error

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.compare import markdown
+from benchmarks.command import markdown
 from benchmarks.contenders import CONTENDERS, ROOT
 from benchmarks.record import Point, Record, by_scenario, read
 from benchmarks.sizes import SIZES

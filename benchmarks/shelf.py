@@ -29,7 +29,7 @@ import pyarrow as pa
 from pyarrow import feather
 
 import arrowpool
-from benchmarks.compare import aligned, describe_machine, markdown
+from benchmarks.command import aligned, describe_machine, markdown
 
 MB = 1_000_000
 

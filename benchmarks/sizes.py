@@ -7,14 +7,12 @@ enough for these, the size is left out. Both are said.
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
 from arrowpool.memory.limits import memory
-from benchmarks.compare import aligned, describe_machine, markdown, points_of, save
-from benchmarks.contenders import Contender, choose, quiet_peers
+from benchmarks.command import begin, describe_machine, new_parser, points_of
+from benchmarks.contenders import Contender, choose
 from benchmarks.inputs import COLUMNS, ROWS
 from benchmarks.measure import measure
 from benchmarks.record import by_scenario
@@ -52,15 +50,10 @@ def chosen(sizes: Sequence[float], kinds: Sequence[type[Contender]]) -> tuple[li
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    quiet_peers()
-    parser = argparse.ArgumentParser(description="Throughput against size.")
+    parser = new_parser("Throughput against size.", scale=None)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), metavar="MB,MB", help="default: %(default)s")
-    parser.add_argument("--contenders", metavar="A,B", help="default: all that are installed")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds after one warm-up (default 5)")
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    parser.add_argument("--json", metavar="FILE", help="write the measurements, for `python -m benchmarks.report`")
-    arguments = parser.parse_args(argv)
-    load, _, _ = os.getloadavg()
+    run = begin("sizes", parser, argv)
+    arguments = run.arguments
     try:
         kinds = choose(arguments.contenders)
         scenarios, lines = chosen([float(size) for size in arguments.sizes.split(",")], kinds)
@@ -79,10 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = {point.contender: point.throughput for point in group}
         rows.append([name, *(f"{found[kind.name]:.3g}" if kind.name in found else "-" for kind in kinds)])
     print()
-    print(markdown(rows) if arguments.markdown else aligned(rows))
+    print(run.show(rows))
     print(f"\nMedian of {arguments.rounds} rounds; bytes of the frame, there and back counted twice.")
-    if arguments.json:
-        save(arguments.json, "sizes", argv, kinds, points, load)
+    run.write(kinds, points)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     points = (
         record.Point(scenario="a", title="A", contender="stdlib", nbytes=10**9, seconds=(3.0, 1.0, 2.0), peak={}),
         record.Point(scenario="a", title="A", contender="ray", peak={"total": 5}, failure="no"),
+        record.Point(scenario="b", title="B", contender="ray", tasks=7, seconds=(2.0,), cpu=(1.0,), peak={}),
     )
     written = record.Record("compare", "a machine", "python", 2, 0.5, points)
     record.write(str(tmp_path / "a.json"), written)
@@ -209,8 +210,9 @@ def test_a_real_job_whose_result_differs_fails():
         job.check(made, right[:-1])
 
 
-def test_what_a_task_costs_the_parent(capsys):
-    parent.main(["--scale", "0.01", "--rounds", "1", "--sleepers", "2,3"])
+def test_what_a_task_costs_the_parent(capsys, tmp_path):
+    path = tmp_path / "parent.json"
+    parent.main(["--scale", "0.01", "--rounds", "1", "--sleepers", "2,3", "--json", str(path)])
     said = capsys.readouterr().out.splitlines()
     for one in parent.TRAFFIC:
         lines = [line for line in said if re.match(rf"{re.escape(one.title)} +(stdlib|arrowpool) ", line)]
@@ -224,6 +226,15 @@ def test_what_a_task_costs_the_parent(capsys):
         assert len(lines) == 2
         # No pool is faster than ideal workers: a task sleeps at least as long as it is asked to.
         assert all(float(figure) >= 1 for line in lines for figure in line.split()[-2:])
+    written = record.read(path)
+    assert written.command == "python -m benchmarks.parent --scale 0.01 --rounds 1 --sleepers 2,3"
+    names = [one.name for one in parent.TRAFFIC] + [f"{one.name}_{n}" for n in (2, 3) for one in parent.SLEPT]
+    assert [(point.scenario, point.contender) for point in written.points] == [
+        (name, contender) for name in names for contender in ("stdlib", "arrowpool")
+    ]
+    assert all(len(point.cpu) == len(point.seconds) == 1 and point.cpu[0] > 0 for point in written.points)
+    shown = [line.split()[-4] for line in said if re.match(r"a number in, None back +(stdlib|arrowpool) ", line)]
+    assert shown == [f"{point.cpu[0] / point.tasks * 1e6:.1f}" for point in written.points[:2]]
 
 
 def test_a_result_that_differs_is_an_error():
