@@ -1,4 +1,4 @@
-"""A separate shelf for each test, and processes that read from it."""
+"""A separate shelf for each test, its places, and processes that read from it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import json
 import os
 import textwrap
 
+import numpy as np
 import pytest
 
-from arrowpool.shelf import remote
+from arrowpool.shelf import directories, remote, store
 from tests import programs
 from tests.shelf.processes import Elsewhere, put_full
 
@@ -19,6 +20,28 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.fixture(autouse=True)
 def _own_shelf(own_shelf):
     """Used by every test in this folder."""
+
+
+@pytest.fixture(params=["exchange", "no exchange"])
+def renames(request, monkeypatch):
+    """A file system that exchanges two names in one step, and one that cannot."""
+    if request.param == "no exchange":
+        monkeypatch.setattr(directories, "exchange", lambda directory, one, other: False)
+
+
+@pytest.fixture
+def two_roots(tmp_path, monkeypatch):
+    """Two places for shelves. Large objects go to the second."""
+    places = [tmp_path / "memory", tmp_path / "disk"]
+    monkeypatch.setattr(directories, "roots", lambda: (places, False))
+    fits = store._fits
+
+    def fits_like_that(directory, nbytes):
+        is_first = os.path.realpath(f"/proc/self/fd/{directory}").startswith(str(places[0]))
+        return fits(directory, nbytes) and (nbytes < 100_000 or not is_first)
+
+    monkeypatch.setattr(store, "_fits", fits_like_that)
+    return places
 
 
 @pytest.fixture
@@ -96,3 +119,16 @@ def in_a_child(work):
         answer = json.loads(file.read())
     os.waitpid(child, 0)
     return answer
+
+
+def value(number, *, large=False):
+    return np.full(30_000 if large else 5_000, number, dtype=np.int64)
+
+
+def number_of(array):
+    assert (array == array[0]).all()
+    return int(array[0])
+
+
+def everything_in(*roots):
+    return sorted(str(path.relative_to(root)) for root in roots for path in root.glob("*/*"))
