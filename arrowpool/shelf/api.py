@@ -148,7 +148,7 @@ def get(key: str) -> Any:
     >>> arrowpool.get(key)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    arrowpool.errors.ShelfKeyError: no key '...': it was deleted, or never was
+    arrowpool.errors.ShelfKeyError: no key '...': it was deleted, or was never put
     """
     return _default.get(key)
 
