@@ -1,6 +1,6 @@
-"""The budget: how many bytes of segments may be in flight to the workers, and whether so many more fit.
+"""The budget: how many bytes of segments may be in flight to the workers, and whether an object fits.
 
-Called in the feeder's thread. Decides only: what does not fit waits, and waiting is the caller's part.
+Used by the acting thread (see `mailbox`). Decides only: the caller has a task wait that does not fit.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from arrowpool.tuning import FRAME_PLACED_BYTES
 
 
 class Verdict(enum.Enum):
-    """What to do with a task whose large memory is to be placed."""
+    """What to do with a task whose large memory is not placed."""
 
-    #: It does not fit: wait until something that is in flight has ended.
+    #: It does not fit: wait until a task that is in flight has ended.
     WAIT = enum.auto()
-    #: It fits. If the system has no memory for it, wait in the same way: that takes memory from no other process.
+    #: It fits. If the system has no memory for it, wait in the same way; other processes keep their memory.
     PLACE_OR_WAIT = enum.auto()
-    #: Nothing is in flight that could be waited for. If the system has no memory, other processes must give some back.
+    #: No task is in flight whose end would help. If the system has no memory, other processes must give some back.
     PLACE = enum.auto()
 
 
 class Budget:
-    """Keeps what is in flight within a limit.
+    """Keeps the bytes in flight within a limit.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ class Budget:
     lifecycle : LifecycleManager
         The books of the arguments' arena.
     reclaim : Reclaim
-        Frees what workers have released, before something is said not to fit.
+        Frees segments that workers have released, before an object is said not to fit.
     workers : list of WorkerHandle
-        The workers that are up. The feeder's list.
+        The workers that are ready. The feeder's list.
     ahead : collection of Task
         Tasks that are encoded and not sent. The backlog's.
     """
@@ -56,10 +56,10 @@ class Budget:
         self._reclaim = reclaim
         self._workers = workers
         self._ahead = ahead
-        #: Bytes of live segments that stay until a user or a call lets go of them, and so are not in flight. The encoder
-        #: adds and subtracts, in the feeder's thread.
+        #: Bytes of live segments that stay until a user or a call releases them, and so do not count as in flight. The encoder
+        #: adds and subtracts, in the acting thread.
         self.pinned = 0
-        #: Bytes that were judged since it was last looked at what workers have released: not for each of many small tasks.
+        #: Bytes that were judged since workers' releases were last looked at: not for each of many small tasks.
         self._judged = 0
 
     def __repr__(self) -> str:
@@ -77,7 +77,7 @@ class Budget:
     def judge(self, nbytes: int, borrows: bool = False) -> Verdict:
         """What to do with a task that needs `nbytes` in segments, and may also borrow memory of others."""
         if borrows:
-            self._reap()  # what was borrowed before is in no sum here, and large
+            self._reap()  # borrowed memory does not count here, and it is large
         if not self.fits(nbytes):
             return Verdict.WAIT
         return Verdict.PLACE_OR_WAIT if self.in_flight() else Verdict.PLACE
@@ -85,7 +85,7 @@ class Budget:
     def fits(self, nbytes: int) -> bool:
         """Whether `nbytes` more may be placed now.
 
-        What exceeds the limit by itself fits when nothing is in flight: it travels alone.
+        An object that exceeds the limit by itself fits when nothing is in flight: it travels alone.
         """
         self._judged += nbytes
         if self._judged >= FRAME_PLACED_BYTES or self.in_flight_bytes + nbytes > self.limit:
@@ -104,8 +104,8 @@ class Budget:
             self._reclaim.reap()
 
     def fits_for_many(self, nbytes: int) -> bool:
-        """Whether `nbytes` more may be placed now that several tasks refer to.
+        """Whether an object of `nbytes` that several tasks refer to may be placed now.
 
-        Segments of other tasks are in flight next to it, so it must leave half of the limit to them.
+        Segments of other tasks are in flight at the same time: half of the limit is for them.
         """
         return nbytes <= self.limit // 2 and self.fits(nbytes)

@@ -1,4 +1,4 @@
-"""From encoded tasks to a frame in a worker's pipe, with the blobs that the worker does not know, and its leases."""
+"""Delivery: sends encoded tasks to a worker in one frame, with the blobs that the worker does not have, and leases."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from arrowpool.transport.sender import Sender
 
 
 class Delivery:
-    """Sends tasks. Used in the feeder's thread.
+    """Sends tasks. Used by the acting thread (see `mailbox`).
 
     Parameters
     ----------
     sender : Sender
         Grants leases of the segments that tasks refer to.
     reclaim : Reclaim
-        Asked for memory when a worker cannot read what other processes own, and it must be copied.
+        Gets memory back for copies, when a worker cannot read memory that other processes own.
     """
 
     def __init__(self, sender: Sender, reclaim: Reclaim):
         self._sender = sender
         self._reclaim = reclaim
-        #: Bytes that went through pipes. Read by any thread.
+        #: Bytes that went through pipes. The acting thread adds; any thread reads.
         self.piped_bytes = 0
 
     def send(self, worker: WorkerHandle, tasks: list[Task]) -> None:
@@ -37,7 +37,7 @@ class Delivery:
         Raises
         ------
         ArenaFullError
-            When there is no memory for what must be copied, or the worker holds too many leases. Nothing is sent then.
+            When there is no memory for a copy, or the worker holds too many leases. Nothing is sent then.
         """
         sender = self._sender
         blobs = tasks[0].blobs
@@ -84,7 +84,7 @@ class Delivery:
             self.piped_bytes += worker.channel.send(message)
 
     def _bring_in(self, tasks: list[Task]) -> None:
-        """Copy what the tasks borrow from other processes' memory, and borrow nothing from now on."""
+        """Copy memory that the tasks borrow from other processes. Borrow none from now on."""
         sender, relieve = self._sender, self._reclaim.relieve
         sender.lends = False
         for task in tasks:

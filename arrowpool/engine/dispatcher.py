@@ -1,6 +1,6 @@
-"""The dispatcher: brings tasks and workers together, as late as possible, and has tasks encoded ahead for the rest of the time.
+"""The dispatcher: gives tasks to free workers, as late as possible, and has tasks encoded ahead in the remaining time.
 
-Used in the feeder's thread.
+Used by the acting thread (see `mailbox`).
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class Dispatcher:
     Parameters
     ----------
     limit : int
-        Bytes that the results of tasks in one frame may have.
+        Maximum number of bytes of the results that frames in flight may have.
     one_by_one : bool
         Whether no task may wait in a worker behind another one.
     workers : list of WorkerHandle
-        The workers that are up. The feeder's list.
+        The workers that are ready. The feeder's list.
     backlog : Backlog
         Gives the next tasks.
     turns : Turns
-        Told which call has given tasks.
+        Learns which call has given tasks.
     delivery : Delivery
         Sends them.
     settlement : Settlement
-        Lets go of what tasks hold that cannot be sent.
+        Ends tasks that cannot be sent.
     mailbox : Mailbox
-        The feeder's. Any event may change what comes next, so it is looked at first.
+        The feeder's. Any event may change which task comes next, so events are handled first.
     tell_collector : callable
         Gets a `Failed` for each task that cannot be sent.
     """

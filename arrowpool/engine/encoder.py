@@ -1,7 +1,7 @@
-"""The encoder: a call's next task, from live objects to a parcel, with its function and repeated objects encoded once.
+"""The encoder: turns the live objects of a call's next task into a parcel. Functions and repeated objects are encoded once.
 
-Used by the feeder, in its thread. Decides what travels as plain values, in the stream, or in segments; whether there is
-room for that is the feeder's to say.
+Used by the acting thread (see `mailbox`). Decides whether data travels as plain values, in the stream, or in segments. The budget
+decides when segments are placed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from arrowpool.transport.parcel import Parcel, Reduced
 from arrowpool.transport.resolution import constants_of, is_stateless
 from arrowpool.transport.sender import Relieve, Sender
 
-#: Functions without data that a pool remembers, and so sends to each worker once and not once a call.
+#: Number of functions without data that a pool remembers: each worker gets such a function once, not once a call.
 _FUNCTIONS_KEPT = 1000
 
 
 class Unplaced(NamedTuple):
-    """A task whose large memory has no room yet; with its function, if that has changed and has large memory too."""
+    """A task whose large memory is not placed. With its function, if that has changed and has large memory that is not placed."""
 
     call: Call
     at: int
@@ -40,12 +40,12 @@ class Unplaced(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that will need room in segments."""
+        """Bytes that the task needs in segments."""
         return self.payload.nbytes + (self.function.nbytes if self.function is not None else 0)
 
     @property
     def borrows(self) -> bool:
-        """Whether it refers to memory that stays where it lies, in segments of other processes."""
+        """Whether the task refers to memory in segments of other processes, which is not copied."""
         return isinstance(self.payload, Reduced) and any(unit.leased is not None for unit in self.payload.units)
 
 
@@ -57,13 +57,13 @@ class Encoder:
     sender : Sender
         Encodes into the parent's arena.
     budget : Budget
-        Asked whether so many bytes more may be placed now.
+        Says whether an object fits. Gets the bytes of objects that do not count as in flight.
     reclaim : Reclaim
-        Asked for memory when the system has none.
+        Gets memory back when the system has none.
     metrics : Metrics
-        Where it is noted down.
+        Counts copies saved and objects pickled.
     snapshots : Snapshots
-        Told when one is used up.
+        Learns which snapshots are used up.
     """
 
     def __init__(self, sender: Sender, budget: Budget, reclaim: Reclaim, metrics: Metrics, snapshots: Snapshots):
@@ -73,12 +73,13 @@ class Encoder:
         self._budget = budget
         self._reclaim = reclaim
         self._numbers = itertools.count()
+        #: Functions without data, by their streams: at most `_FUNCTIONS_KEPT`, none of which is forgotten.
         self._known_functions: dict[bytes, Blob] = {}
-        #: Blobs that nothing refers to any more, until somebody is told.
+        #: Blobs that no call or task refers to any more, until they are returned by `settled`, `finish` or `unpin`.
         self._ended: list[Blob] = []
 
     def adopt(self, call: Call) -> None:
-        """A call has arrived: see to it that what it refers to stays."""
+        """Hold the objects that a new call refers to."""
         for share in call.shares:
             blob = share.blob
             if blob is not None and blob.holds:
@@ -86,14 +87,15 @@ class Encoder:
                 call.pins[blob.number] = blob
                 call.pinned[id(share.obj)] = blob.number
             elif call.snapshot is not None:
-                # Its block has ended in another thread while this call was made: it comes after that as well as before.
+                # The block of this object has ended in another thread while the call was made. Encode the call as if it had been
+                # made after that.
                 self._snapshots.drop(call.snapshot)
                 call.snapshot = None
 
     def take(self, call: Call, most: int = 1) -> list[Task | Unplaced | Failed]:
-        """Take the next tasks off a call and apart: up to `most`, the last of which may be other than a few plain values.
+        """Take and encode the next tasks of a call, up to `most`. All but the last one have payloads of a few plain values.
 
-        Empty when the call has no more.
+        Empty when the call has no more tasks.
         """
         taken: list[Task | Unplaced | Failed] = []
         while len(taken) < most:
@@ -102,7 +104,7 @@ class Encoder:
             except StopIteration:
                 break
             except BaseException as error:
-                # Only what is no Exception gets here out of a user's iterable.
+                # Seldom an Exception: `tasks_of` makes tasks of those.
                 call.last_index += 1
                 taken.append(Failed(call.job, call.last_index, contained(error, "the iterable")))
                 break
@@ -157,23 +159,25 @@ class Encoder:
             return Failed(job, index, contained(error, "pickling it"))
         finally:
             self._snapshots.drop(snapshot)
-        blobs = tuple(needed.blobs)  # and the function, once that is placed
+        blobs = tuple(needed.blobs)  # the function is added when it is placed
         if changed is not None or not isinstance(taken, Parcel):
             return Unplaced(call, index, star, taken, blobs, changed)
         return self._task(call, index, star, taken, blobs)
 
     def place(self, unplaced: Unplaced, relieve: Relieve | None) -> Task:
-        """Copy a task's large memory to where its worker will read it.
+        """Copy a task's large memory into segments.
 
         Parameters
         ----------
-        relieve : callable, optional
-            Asked for memory when the system has none; see `Sender.place`.
+        unplaced : Unplaced
+            The task.
+        relieve : callable or None
+            Gets memory back when the system has none; see `Sender.place`.
 
         Raises
         ------
         ArenaFullError
-            When there is no room.
+            When there is no memory. Nothing is held then.
         """
         call, index, star, payload, blobs, function = unplaced
         parcel = self._sender.place(payload, relieve) if isinstance(payload, Reduced) else payload
@@ -196,7 +200,7 @@ class Encoder:
         return Task(call, index, star, parcel, (function, *others), own)
 
     def _is_encoded(self, call: Call, function: Any) -> bool:
-        """Whether the function is what it was when it was encoded last, as far as that shows without encoding it again."""
+        """Whether the function surely has the state in which it was encoded last. False when only encoding it again can tell."""
         encoded = call.encoded
         if encoded is None or call.function is not function:
             return False
@@ -208,10 +212,11 @@ class Encoder:
         return constants is not None and all(map(operator.is_, constants, encoded.constants))
 
     def _encode_function(self, call: Call, function: Any, reduced: Reduced | None) -> EncodedFunction | None:
-        """Encode a call's function, with all that it captured: once, unless code of the user's runs between its tasks.
+        """Encode a call's function, with everything that it has captured: once, unless user code runs between the tasks.
 
-        `reduced` is the function as it was taken when the call was made. Returns a function that has changed and has large
-        memory, which shall not be placed before there is room for it.
+        `reduced` is the function's state when the call was made, if there is a snapshot. Returns the function if it has changed
+        and has large memory: the caller places it when the budget allows it. Otherwise the function is installed, and None is
+        returned.
         """
         stateless = is_stateless(function)
         needed = self._sharing(call)
@@ -241,7 +246,7 @@ class Encoder:
                 if self._sender.is_placed(reduced, known.reduced, blob.parcel):
                     call.encoded = encoded
                     if not blob.pinned:
-                        self._pin(blob)  # it seems to stay, and is not a part of what is in flight
+                        self._pin(blob)  # it does not change, so it stays, and does not count as in flight
                     return None
                 if reduced.nbytes:
                     return encoded
@@ -264,7 +269,7 @@ class Encoder:
         return blob
 
     def _install(self, call: Call, function: Any, encoded: EncodedFunction, blob: Blob) -> None:
-        """Have the next tasks use this blob; it comes with a hold, which becomes the call's."""
+        """Have the next tasks use this blob as their function. The blob's hold passes to the call."""
         for before in call.blobs[:1]:
             call.held.discard(before)
             self._let_go([before])
@@ -272,7 +277,7 @@ class Encoder:
         call.function, call.encoded, call.blobs = function, encoded, (blob, *encoded.blobs)
 
     def _place_lasting(self, reduced: Reduced, stateless: bool = False) -> Blob:
-        """Place what there is no choice about, however large it is. It is not counted as in flight."""
+        """Place an object of any size that stays, such as a function. It does not count as in flight."""
         self._reclaim.reap()
         blob = self._new_blob(self._sender.place(reduced, self._reclaim.relieve), stateless)
         self._pin(blob)
@@ -304,53 +309,53 @@ class Encoder:
             self._metrics.pickled(obj, reduced.placed_stream_bytes)
 
     def _place_for(self, call: Call, reduced: Reduced) -> Blob | None:
-        """Place what several tasks of a call refer to, if there is room for it beside them."""
+        """Place an object that several tasks of a call refer to, if it fits next to their own memory; otherwise return None."""
         if not self._budget.fits_for_many(reduced.nbytes):
             return None
         try:
             parcel = self._sender.place(reduced, self._reclaim.relieve)
         except ArenaFullError:
-            return None  # each task with a copy of its own may have to wait, and can
+            return None  # each task then gets a copy of its own, for which it may wait
         blob = self._new_blob(parcel)
         call.held.add(blob)
         return blob
 
     def pin(self, obj: Any) -> Blob:
-        """Place an object, to be referred to by all calls that are made from now on, instead of being copied again.
+        """Place an object that a user shares. Calls that are made later refer to it.
 
         Raises
         ------
         Exception
-            Whatever pickling it raises; ArenaFullError when there is no room.
+            The error of pickling it; ArenaFullError when there is no memory.
         """
         self._sender.refresh()
         return self._place_lasting(self._take_apart(obj))
 
     def exhausted(self, call: Call) -> None:
-        """All tasks of the call are taken: let go of the user's objects, as soon as the standard library does."""
+        """Release the user's objects of a call, when all its tasks are taken: as soon as the standard library does."""
         call.items, call.stretches = None, None
         call.shared.clear()
 
-    # Endings. Each returns the blobs that no task will refer to again.
+    # Ends. Each method returns the blobs that no task will refer to again.
 
     def holds(self, task: Task) -> bool:
-        """Whether there is something to let go of when this task is over: of its own, or blobs that have ended before."""
+        """Whether `settled` has something to release: memory of this task, or blobs that ended before."""
         return bool(task.parcel.segments or task.own is not None or self._ended)
 
     def unpin(self, blob: Blob) -> list[Blob]:
-        """No new call refers to this."""
+        """Release an object that a user has shared: later calls do not refer to it."""
         self._let_go([blob])
         return self._take_ended()
 
     def settled(self, task: Task) -> list[Blob]:
-        """A task is over: let go of what only this one held."""
+        """End a task: release the memory that only this task held."""
         self._sender.unpin(task.parcel.segments)
         if task.own is not None:
             self._let_go([task.own])
         return self._take_ended()
 
     def finish(self, call: Call) -> list[Blob]:
-        """The call is over: let go of its blobs."""
+        """End a call: release its blobs."""
         self._let_go(call.held)
         self._snapshots.drop(call.snapshot)
         call.held.clear()

@@ -66,8 +66,8 @@ class Source(Service):
         super().__init__("arrowpool-source", current())
         #: None after the end of the source's thread, which alone reads and writes this.
         self._tasks: Iterator[Any] | None = tasks
-        #: None after `close`, so that a thread that blocks in user code keeps no part of the pool alive. The acting thread writes, the
-        #: source's thread reads. Safe: a call after `close` finds nothing to take.
+        #: None after `close`, so that a thread that blocks in user code keeps no part of the pool alive. The acting thread
+        #: writes, the source's thread reads. Safe: a call after `close` finds nothing to take.
         self._drawn: Callable[[bool], Any] | None = drawn
         #: How many to draw; 0 to end. The acting thread puts, the source's thread gets.
         self._asked: queue.SimpleQueue[int] = queue.SimpleQueue()
