@@ -1,33 +1,35 @@
-"""Forks while other threads run: descriptors that a child must not keep, and what it must not inherit unfinished.
+"""Forks while other threads run: descriptors that a child must not keep, and imports that it must not inherit unfinished.
 
 Guarantees
 ----------
 - A forked worker can import every module that another thread of its parent was importing at the fork. CPython reinitializes
   its global import lock in a child, but not the lock of each module: the child would wait for a thread that it does not have.
-- A child, also one that user code forks, keeps neither the parent's ends of the workers' channels nor the ends of a worker that is
-  being started, unless it is this worker.
+- A child keeps neither the parent's ends of the workers' channels nor the descriptors of a worker that is being started, except its
+  own. That holds for children of user code, too.
 - A forked worker has no pipe of a program or process that another thread was starting at the fork. `subprocess.Popen` and
-  `multiprocessing.Process` close their ends of these pipes only after the start. Until all others are closed, the former does not
-  return, and ``join(timeout)`` of the latter does not see the end of the process.
-- No lock is held while user code runs. A fork waits for imports and such starts only, and at most `_PATIENCE_SECONDS`.
+  `multiprocessing.Process` close their ends of such pipes only after the start. While another process has these ends open, `Popen`
+  does not return, and ``Process.join(timeout)`` does not see the end of the process.
+- No lock is held while user code runs. A fork waits only for imports and for such starts, at most `_PATIENCE_SECONDS`.
 
 Imports of other threads
 ------------------------
 1. Before the fork, the forking thread waits until no other thread imports. After that, most forks meet no import.
-2. An import that began between this look and the fork has hardly begun: the child drops the module and imports it again.
+2. An import that began between this wait and the fork has hardly run: the child drops the module and imports it again.
 3. An import that outlasts the wait (for example, of a module that uses the pool in its own body) stays as it is. The child gets the
    unfinished module, as in a circular import, and does not wait for the rest. No later fork waits for this import.
 
+Verdict: the child can import each of these modules, and waits for no thread of its parent.
+
 Programs and processes that other threads start
---------------------------------------------------
-1. The forking thread looks at what the other threads execute, once it holds all gates: as late as Python code can.
-2. If one is in `subprocess.Popen.__init__`, or in that of `multiprocessing.popen_fork.Popen`, it opens all gates, waits, shuts them
-   and looks again. Meanwhile that thread may fork, too, and other threads may begin leases.
+-----------------------------------------------
+1. The forking thread shuts all gates and then looks which code the other threads execute: as late as Python code can.
+2. If another thread is in ``__init__`` of `subprocess.Popen` or of `multiprocessing.popen_fork.Popen`, the forking thread opens all
+   gates, waits, shuts them and looks again. While the gates are open, that thread may fork, and other threads may begin leases.
 3. A start that outlasts the wait (a `preexec_fn` that blocks) is not waited for again.
 
-Verdict: a thread that begins such a start after the last look has to get the interpreter before the fork, which follows at once.
-Another thread that starts a worker is not waited for: the ends of workers are seen without these pipes.
-On a build without the interpreter lock, nothing is waited for: looking at what a running thread executes may crash there
+Verdict: a start that begins after the last look meets the fork only if its thread gets the interpreter in between; the fork follows
+at once. A fork does not wait for another thread that starts a worker: the pool notices the end of a worker without these pipes. On a
+build without the interpreter lock, a fork does not wait for starts: a look at a running thread may crash there
 (https://github.com/python/cpython/issues/152355), which is worse than a program whose start waits for a worker's end.
 """
 
@@ -49,7 +51,7 @@ from typing import Any, Protocol
 #: A fork waits at most this long for other threads' imports, and for programs and processes that they start.
 _PATIENCE_SECONDS = 3.0
 _LOOK_AGAIN_SECONDS = 0.002
-#: A start takes a millisecond. Where many threads start programs all the time, only moments are free of them.
+#: A start takes a millisecond. Where many threads start programs all the time, the moments without a start are short.
 _LOOK_FOR_STARTS_SECONDS = 0.0002
 
 #: The import system's own table: weak references to the locks of the modules that are being imported, by name.
@@ -63,29 +65,35 @@ class ParentOnly(Protocol):
         """Close all its descriptors in a forked child. At the fork, any thread may have been in the middle of any method."""
 
 
-# The state of this process. `_parent_only` is added to by any thread that holds `_gate`, and read by a child that is alone.
+# The state of this process. A forked child, which has one thread, reads it and resets it.
+#: Owners of descriptors that children must not keep. Any thread that holds `_gate` adds; a child reads.
 _parent_only: weakref.WeakSet[Any] = weakref.WeakSet()
 #: Held across each fork, and while descriptors are made that other children must not keep. Reentrant: a finalizer may fork.
 _gate = threading.RLock()
-#: The threads that fork a worker now, each with the descriptors for its child. Each thread writes its own entry; a child reads them.
+#: The threads that fork a worker now, each with the descriptors for its child. Each thread writes its own entry. A child reads them, and
+#: a thread that looks for starts asks for one key: each is one atomic operation of a dict.
 _forkers: dict[int, Handover] = {}
-#: Those of them whose workers stay. Each thread adds and removes itself.
+#: Those of them whose workers stay. Each thread adds, looks for and removes itself only.
 _staying: set[int] = set()
-#: Locks of modules whose import outlasted a wait.
+#: Locks of modules whose import outlasted a wait. Any thread that forks a worker adds and reads; a child reads. A thread that misses an
+#: entry waits once more, which does no harm.
 _outlasted: weakref.WeakSet[Any] = weakref.WeakSet()
 #: Starts that outlasted a wait, by the ids of their Popen objects. Written and read by forking threads that hold `_gate`.
 _outlasted_starts: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 #: The code that starts a program, or a process under any start method. None if a library has replaced it by something that is not
 #: written in Python.
 _STARTS = [getattr(kind.__init__, "__code__", None) for kind in (subprocess.Popen, popen_fork.Popen)]
-#: What each fork holds, in the order of registration; forks take it in the reverse order. Any thread appends.
+#: The gates that each fork holds, in the order of registration. Forks shut them in the reverse order. Any thread appends; forking
+#: threads read a copy.
 _gates: list[Gate] = []
+#: Whether the look for starts and the hooks of this module are registered. Any thread reads and sets them: hooks that are registered
+#: twice do no harm.
 _looks = False
 _watching = False
 
 
 class Gate:
-    """A lock that each fork holds, and the hook that takes it.
+    """A lock that each fork holds, and the hook that acquires it.
 
     Attributes
     ----------
@@ -115,7 +123,7 @@ class Handover:
         self._fds: list[int] = []
 
     def add(self, fd: int) -> int:
-        """Take charge of `fd`."""
+        """Own `fd`."""
         self._fds.append(fd)
         return fd
 
@@ -136,11 +144,19 @@ def hold_across_forks(
     after_in_parent: Callable[[], object] | None = None,
     after_in_child: Callable[[], object],
 ) -> None:
-    """Make each forking thread hold `gate` from before the fork until after it, and run these hooks meanwhile.
+    """Make each forking thread hold `gate` from before the fork until after it, and run these hooks while it holds the gate.
 
-    A thread in a ``with gate`` block keeps all other threads from forking. The argument of `before` says whether the forking thread
-    held the gate already: in such a block, or in a fork around this one. If `before` was called and no fork has followed, because
-    the forking thread has to wait, it is called again.
+    A thread in a ``with gate`` block keeps all other threads from forking.
+
+    Parameters
+    ----------
+    gate : RLock
+        The lock.
+    before : callable, optional
+        Called before the fork. Its argument says whether the forking thread held the gate already: in such a block, or in a fork
+        around this one. Called again if the forking thread has to wait after the first call.
+    after_in_parent, after_in_child : callable
+        Called after the fork.
     """
     global _looks
     if not _looks:
@@ -150,8 +166,8 @@ def hold_across_forks(
     os.register_at_fork(after_in_child=after_in_child)
     if after_in_parent is not None:
         os.register_at_fork(after_in_parent=after_in_parent)
-    # At once: if another thread forked in between, the gate would stay shut. After the hooks above, and not Python code: an
-    # exception of a signal handler cannot keep the gate shut.
+    # In one call: if another thread forked between two calls, the gate would stay shut. After the hooks above, and not Python code:
+    # an exception of a signal handler cannot keep the gate shut.
     os.register_at_fork(
         before=held.shut,
         after_in_parent=gate.release,
@@ -162,7 +178,7 @@ def hold_across_forks(
 
 @contextlib.contextmanager
 def no_forks() -> Iterator[None]:
-    """Keep all threads from forking in this block: for making descriptors and registering their owner. The block must not wait."""
+    """Keep all other threads from forking in this block, which makes descriptors and registers their owner. The block must not wait."""
     _watch()
     with _gate:
         yield
@@ -182,8 +198,13 @@ def keep_from_children(owner: ParentOnly) -> None:
 def worker_fork(handover: Handover, *, stays: bool = True) -> Iterator[None]:
     """Fork a worker in this block: the child gets `handover`, and does not wait for imports of other threads.
 
-    `stays` says whether the child goes on as this program. A child that executes another program (loky before 3.5 forks it from
-    Python) needs the descriptors, and no imports.
+    Parameters
+    ----------
+    handover : Handover
+        The descriptors of the worker.
+    stays : bool
+        Whether the child goes on as this program. A child that executes another program (loky before 3.5 forks it from Python)
+        needs the descriptors, and no imports.
     """
     _watch()
     if stays:
@@ -200,7 +221,7 @@ def worker_fork(handover: Handover, *, stays: bool = True) -> Iterator[None]:
 
 
 def _of_others() -> list[tuple[str, Any]]:
-    """The modules that other threads import at this moment, with their locks."""
+    """The modules that other threads are importing at this moment, with their locks."""
     me = threading.get_ident()
     found = []
     for name, reference in list(_module_locks.items()):
@@ -224,7 +245,7 @@ def _has_interpreter_lock() -> bool:
 
 
 def _starting() -> list[Any]:
-    """The Popen objects that other threads are making at this moment, and that are waited for."""
+    """The Popen objects that other threads are making at this moment, without those that outlasted a wait."""
     if not _has_interpreter_lock():
         return []
     found = []
@@ -257,7 +278,7 @@ def _await_starts() -> None:
         for gate in gates:
             gate.lock.release()
         while _starting() and time.monotonic() <= until:
-            time.sleep(_LOOK_FOR_STARTS_SECONDS)  # nothing tells when they have started
+            time.sleep(_LOOK_FOR_STARTS_SECONDS)  # Python reports no end of a start
         for gate in reversed(gates):
             gate.shut()
 

@@ -1,7 +1,7 @@
-"""Turns: where memory is short, processes take it one after the other, so that no two are promised the same memory.
+"""Turns: where memory is short, processes allocate it one after the other, so that two of them do not count on the same memory.
 
-Each turn is a file lock (`flock`), which the kernel releases when its process dies. The lock belongs to the open file, so each
-process must open the file for itself. Where that is not possible (no ``/proc``), processes do not wait for each other.
+A turn is a file lock (`flock`), which the kernel releases when its process dies. The lock belongs to the open file, so each
+process opens the file for itself. Where that is not possible (no ``/proc``), processes do not wait for each other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ _STEP_SECONDS = 0.002
 class Turns:
     """A lock for a ``with`` block: shared, until `alone` is called in it.
 
-    A wait lasts at most a second: a killed worker may have left a child that holds its lock.
+    Used by one thread of each process. A wait lasts at most a second, and the block then runs without the lock: a killed worker may
+    have left a child that holds its lock.
     """
 
     def __init__(self, fd: int):
@@ -33,7 +34,7 @@ class Turns:
             return
 
     def alone(self) -> None:
-        """Wait until no other process is in such a block."""
+        """Wait until no other process is in such a block, and keep others out."""
         self._lock(fcntl.LOCK_EX)
 
     def _lock(self, how: int) -> None:

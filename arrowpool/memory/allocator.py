@@ -1,4 +1,4 @@
-"""The free bytes of an arena, and the free bytes that have pages. Pure: this file touches no memory."""
+"""The free bytes of an arena, and the free bytes that have pages. Pure: this file does not touch the memory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class IntervalSet:
         return removed
 
     def first_fit(self, size: int) -> int | None:
-        """The lowest start of an interval of at least `size`; None when there is none."""
+        """The lowest start of an interval of at least `size`; None without such an interval."""
         for start, end in zip(self._starts, self._ends, strict=True):
             if end - start >= size:
                 return start
@@ -60,8 +60,8 @@ class IntervalSet:
 class Allocator:
     """Hands out ranges of ``[0, capacity)``, lowest first, so that the same few pages stay warm.
 
-    Guarantees: ranges handed out do not overlap until freed. It knows which free pages are *warm* (written before, and not given
-    back since), so that its owner can fetch cold pages in one system call and give idle ones back.
+    Guarantees: ranges that are in use do not overlap. A page is *warm* from its first use until it is given back to the kernel, and
+    *cold* otherwise. The owner can so get cold pages in one system call, and give idle ones back.
     """
 
     def __init__(self, capacity: int):
@@ -76,7 +76,7 @@ class Allocator:
         return f"<Allocator {self.used} of {self.capacity} bytes used, {self.resident()} with pages>"
 
     def allocate(self, size: int) -> tuple[int, list[tuple[int, int]]] | None:
-        """A range of `size` bytes: its start, and the cold stretches in it; None when no range is long enough."""
+        """A range of `size` bytes: its start, and the cold parts of it; None when no free range is long enough."""
         start = self._free.first_fit(size)
         if start is None:
             return None
@@ -90,7 +90,7 @@ class Allocator:
         self.used -= size
 
     def mark_cold(self, stretches: list[tuple[int, int]]) -> None:
-        """Correct `allocate`: these stretches got no pages."""
+        """Correct `allocate`: these ranges got no pages."""
         for start, end in stretches:
             self._cold.add(start, end)
 
@@ -99,7 +99,7 @@ class Allocator:
         self._cold.remove(start, end)
 
     def chill(self) -> list[tuple[int, int]]:
-        """Mark all free ranges cold; return the stretches that were warm, for their pages to be given back."""
+        """Mark all free ranges cold; return those parts that were warm. The caller gives their pages back."""
         stretches = []
         for start, end in self._free:
             cold = self._cold.remove(start, end)
@@ -112,5 +112,5 @@ class Allocator:
         return stretches
 
     def resident(self) -> int:
-        """Bytes that have pages behind them, used or free."""
+        """Bytes that have pages, in use or free."""
         return self.capacity - self._cold.total()

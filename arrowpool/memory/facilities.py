@@ -1,8 +1,8 @@
 """Optional facilities of Linux, and whether this process uses them.
 
-The environment variable ``ARROWPOOL_WITHOUT`` names facilities, separated by commas, that are treated as missing. So the
-substitutes can be tested on a system that has everything. The variable is read here only; the rest of the package calls
-:func:`has`. Workers inherit it.
+The environment variable ``ARROWPOOL_WITHOUT`` names facilities, separated by commas, that the package treats as missing. So tests
+can use the substitutes on a system that has all facilities. Only this module reads the variable; other modules call :func:`has`.
+Workers inherit it.
 
 =============  ==================================================  ====================================================
 name           facility                                            substitute
@@ -10,13 +10,13 @@ name           facility                                            substitute
 ``memfd``      nameless files in memory                            unlinked files in ``/dev/shm`` or another directory
 ``pidfd``      a descriptor that is readable when a process ends   the sentinel of `multiprocessing`
 ``sigio``      a signal of choice when a pipe has lost its writer  a thread that reads the pipe
-``pagemap``    ``PAGEMAP_SCAN``: which pages were written to       they are all mapped again; results are never lent
-``dontneed``   ``MADV_DONTNEED``: drop the pages written to        the range is mapped again
+``pagemap``    ``PAGEMAP_SCAN``: which pages were written to       the whole range is mapped again; results are never lent
+``dontneed``   ``MADV_DONTNEED``: drop the pages written to        the whole range is mapped again
 ``fallocate``  punch holes in files, and reserve their blocks      memory is kept until the file is closed; zeros are written
 ``lease``      ``F_SETLEASE``: whether others have a file open     a file is not used again
-``mallopt``    glibc's thresholds for what a process frees          the C library's own: temporaries of tasks are faulted in
-                                                                   again by each task
-``proc``       ``/proc``                                           duplicates of descriptors; what is lent is copied;
+``mallopt``    glibc's thresholds for freed memory                  the C library's own: each task faults in the pages of its
+                                                                   temporaries again
+``proc``       ``/proc``                                           duplicates of descriptors; copies instead of lent memory;
                                                                    as for ``sigio``; no limits of control groups
 =============  ==================================================  ====================================================
 """

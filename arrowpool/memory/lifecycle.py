@@ -1,15 +1,17 @@
-"""The holders of each segment of an arena, and the moment when a segment is free. Pure decisions: no IO, no clock, no process.
+"""Who holds each segment of an arena, and when a segment is free. Pure decisions: no IO, no clock, no process.
 
 Rules of this file
 ------------------
 - A segment is held by *pins* (of its owner: a message under way, a call, the pool) and by *leases* (of a consumer, one for
-  every time the segment is granted to it).
-- It is free when the last pin and the last lease are gone, and only then. Every method that can end a hold returns the segments
-  that became free. The caller gives their memory back.
-- Only the consumer ends its leases; its death ends all of them at once.
-- A slot number is given to one lease of a consumer at a time.
+  each time the segment is granted to it).
+- It becomes free when the last pin and the last lease are gone. Each method that can end a hold returns the segments that
+  became free; the caller gives their memory back.
+- Only the consumer ends its leases. Its death ends all of them at once.
+- A slot belongs to one lease of a consumer at a time.
 
-Used by an arena's owner, in one thread: the parent for arguments, each worker for its results.
+Used by an arena's owner, in one thread: the feeder for arguments, each worker's main thread for its results. Other threads of the
+parent read only: `live`, `bytes_live`, the peaks and `grants`, for figures. Each read is one atomic operation or iterates over a copy,
+so figures of two attributes may belong to different moments.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Segment:
 
 @dataclass(slots=True, eq=False)
 class Borrowed(Segment):
-    """A segment of another process's arena that this process has a lease of, and lends on while it has the lease."""
+    """A segment of another process's arena. This process has a lease of it, and lends it while it has the lease."""
 
     memory: Any = None
 
@@ -60,10 +62,12 @@ class LifecycleManager:
     """The books of one arena's owner."""
 
     def __init__(self) -> None:
+        # The state. The owner's thread writes; see above for other threads.
         self._consumers: dict[Hashable, _Consumer] = {}
+        #: Segments that are held, and their bytes of the owner's memory.
         self.live: set[Segment] = set()
         self.bytes_live = 0
-        #: The largest values so far.
+        #: The largest numbers of both so far.
         self.peak_segments = 0
         self.peak_bytes = 0
 
@@ -103,7 +107,7 @@ class LifecycleManager:
         return freed
 
     def consumer_joined(self, consumer: Hashable) -> None:
-        """Add a process that segments can be granted to."""
+        """Add a process to which segments can be granted."""
         if consumer in self._consumers:
             raise ValueError(f"consumer {consumer!r} has joined already")
         self._consumers[consumer] = _Consumer()
@@ -124,7 +128,7 @@ class LifecycleManager:
         return slot
 
     def slots_in_use(self, consumer: Hashable) -> int:
-        """A number above the slots of all leases of `consumer`; 0 when it has none."""
+        """A number above the slots of all leases of `consumer`; 0 if it has no leases."""
         books = self._consumers.get(consumer)
         return books.next_slot if books is not None and books.grants else 0
 
@@ -139,7 +143,7 @@ class LifecycleManager:
         return freed
 
     def consumer_lost(self, consumer: Hashable) -> list[Segment]:
-        """`consumer` is gone, and all its leases with it; return the segments that are free now."""
+        """`consumer` is gone, and all its leases end; return the segments that are free now."""
         books = self._consumers.pop(consumer, None)
         if books is None:
             return []

@@ -1,4 +1,4 @@
-"""The amount of memory: of the machine, the container, this process, and the file system that is used instead of memory."""
+"""How much memory there is: of the machine, the container, this process, and a file system that is used instead of memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import psutil
 from arrowpool.memory import facilities, platform
 from arrowpool.tuning import HEADROOM_STEP, MIB
 
-#: The least that an arena or a budget is given.
+#: Smallest capacity of an arena, and smallest budget.
 _LEAST = 64 * MIB
-#: Share of all memory that is left alone, and the share below which it counts as tight.
+#: One part in so many of all memory stays free; below one part in so many, memory is tight.
 _RESERVE = 32
 _TIGHT = 4
 
@@ -26,9 +26,9 @@ class Limits:
     Attributes
     ----------
     capacity : int
-        Bytes of address space an arena reserves; no more than the machine's (or the container's) memory.
+        Bytes of address space that an arena reserves; at most the memory of the machine or the container.
     budget : int
-        Bytes of segments in flight at a time, from parent to workers.
+        Bytes of segments in flight at a time, from the parent to workers.
     """
 
     capacity: int
@@ -36,10 +36,17 @@ class Limits:
 
 
 def limits(max_bytes: int | None = None, spill_dir: str | None = None, consumers: int = 1) -> Limits:
-    """The limits for a new pool: half of what is available now is the budget, unless `max_bytes` says otherwise.
+    """The limits for a new pool.
 
-    Available is the smaller of what the machine has and what the process's cgroup still allows; or, where segments lie
-    on a disk, what is free there.
+    Parameters
+    ----------
+    max_bytes : int, optional
+        The budget. By default half of the available memory: the smaller of what the machine has and what the process's cgroup still
+        allows; with a `spill_dir`, the free space there.
+    spill_dir : str, optional
+        Directory of the segments, if they lie on a disk.
+    consumers : int
+        Number of processes that have an arena which this process maps.
     """
     if spill_dir is None:
         total, available = memory()
@@ -72,13 +79,13 @@ def memory() -> tuple[int, int]:
 
 
 def is_tight() -> bool:
-    """Whether memory is too short to keep any of it warm."""
+    """Whether memory is too short to keep free pages warm."""
     total, available = memory()
     return available < total // _TIGHT
 
 
 def headroom(fd: int) -> int:
-    """Bytes by which the file of an arena may grow now. A reserve stays for everything else."""
+    """Bytes by which the file of an arena may grow now. A reserve stays for the rest of the machine."""
     if platform.is_on_disk(fd):
         return _free_in(os.fstatvfs(fd))
     total, available = memory()
@@ -87,9 +94,9 @@ def headroom(fd: int) -> int:
 
 
 def unasked(available: int, owners: int) -> int:
-    """Bytes that each of `owners` may take without asking.
+    """Bytes that each of `owners` may allocate without another look at the available memory.
 
-    All of them together take a part of the reserve at most, which is still available when others have taken the rest meanwhile.
+    All of them together take at most a part of the reserve, so these bytes are available when others have taken the rest.
     """
     return max(0, min(HEADROOM_STEP, available // (4 * _RESERVE * owners)))
 
@@ -106,9 +113,9 @@ def _free_in(file_system: os.statvfs_result) -> int:
 
 
 def _cgroup_memory() -> tuple[int, int] | None:
-    """(limit, use) in bytes of the tightest memory cgroup this process is in; None where there is no limit.
+    """(limit, use) in bytes of the tightest memory cgroup of this process; None without a limit.
 
-    Use is what could not be reclaimed: the page cache of files that is not in active use counts as free.
+    Use is memory that could not be reclaimed: the inactive page cache of files counts as free.
     """
     found: list[tuple[int, int]] = []
     try:
@@ -123,7 +130,7 @@ def _cgroup_memory() -> tuple[int, int] | None:
             root, limit_name, use_name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
-        # A limit anywhere above binds too; inside a container the own group may be mounted as the root.
+        # The limits of all groups above apply too. In a container, the own group may be mounted as the root.
         parts = [part for part in path.split("/") if part]
         for depth in range(len(parts), -1, -1):
             group = root.joinpath(*parts[:depth])

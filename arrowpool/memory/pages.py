@@ -1,10 +1,10 @@
-"""The pages of a private map that this process has written to: they are found, and replaced by the file's pages.
+"""Replace the pages of a private map that this process has written to by the file's pages.
 
-Used by `mapping` before memory is given back to its owner. Guarantees: `restore` returns True only when the range shows exactly the
-file's bytes. It is safe in finalizers: it makes system calls only, and takes no lock.
+Used by `mapping` before memory goes back to its owner. Guarantees: `restore` returns True only when the range shows exactly the
+file's bytes. It is safe in finalizers: it only makes system calls, and takes no lock.
 
 The result of ``MADV_DONTNEED`` is always checked: the kernel refuses it where pages are locked (`mlockall`) or a seccomp filter
-forbids it, and other kernels may ignore it. If the check fails, or is not possible, the range is mapped again over itself, which
+forbids it, and other kernels may ignore it. If the check fails or is not possible, the range is mapped again over itself, which
 drops all writes on every system.
 """
 
@@ -22,7 +22,10 @@ def _nothing(_start: int, _end: int) -> None:
 
 
 class PageMap:
-    """The kernel's view of this process's pages. A forked child needs its own: see :func:`page_map`."""
+    """The kernel's view of this process's pages. A forked child needs its own: see :func:`page_map`.
+
+    Any thread may use it: the attributes are not changed after construction.
+    """
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -55,17 +58,18 @@ class PageMap:
         return platform.map_again(address, size, fd, offset)
 
     def _scan(self, address: int, size: int, found: Callable[[int, int], object]) -> bool | None:
-        """Call `found` for each dirty range. Return whether there was any; None when the kernel cannot tell."""
+        """Call `found` for each dirty range. Return whether there was one; None when the kernel cannot tell."""
         if self._fd < 0:
             return None
         return platform.written_pages(self._fd, address, size, found)
 
 
+#: The page map that was made last. Any thread reads and replaces it; two threads that make one at the same time both have a valid one.
 _current: weakref.ref[PageMap] | None = None
 
 
 def page_map() -> PageMap:
-    """The page map of this process: shared by all that use it at a time, and closed with the last of them."""
+    """The page map of this process. All users share it; it is closed with the last of them."""
     global _current
     known = _current() if _current is not None else None
     if known is None or known.pid != os.getpid():
