@@ -125,6 +125,7 @@ class ArrowPool(CallMethods):
         self._shares = {}
         options = Options(
             context=self._ctx,
+            method=self._ctx.get_start_method(),
             process=self.Process,
             processes=self._processes,
             initializer=self._initializer,

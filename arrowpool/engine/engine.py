@@ -56,7 +56,9 @@ class Options:
     Attributes
     ----------
     context : BaseContext
-        Start method of the workers.
+        Starts the workers.
+    method : str
+        The context's start method when the pool is made.
     process : callable
         Called with `context` and the arguments of a process; returns a process object. Not a bound method of the pool.
     processes, initializer, initargs, maxtasksperchild, max_bytes, retries, task_timeout
@@ -68,6 +70,7 @@ class Options:
     """
 
     context: BaseContext
+    method: str
     process: Callable[..., BaseProcess]
     processes: int
     initializer: Callable[..., Any] | None
@@ -78,6 +81,11 @@ class Options:
     retries: int
     task_timeout: float | None
     copy_threads: int
+
+    @property
+    def forks(self) -> bool:
+        """Whether workers are forked from this process."""
+        return self.method == "fork"
 
 
 class _Notifier:
@@ -111,16 +119,14 @@ class Engine:
     """
 
     def __init__(self, options: Options):
-        method = options.context.get_start_method()
-        forks = method == "fork"
         limit = limits(options.max_bytes, options.spill_dir, options.processes)
-        reach = Reach(forks=forks)
+        reach = Reach(forks=options.forks)
         self.state = PoolState()
         self.workers: list[BaseProcess] = []
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._metrics = Metrics()
         self._releases = Releases(self.inbox)
-        make_room(options.processes, method)
+        make_room(options.processes, options.method)
         with contextlib.ExitStack() as undo:
             wakes_supervisor = SelfPipe()
             undo.callback(wakes_supervisor.close)
@@ -156,24 +162,7 @@ class Engine:
                 task_timeout=options.task_timeout,
                 metrics=self._metrics,
             )
-            launcher = Launcher(
-                context=options.context,
-                process=options.process,
-                initializer=Initializer(
-                    function=options.initializer,
-                    args=options.initargs,
-                    reach=reach,
-                    capacity=limit.capacity,
-                    spill_dir=options.spill_dir,
-                ),
-                maxtasks=options.maxtasksperchild,
-                arguments=arguments.fd if arguments is not None else -1,
-                capacity=arguments.capacity if arguments is not None else 0,
-                spill_dir=options.spill_dir,
-                released=self._releases,
-                forks=forks,
-                owners=options.processes + 1,
-            )
+            launcher = _make_launcher(options, reach, limit.capacity, arguments, self._releases)
             undo.callback(launcher.close)
             self.supervisor = Supervisor(
                 launcher=launcher,
@@ -310,6 +299,29 @@ class Engine:
             slowest=metrics.slowest(),
             pickled=metrics.reasons(),
         )
+
+
+def _make_launcher(
+    options: Options, reach: Reach, capacity: int, arguments: Arena | None, released: Callable[[int], None]
+) -> Launcher:
+    return Launcher(
+        context=options.context,
+        process=options.process,
+        initializer=Initializer(
+            function=options.initializer,
+            args=options.initargs,
+            reach=reach,
+            capacity=capacity,
+            spill_dir=options.spill_dir,
+        ),
+        maxtasks=options.maxtasksperchild,
+        arguments=arguments.fd if arguments is not None else -1,
+        capacity=arguments.capacity if arguments is not None else 0,
+        spill_dir=options.spill_dir,
+        released=released,
+        forks=options.forks,
+        owners=options.processes + 1,
+    )
 
 
 def _make_arena(capacity: int, spill_dir: str | None, owners: int) -> Arena | None:

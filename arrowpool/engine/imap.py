@@ -41,9 +41,9 @@ def _do_nothing() -> None:
 class Imap(Watched):
     """Mixin for an iterator of the standard library: the unread results of an imap.
 
-    The collector's thread adds results; it and the feeder's thread end the call; any thread takes or drops results through an
-    `IMapIterator`. All of them hold the standard library's condition `_cond` while they read and write `_items`, `_unsorted`,
-    `_index`, `_length` and the attributes below, except `asked`.
+    The collector's thread adds results and ends the call; the acting thread (see `mailbox`) sets its length; any thread takes or
+    drops results through an `IMapIterator`. All of them hold the standard library's condition `_cond` while they read and write
+    `_items`, `_unsorted`, `_index`, `_length` and the attributes below, except `asked`.
     """
 
     _job: int
@@ -158,7 +158,7 @@ class Imap(Watched):
         Race: the user takes all results while the feeder asks.
 
         1. The feeder sees too many unread results.
-        2. The user takes all of them. No `tell` is set yet.
+        2. The user takes all of them. No `tell` is set.
         3. The feeder sets `tell`, which no later result calls.
         4. The feeder looks at `unread` again, and sees that the results are taken.
 
@@ -278,7 +278,7 @@ class IMapIterator(Generic[_T], stdlib.IMapIterator):  # type: ignore[type-arg]
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait at most; the default is no limit.
+            Maximum number of seconds to wait. By default there is no limit.
 
         Raises
         ------
