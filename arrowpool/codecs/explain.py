@@ -88,9 +88,11 @@ def _of_library(obj: Any) -> Iterator[str]:
         if plain.dtype.hasobject:
             yield f"array: {plain.dtype.name} dtype with {_kinds(list(islice(plain.flat, _SAMPLE)))}"
     elif pandas is not None and issubclass(cls, pandas.DataFrame):
-        objects = (number for number, dtype in enumerate(obj.dtypes) if dtype.kind == "O")
-        for number in islice(objects, _MEMBERS):
-            yield from _of_values(f"column {obj.columns[number]!r}", obj.iloc[:, number])
+        # A frame without such a block is the usual case, and `dtypes` takes as long as pickling a small frame.
+        if any(_has_objects(block.dtype) for block in obj._mgr.blocks):
+            objects = (number for number, dtype in enumerate(obj.dtypes) if _has_objects(dtype))
+            for number in islice(objects, _MEMBERS):
+                yield from _of_values(f"column {obj.columns[number]!r}", obj.iloc[:, number])
         yield from _of_values("index", obj.index)
     elif pandas is not None and issubclass(cls, pandas.Series):
         yield from _of_values(f"series {obj.name!r}", obj)
@@ -107,9 +109,14 @@ def _of_library(obj: Any) -> Iterator[str]:
 
 def _of_values(what: str, values: Any) -> Iterator[str]:
     """Of a column, a series or an index."""
-    if values.dtype == object:
+    if _has_objects(values.dtype):
         kinds = _kinds(values[:_SAMPLE].tolist())
         yield f"{what}: object dtype with {kinds}"
+
+
+def _has_objects(dtype: Any) -> bool:
+    """Whether it is NumPy's dtype of objects. Comparing an extension dtype with `object` would parse that as a string."""
+    return getattr(dtype, "hasobject", False) is True
 
 
 def _kinds(sample: list[Any]) -> str:
