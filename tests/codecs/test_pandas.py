@@ -116,7 +116,7 @@ def test_many_small_blocks_leave_the_stream_together() -> None:
 
 def test_a_series_ships_its_index_once() -> None:
     series = pd.Series(np.arange(N), index=pd.Index(np.arange(N) * 2))
-    assert sorted(room.nbytes for room in move(series).rooms) == [8 * N, 8 * N]
+    assert sum(room.nbytes for room in move(series).rooms) == 2 * 8 * N
 
 
 def test_the_same_frame_twice_is_one_frame() -> None:

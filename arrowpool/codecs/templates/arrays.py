@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
 from arrowpool.codecs.templates.labels import labels_builder, labels_of_text
-from arrowpool.codecs.templates.leaves import Heap, Key, Reader, heap_of, is_plain
+from arrowpool.codecs.templates.leaves import Heap, Key, Reader, Small, heap_of, is_plain
 from arrowpool.codecs.templates.rebuild import Plan, fill, plans, rebuild, template
 from arrowpool.codecs.templates.reductions import Reductions
 from arrowpool.codecs.templates.text import STATE_OF_TEXT, TextArray, new_text
@@ -49,7 +49,7 @@ def encoder_of_array(cls: type, otherwise: Encode | None = None) -> Encode | Non
             labels = labels_of_text(values)
             if labels is not None:
                 return rebuild, (template(("labels", labels)),)
-        small: list[Any] = []
+        small = Small()
         parts: list[Any] = []
         # Older versions of pandas have the frequency of an index on its array.
         key = take(values, out, small, parts) if getattr(values, "_freq", None) is None else None

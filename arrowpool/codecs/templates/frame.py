@@ -25,7 +25,7 @@ from pandas.core.internals.managers import BlockManager, SingleBlockManager  # t
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
 from arrowpool.codecs.templates.index import INDEXES, IndexBuild, are_unchanged, index_builder, take_index
-from arrowpool.codecs.templates.leaves import OWNER_ALONE, Build, Heap, Key, Reader, heap_of
+from arrowpool.codecs.templates.leaves import OWNER_ALONE, Build, Heap, Key, Reader, Small, heap_of
 from arrowpool.codecs.templates.rebuild import Plan, fill, plans, rebuild, template
 from arrowpool.codecs.templates.reductions import Reductions
 from arrowpool.codecs.templates.values import builder_of, take
@@ -50,7 +50,7 @@ def _encode_frame(frame: Any, out: Outbox) -> Reduced:
     blocks = manager.blocks
     if getrefcount(manager.blocks) > OWNER_ALONE + 1:
         return NotImplemented
-    small: list[Any] = []
+    small = Small()
     parts: list[Any] = []
     key: list[Any] = ["frame", *_common(frame, parts)]
     for number in range(len(blocks)):
@@ -87,7 +87,7 @@ def _encode_series(series: Any, out: Outbox) -> Reduced:
     where = block._mgr_locs.indexer
     if type(where) is not slice or (where.start, where.stop, where.step) != (0, rows, 1):
         return NotImplemented
-    small: list[Any] = []
+    small = Small()
     parts: list[Any] = []
     common = _common(series, parts)
     is_sole = getrefcount(block.values) <= OWNER_ALONE
@@ -107,7 +107,7 @@ def _common(obj: Any, parts: list[Any]) -> tuple[bool, bool]:
     return bool(attrs), obj._flags._allows_duplicate_labels
 
 
-def _take_axis(index: Any, is_sole: bool, out: Outbox, small: list[Any], parts: list[Any]) -> Key:
+def _take_axis(index: Any, is_sole: bool, out: Outbox, small: Small, parts: list[Any]) -> Key:
     """The key of an axis; None for one that is a part, since other objects may refer to it."""
     if is_sole and type(index) in INDEXES:
         key = take_index(index, out, small, parts)

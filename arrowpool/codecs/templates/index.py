@@ -19,7 +19,7 @@ from pandas.arrays import DatetimeArray, TimedeltaArray
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
 from arrowpool.codecs.templates.labels import labels_builder, labels_of_objects, labels_of_text
-from arrowpool.codecs.templates.leaves import OWNER_ALONE, Array, Heap, Key, Reader, heap_of
+from arrowpool.codecs.templates.leaves import OWNER_ALONE, Heap, Key, Reader, Small, heap_of
 from arrowpool.codecs.templates.rebuild import Plan, plans, rebuild, template
 from arrowpool.codecs.templates.reductions import Reductions
 from arrowpool.codecs.templates.text import TextArray
@@ -68,7 +68,7 @@ def encoder_of_index(cls: type) -> Encode | None:
 
 
 def _encode(index: Any, out: Outbox) -> Reduced:
-    small: list[Array] = []
+    small = Small()
     parts: list[Any] = []
     key = take_index(index, out, small, parts)
     if key is None:
@@ -76,7 +76,7 @@ def _encode(index: Any, out: Outbox) -> Reduced:
     return rebuild, (template(("index", key)), len(index), heap_of(small, out), *parts)
 
 
-def take_index(index: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+def take_index(index: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     """Take an index apart whose exact type is in `INDEXES`; return its key, or None if that is left to pickle.
 
     Parameters
@@ -104,7 +104,7 @@ def take_index(index: Any, out: Outbox, small: list[Array], parts: list[Any]) ->
     return key
 
 
-def _take_values(index: Any, kind: str, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+def _take_values(index: Any, kind: str, out: Outbox, small: Small, parts: list[Any]) -> Key:
     values = index._data
     is_sole = getrefcount(index._data) <= OWNER_ALONE + 1  # `values` refers to it, too
     freq: Any = None
@@ -127,7 +127,8 @@ def _take_values(index: Any, kind: str, out: Outbox, small: list[Array], parts: 
     leaves, before = len(small), len(parts)
     values_key = take(values, is_sole, out, small, parts)
     if values_key is None and not _arrives_whole(values):
-        del small[leaves:], parts[before:]
+        small.drop_from(leaves)
+        del parts[before:]
         if freq == _FREQUENCY_IS_PART:
             parts.pop()
         return None

@@ -49,12 +49,14 @@ def labels_of_text(values: Any) -> Labels | None:
     """What a template says of a few strings in Arrow's memory; None for all others."""
     chunked = values._pa_array
     rows = len(chunked)
-    if not 0 < rows <= _LABELS or chunked.num_chunks != 1 or not is_plain(values, STATE_OF_TEXT):
+    if not 0 < rows <= _LABELS or not is_plain(values, STATE_OF_TEXT):
         return None
     token = text_token(values._dtype)
     kind = _TYPES.get(chunked.type.id)
     if token is None or kind is None:
         return None
+    if chunked.num_chunks != 1:  # as after a column was added
+        return _listed(kind, token, chunked)
     chunk = chunked.chunk(0)
     validity, offsets, characters = chunk.buffers()
     if validity is None and not chunk.offset and characters is not None and characters.size <= _CHARACTERS:
@@ -62,9 +64,14 @@ def labels_of_text(values: Any) -> Labels | None:
         # of a long column whose other cells are empty lie all the others, and the key is kept. The characters are few.
         ends = offsets.slice(0, (rows + 1) * _WIDTHS[kind])
         return _MEMORY, kind, token, rows, ends.to_pybytes(), characters.to_pybytes()
-    if chunk.nbytes > _CHARACTERS + 8 * (_LABELS + 1):
+    return _listed(kind, token, chunk)
+
+
+def _listed(kind: str, token: bytes, values: Any) -> Labels | None:
+    """Labels that lie in several chunks, in the midst of one, or with nulls."""
+    if values.nbytes > _CHARACTERS + 8 * (_LABELS + 1):
         return None
-    return _LISTED, kind, token, *chunk.to_pylist()
+    return _LISTED, kind, token, *values.to_pylist()
 
 
 def labels_builder(labels: Labels) -> Callable[[], Any]:

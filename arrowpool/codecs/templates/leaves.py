@@ -2,7 +2,8 @@
 
 Called by `values`, `index` and `frame` in this package. A *leaf* is a NumPy array without objects. Small leaves of one object are
 packed into one *heap*: a `bytearray` in the pickle stream, or a token of the outbox if together they reach its `inline_limit`.
-All other leaves become *parts*, which the pickler reduces as it does any array.
+A heap stays smaller than `OWN_SEGMENT`, since keeping one leaf keeps all of them. All other leaves become *parts*, which the pickler
+reduces as it does any array.
 
 Guarantees: a leaf arrives as pickle delivers it: writeable, aligned, in native byte order, in Fortran order if the source was
 Fortran- and not C-contiguous, else in C order.
@@ -22,7 +23,7 @@ import numpy as np
 
 from arrowpool.codecs.numpy import CODES, bounds
 from arrowpool.codecs.outbox import ByteArray, Outbox
-from arrowpool.tuning import ALIGNMENT
+from arrowpool.tuning import ALIGNMENT, OWN_SEGMENT
 
 __all__ = [
     "OWNER_ALONE",
@@ -31,6 +32,7 @@ __all__ = [
     "Heap",
     "Key",
     "Reader",
+    "Small",
     "heap_of",
     "reader_of",
     "rows_are_contiguous",
@@ -53,19 +55,41 @@ def is_plain(values: Any, names: frozenset[str]) -> bool:
     return state.keys() <= names and not state.get("_readonly")
 
 
-def take_leaf(array: Array, is_sole: bool, out: Outbox, small: list[Array], parts: list[Any]) -> Code:
+class Small(list[Array]):
+    """The small leaves of one object, and their bytes."""
+
+    __slots__ = ("nbytes",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nbytes = 0
+
+    def drop_from(self, first: int) -> None:
+        """Forget the leaves from this index on."""
+        self.nbytes -= sum(array.nbytes for array in self[first:])
+        del self[first:]
+
+
+def take_leaf(array: Array, is_sole: bool, out: Outbox, small: Small, parts: list[Any]) -> Code:
     """Put an array with the small ones, or among the parts; return its code."""
-    if is_sole and 0 < array.nbytes < out.inline_limit:
+    nbytes = array.nbytes
+    if nbytes >= out.inline_limit and (is_sole or not array.flags.forc):
+        window = _window_of(array, out)
+        if window is not None:
+            parts.append(window)
+            return None
+    if is_sole and 0 < nbytes < OWN_SEGMENT - small.nbytes:
         dtype = array.dtype
         code = CODES.get(id(dtype)) or _code_of(dtype)
         if code is not None:
+            small.nbytes += nbytes
             flags = array.flags
             if flags.c_contiguous or not flags.f_contiguous:
                 small.append(array)
                 return code
             small.append(array.T)
             return "F" + code
-    parts.append(_part_of(array, out))
+    parts.append(array)
     return None
 
 
@@ -76,16 +100,13 @@ def _code_of(dtype: np.dtype[Any]) -> str | None:
     return None
 
 
-def _part_of(array: Array, out: Outbox) -> Any:
-    """The array, or where in memory that several messages share it lies."""
-    if array.flags.forc or array.nbytes < out.inline_limit or array.dtype.hasobject or not array.dtype.isnative:
-        return array
-    if rows_are_contiguous(array):
-        start, stop = bounds(array)
-        window = out.place_window(start, stop - start)
-        if window is not None:
-            return window, array.ctypes.data - start, array.dtype, array.shape, array.strides
-    return array
+def _window_of(array: Array, out: Outbox) -> Any:
+    """Where the array lies in memory that several messages share; None if it does not."""
+    if array.dtype.hasobject or not array.dtype.isnative or not (array.flags.forc or rows_are_contiguous(array)):
+        return None
+    start, stop = bounds(array)
+    window = out.place_window(start, stop - start)
+    return None if window is None else (window, array.ctypes.data - start, array.dtype, array.shape, array.strides)
 
 
 def rows_are_contiguous(values: Array) -> bool:
@@ -99,11 +120,11 @@ def rows_are_contiguous(values: Array) -> bool:
     return values.ndim == 1 or (values.ndim == 2 and abs(values.strides[0]) >= values.shape[1] * values.itemsize)
 
 
-def heap_of(small: list[Array], out: Outbox) -> Any:
+def heap_of(small: Small, out: Outbox) -> Any:
     """What stands for these leaves in the stream: bytes or a token; None if there are none."""
     if not small:
         return None
-    if len(small) == 1:
+    if len(small) == 1 and small.nbytes < out.inline_limit:
         return bytearray(small[0].tobytes())
     pieces = []
     total = 0
@@ -124,7 +145,7 @@ def heap_of(small: list[Array], out: Outbox) -> Any:
 _PADDING = [bytes(nbytes) for nbytes in range(ALIGNMENT)]
 
 
-def _write(small: list[Array], room: ByteArray) -> None:
+def _write(small: Small, room: ByteArray) -> None:
     end = 0
     for array in small:
         start = end + -end % ALIGNMENT

@@ -16,7 +16,7 @@ from pandas.arrays import ArrowStringArray
 
 from arrowpool.codecs.buffers import visible_buffers
 from arrowpool.codecs.outbox import Outbox
-from arrowpool.codecs.templates.leaves import Array, Build, Code, Key, Reader, is_plain, reader_of, take_leaf
+from arrowpool.codecs.templates.leaves import Array, Build, Code, Key, Reader, Small, is_plain, reader_of, take_leaf
 from arrowpool.codecs.templates.tokens import text_token
 
 __all__ = ["STATE_OF_TEXT", "TextArray", "new_text", "take_text", "text_builder"]
@@ -32,7 +32,7 @@ _HAS_CACHE = "_cache" in vars(TextArray(pa.chunked_array([pa.array(["a"], pa.lar
 _NO_BYTES = pa.py_buffer(b"")
 
 
-def take_text(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+def take_text(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     """Take an array of strings apart; return its key, or None for a part."""
     chunked = values._pa_array
     if chunked.type.id not in _TEXTS or chunked.num_chunks != 1 or not is_plain(values, STATE_OF_TEXT):

@@ -24,19 +24,35 @@ _LIMIT = 256
 #: By what makes up the object; zones by their ids: the bytes, and the zone, so that no other object can have that id.
 _known: Recent[tuple[Any, ...], tuple[bytes, Any]] = Recent(_LIMIT)
 
-#: Offsets that are made of a number and `normalize` alone.
-_SIMPLE_OFFSETS = frozenset(
-    {
+#: Offsets that are made of their attributes, and these are plain values. Not those with holidays, nor `DateOffset`.
+_SIMPLE_OFFSETS: dict[type, tuple[str, ...]] = {
+    cls: cls._attributes  # type: ignore[union-attr]  # of its stub
+    for cls in (
         *(offsets.Day, offsets.Hour, offsets.Minute, offsets.Second, offsets.Milli, offsets.Micro, offsets.Nano),
+        *(offsets.BusinessDay, offsets.Week),
         *(offsets.MonthEnd, offsets.MonthBegin, offsets.BusinessMonthEnd, offsets.BusinessMonthBegin),
-    }
-)
+        *(offsets.QuarterEnd, offsets.QuarterBegin, offsets.BQuarterEnd, offsets.BQuarterBegin),
+        *(offsets.YearEnd, offsets.YearBegin, offsets.BYearEnd, offsets.BYearBegin),
+    )
+}
+#: Types of their attributes' values, of which equal ones are pickled alike. Not `bool`, since True equals 1.
+_PLAIN = frozenset({int, type(None), datetime.timedelta})
 
 
 def frequency_token(freq: Any) -> bytes | None:
     """The bytes of the offset of an index; None for kinds that are made of more."""
+    key = _key_of_offset(freq)
+    return None if key is None else _token(freq, key)
+
+
+def _key_of_offset(freq: Any) -> tuple[Any, ...] | None:
     cls = type(freq)
-    return _token(freq, (cls, freq.n, freq.normalize)) if cls in _SIMPLE_OFFSETS else None
+    names = _SIMPLE_OFFSETS.get(cls)
+    if names is None:
+        return None
+    # The first two are a C integer and a C truth value.
+    values = [getattr(freq, name) for name in names[2:]]
+    return (cls, freq.n, freq.normalize, *values) if _PLAIN.issuperset(map(type, values)) else None
 
 
 def zoned_token(dtype: Any) -> bytes | None:
@@ -62,9 +78,8 @@ def period_token(dtype: Any) -> bytes | None:
     """The bytes of a `PeriodDtype`; None for unknown frequencies."""
     if type(dtype) is not pd.PeriodDtype:
         return None
-    freq = dtype.freq
-    cls = type(freq)
-    return _token(dtype, (pd.PeriodDtype, cls, freq.n, freq.normalize))  # type: ignore[attr-defined]  # of its stub if cls in _SIMPLE_OFFSETS else None
+    key = _key_of_offset(dtype.freq)
+    return None if key is None else _token(dtype, (pd.PeriodDtype, *key))
 
 
 def text_token(dtype: Any) -> bytes | None:

@@ -31,7 +31,17 @@ from pandas.arrays import (
 )
 
 from arrowpool.codecs.outbox import Outbox
-from arrowpool.codecs.templates.leaves import OWNER_ALONE, Build, Code, Key, Reader, is_plain, reader_of, take_leaf
+from arrowpool.codecs.templates.leaves import (
+    OWNER_ALONE,
+    Build,
+    Code,
+    Key,
+    Reader,
+    Small,
+    is_plain,
+    reader_of,
+    take_leaf,
+)
 from arrowpool.codecs.templates.reductions import Reductions
 from arrowpool.codecs.templates.text import TextArray, take_text, text_builder
 from arrowpool.codecs.templates.tokens import period_token, zoned_token
@@ -41,7 +51,7 @@ __all__ = ["TAKERS", "builder_of", "take"]
 Array = np.ndarray[Any, Any]
 
 
-def take(values: Any, is_sole: bool, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+def take(values: Any, is_sole: bool, out: Outbox, small: Small, parts: list[Any]) -> Key:
     """Take values apart; return their key.
 
     Parameters
@@ -90,7 +100,7 @@ _BACKED_STATE = frozenset({"_cache", "_freq", "_readonly"})
 _BACKED = {"M": DatetimeArray, "m": TimedeltaArray, "P": PeriodArray, "C": Categorical}
 
 
-def _take_times(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+def _take_times(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     dtype = values.dtype
     token = None
     if not isinstance(dtype, np.dtype):
@@ -100,12 +110,12 @@ def _take_times(values: Any, out: Outbox, small: list[Array], parts: list[Any]) 
     return _take_backed("M" if type(values) is DatetimeArray else "m", token, values, out, small, parts)
 
 
-def _take_periods(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+def _take_periods(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     token = period_token(values.dtype)
     return None if token is None else _take_backed("P", token, values, out, small, parts)
 
 
-def _take_categories(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+def _take_categories(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     if not is_plain(values, _BACKED_STATE):
         return None
     # The dtype is an object of its own: the name of its categories can be changed, and two columns may share it.
@@ -113,7 +123,7 @@ def _take_categories(values: Any, out: Outbox, small: list[Array], parts: list[A
     return _take_backed("C", None, values, out, small, parts)
 
 
-def _take_backed(kind: str, token: bytes | None, values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+def _take_backed(kind: str, token: bytes | None, values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     if not is_plain(values, _BACKED_STATE):
         return None
     is_sole = getrefcount(values._ndarray) <= OWNER_ALONE
@@ -152,7 +162,7 @@ _MASKED_STATE = frozenset({"_data", "_mask", "_cache", "_dtype", "_readonly"})
 _KIND_OF_MASKED = {cls: kind for kind, cls in _MASKED.items()}
 
 
-def _take_masked(values: Any, out: Outbox, small: list[Array], parts: list[Any]) -> Key:
+def _take_masked(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     if not is_plain(values, _MASKED_STATE) or values.ndim != 1:
         return None
     is_sole = getrefcount(values._data) <= OWNER_ALONE
@@ -177,7 +187,7 @@ def _masked_builder(kind: str) -> Callable[[Any, list[Code]], Build]:
 
 
 #: By the exact type: how to take an array apart. The result is its key, or None if it has to be a part.
-TAKERS: dict[type, Callable[[Any, Outbox, list[Array], list[Any]], Key]] = {
+TAKERS: dict[type, Callable[[Any, Outbox, Small, list[Any]], Key]] = {
     DatetimeArray: _take_times,
     TimedeltaArray: _take_times,
     PeriodArray: _take_periods,
