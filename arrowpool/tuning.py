@@ -41,8 +41,9 @@ HEAP_KEPT = 64 * MIB
 HEAP_SHARE = 16
 LARGEST_KEPT = 32 * MIB
 
-#: Tasks that are shorter than this on average may share a frame (one message to a worker).
-SHORT_TASK_SECONDS = 1e-3
+#: Tasks that are shorter than this on average may share a frame (one message to a worker): each message wakes a thread of the parent
+#: that has slept, and whose first task then costs three times as much as one in a row.
+SHORT_TASK_SECONDS = 3e-3
 #: A frame holds tasks for about this time: two of Python's thread switch intervals, so that workers do not run dry.
 FRAME_SECONDS = 10e-3
 #: A frame never holds more tasks than this: Python's garbage collector walks over all objects of the process each time so many

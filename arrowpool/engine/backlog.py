@@ -77,6 +77,8 @@ class Backlog:
         self._workers = workers
         self._limit = limit
         self._tell_collector = tell_collector
+        #: Whether a burst goes on: see `encode_ahead`.
+        self._fills = False
         #: The task that waits for memory. No other is taken before it.
         self._waiting: Unplaced | None = None
 
@@ -129,14 +131,21 @@ class Backlog:
     def encode_ahead(self, most: int, least: int) -> bool:
         """Encode one more task, or a few plain ones, if fewer than `most` are encoded; whether there was one.
 
-        More than `least` only while what is in flight is still in the processor's caches.
+        More than `least` only while what is in flight is still in the processor's caches. And in bursts: when half of them are used
+        up, until there are enough. A thread that has slept runs several times as slowly at first.
         """
         count = len(self._ahead)
-        if count >= most or (count >= least and self._budget.exceeds(least * 2 * FRAME_PLACED_BYTES)):
+        if count >= least and not self._fills and self._has_enough(count, most // 2, least, least * FRAME_PLACED_BYTES):
+            return False
+        self._fills = not self._has_enough(count, most, least, least * 2 * FRAME_PLACED_BYTES)
+        if not self._fills:
             return False
         tasks = self._encode(min(_AT_A_TIME, most - count))
         self._ahead.extend(tasks)
         return bool(tasks)
+
+    def _has_enough(self, count: int, most: int, least: int, nbytes: int) -> bool:
+        return count >= most or (count >= least and self._budget.exceeds(nbytes))
 
     def give_back(self, tasks: list[Task]) -> None:
         """These tasks were sent and never begun: they come first, unless their call was cancelled."""

@@ -54,7 +54,7 @@ class Collector(Service):
     feeder_inbox : queue.SimpleQueue
         Events for the feeder.
     answered : callable
-        Gives the feeder the tasks that have their results.
+        Gives the feeder the tasks of a worker that have their results, and whether that worker may get more.
     replies : Replies
         Settles tasks by the replies of workers.
     open_calls : OpenCalls
@@ -74,7 +74,7 @@ class Collector(Service):
         *,
         inbox: Inbox,
         feeder_inbox: queue.SimpleQueue[Any],
-        answered: Callable[[list[Task]], None],
+        answered: Callable[[list[Task], bool], None],
         replies: Replies,
         open_calls: OpenCalls,
         state: PoolState,
@@ -219,7 +219,8 @@ class Collector(Service):
         if settled.returned:
             self._feeder_inbox.put(Returned(settled.returned))
         if settled.answered:
-            self._answered(settled.answered)
+            # Else the worker has a whole frame of tasks behind the one it runs, and would get no more.
+            self._answered(settled.answered, len(worker.outstanding) <= worker.last_frame)
         return True
 
     # Deaths
@@ -252,7 +253,7 @@ class Collector(Service):
         if returned:
             self._feeder_inbox.put(Returned(returned))
         if lost:
-            self._answered(lost)
+            self._answered(lost, True)
 
     def _forget(self, worker: WorkerHandle) -> None:
         fd = worker.channel.fileno()

@@ -83,9 +83,12 @@ class Feeder(Service):
         """The workers that are ready."""
         return list(self._workers)
 
-    def answered(self, tasks: list[Task]) -> None:
-        """These tasks have their results. From the collector's thread."""
-        self._mailbox.answered(tasks)
+    def answered(self, tasks: list[Task], frees_worker: bool) -> None:
+        """These tasks have their results. From the collector's thread.
+
+        `frees_worker` says whether their worker may get more tasks now.
+        """
+        self._mailbox.answered(tasks, frees_worker)
 
     def end(self) -> None:
         """End: there will be no more calls, and all are answered."""

@@ -16,6 +16,9 @@ sees at 3 what the feeder said at 1, and puts an event. Verdict: the feeder neve
 woken once too often, and then finds nothing to do. The same holds for an exhausted call, which the feeder notes before 1 and the
 collector looks at after the lock.
 
+An answer wakes the feeder only if its worker has so few tasks left that it may get more. The collector judges that by what the
+feeder has written about the worker, maybe while the feeder sends to it. Then the feeder is not at 1 yet, and finds the answer at 2.
+
 An answer that was taken early, while tasks were encoded (`take_early`), counts at 2 like an answer that waits: its worker became
 free after free workers were last looked for.
 
@@ -61,6 +64,8 @@ class Mailbox:
         #: Whether an answer wakes the feeder. Written by the acting thread, under `_lock` when it becomes True; read by the
         #: collector under `_lock`.
         self._wants_answers = False
+        #: Whether an answer that frees memory wakes the feeder although there are others that will. As `_wants_answers`.
+        self._wants_memory = False
         #: Whether answers were taken since free workers were last looked for. Written and read by the acting thread, and read by
         #: the feeder before it sleeps.
         self._taken_early = False
@@ -89,12 +94,25 @@ class Mailbox:
 
     # The collector
 
-    def answered(self, tasks: list[Task]) -> None:
-        """Add tasks that have their results. Wake the feeder if it wants answers, or if one of them frees memory or ends a call."""
+    def answered(self, tasks: list[Task], frees_worker: bool) -> None:
+        """Add tasks that have their results, and wake the feeder if there is something to do about them.
+
+        That is so if their worker becomes free, and the feeder wants answers; if one of them may end its call; or if one frees
+        memory, and either a task waits for memory or there is nothing to send that would wake the feeder soon.
+
+        Parameters
+        ----------
+        tasks : list of Task
+            Tasks of one worker.
+        frees_worker : bool
+            Whether the worker has so few tasks left that it may get more.
+        """
         with self._lock:
             self.answers.extend(tasks)
-            wanted = self._wants_answers
-        if wanted or any(task.parcel.segments or task.call.exhausted for task in tasks):
+            wanted, wants_memory = self._wants_answers, self._wants_memory
+        if (wanted and frees_worker) or any(
+            task.call.exhausted or (task.parcel.segments and (wants_memory or not wanted)) for task in tasks
+        ):
             self._inbox.put(Answered())
 
     # The feeder
@@ -145,18 +163,20 @@ class Mailbox:
         """Forget all answers, at the end of the feeder."""
         self.answers.clear()
 
-    def rest(self, wants_answers: bool, patience: float | None) -> None:
+    def rest(self, wants_answers: bool, patience: float | None, wants_memory: bool = False) -> None:
         """End work, since there is nothing more to do.
 
         Parameters
         ----------
         wants_answers : bool
             Whether there is something to send when a worker becomes free.
+        wants_memory : bool
+            Whether a task waits for memory.
         patience : float or None
             Seconds to sleep at most; None for no limit.
         """
         with self._lock:
-            self._wants_answers = wants_answers
+            self._wants_answers, self._wants_memory = wants_answers, wants_memory
         self._patience = patience
 
     # Sources
@@ -171,10 +191,10 @@ class Mailbox:
         self.working.release()  # the feeder has woken up, and takes it next
         return False
 
-    def rest_as_stand_in(self, wants_answers: bool, patience: float | None) -> None:
+    def rest_as_stand_in(self, wants_answers: bool, patience: float | None, wants_memory: bool = False) -> None:
         """As `rest`, while the feeder sleeps: wakes it if it would now sleep too long."""
         slept = self._patience
-        self.rest(wants_answers, patience)
+        self.rest(wants_answers, patience, wants_memory)
         if (patience is not None and (slept is None or patience < slept)) or (
             wants_answers and (self.answers or self._taken_early)
         ):

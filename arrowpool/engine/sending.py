@@ -67,7 +67,7 @@ class Sending:
     def run(self) -> None:
         """Send and encode what there is, then rest. In the feeder's thread."""
         self._dispatcher.run()
-        self._mailbox.rest(bool(self._backlog), self._patience())
+        self._mailbox.rest(bool(self._backlog), self._patience(), self._backlog.waits)
 
     def stand_in(self, job: int, last: bool) -> None:
         """The source of this job has tasks. In the source's thread.
@@ -83,7 +83,7 @@ class Sending:
             self._turns.drawn(job)
             self._settlement.settle_answered()
             self._dispatcher.run()
-            mailbox.rest_as_stand_in(bool(self._backlog), self._patience())
+            mailbox.rest_as_stand_in(bool(self._backlog), self._patience(), self._backlog.waits)
             # A call may have become exhausted since: its last answer came before that, and so did not wake the feeder.
             self._settlement.settle_answered()
         except BaseException as error:

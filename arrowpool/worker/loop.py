@@ -287,6 +287,7 @@ class _Worker:
         try:
             ended = time.perf_counter()
             decode, run = ready - began, ended - ready
+            payload = None  # what of it is a part of the value is the value's alone now
             if is_plain(value if type(value) is list else (value,)):
                 return protocol.task_done(number, (decode, run, 0.0), protocol.plain(value))
             encoded = self._encode(value)

@@ -69,7 +69,7 @@ class House:
         tasks = list(done.outstanding.values())
         done.outstanding.clear()
         done.control.released_by_worker[list(self.sender.lifecycle._consumers[done].grants)] = 1
-        self.feeder.answered(tasks)
+        self.feeder.answered(tasks, True)
         self.feeder._settlement.settle_answered()
         self.feeder.parts.reclaim.reap()
 
@@ -184,7 +184,7 @@ def test_a_worker_that_dies_gives_the_memory_of_its_frame_back(house):
     # As the collector does it: the task that ran is lost, the others come back.
     house.feeder.parts.events.handle(events.WorkerExited(dead, -9))
     house.feeder.parts.events.handle(events.Returned(rest))
-    house.feeder.answered([begun])
+    house.feeder.answered([begun], True)
     house.feeder._settlement.settle_answered()
     for _ in range(8):
         house.answer(1)
@@ -251,3 +251,49 @@ def test_an_error_of_the_iterable_behind_plain_tasks_is_the_next_ones(house):
     assert sum(len(frame) for frame in house.frames()) == 300
     assert [event.index for event in house.failed] == [300]
     assert house.call.pending == 0
+
+
+def encode_ahead(house, most, least):
+    """As the dispatcher does when no worker is free; return how many tasks were encoded."""
+    backlog = house.feeder._backlog
+    before = len(backlog._ahead)
+    while backlog.encode_ahead(most, least):
+        pass
+    return len(backlog._ahead) - before
+
+
+def use_one(house):
+    house.feeder._settlement.settle(house.feeder._backlog._ahead.popleft())
+
+
+def test_tasks_are_encoded_ahead_in_bursts(house):
+    house = house(workers=0)
+    house.begin(arrays(400, KIB))
+    most, least = 40, 2
+    assert encode_ahead(house, most, least) == most
+    for _ in range(most // 2):
+        use_one(house)
+        assert encode_ahead(house, most, least) == 0, "half of them are left"
+    use_one(house)
+    assert encode_ahead(house, most, least) == most // 2 + 1
+
+
+def test_a_burst_ends_when_so_much_is_in_flight_and_begins_when_half_of_it_is(house):
+    house = house(workers=0)
+    house.begin(arrays(400, 256 * KIB))
+    most, least = 40, 2
+    in_flight = least * 2 * FRAME_PLACED_BYTES // (256 * KIB)
+    assert encode_ahead(house, most, least) == in_flight + 1
+    for _ in range(in_flight // 2):
+        use_one(house)
+        assert encode_ahead(house, most, least) == 0
+    use_one(house)
+    assert encode_ahead(house, most, least) == in_flight // 2 + 1
+
+
+def test_where_few_are_encoded_ahead_each_that_is_used_is_replaced(house):
+    house = house(workers=0)
+    house.begin(arrays(40, KIB))
+    assert encode_ahead(house, 2, 2) == 2
+    use_one(house)
+    assert encode_ahead(house, 2, 2) == 1

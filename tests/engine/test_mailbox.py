@@ -59,7 +59,7 @@ def sleeper(steps):
 
 def test_an_answer_before_the_feeder_wants_any_is_found(steps):
     steps.mailbox.begin()
-    steps.mailbox.answered([a_task()])
+    steps.mailbox.answered([a_task()], True)
     steps.mailbox.rest(True, None)
     assert steps.events() == [], "it is awake"
     assert steps.mailbox.wait() == Answered(), "it would have slept on an answer that it wants"
@@ -68,7 +68,7 @@ def test_an_answer_before_the_feeder_wants_any_is_found(steps):
 def test_an_answer_between_wanting_it_and_looking_is_found(steps):
     steps.mailbox.begin()
     steps.mailbox.rest(True, None)
-    steps.mailbox.answered([a_task()])
+    steps.mailbox.answered([a_task()], True)
     assert steps.mailbox.wait() == Answered()
     steps.mailbox.answers.clear()
     assert steps.events() == [Answered()], "once too often, which does no harm"
@@ -78,7 +78,7 @@ def test_an_answer_that_is_taken_while_tasks_are_encoded_is_noticed(steps):
     """Its worker became free after free workers were looked for."""
     task = a_task()
     steps.mailbox.begin()
-    steps.mailbox.answered([task])
+    steps.mailbox.answered([task], True)
     assert steps.mailbox.take_early() is task
     assert steps.mailbox.take_early() is None
     steps.mailbox.rest(True, None)
@@ -89,7 +89,7 @@ def test_an_answer_that_is_taken_while_tasks_are_encoded_is_noticed(steps):
 
 
 def test_an_answer_that_is_taken_before_workers_are_looked_for_is_over(steps):
-    steps.mailbox.answered([task := a_task()])
+    steps.mailbox.answered([task := a_task()], True)
     steps.mailbox.begin()
     assert steps.mailbox.take() is task
     assert steps.mailbox.take() is None
@@ -99,7 +99,7 @@ def test_an_answer_that_is_taken_before_workers_are_looked_for_is_over(steps):
 
 def test_a_stand_in_that_took_an_answer_early_wakes_the_feeder(steps, sleeper):
     woken_by = sleeper()
-    steps.mailbox.answered([a_task()])
+    steps.mailbox.answered([a_task()], True)
     assert steps.mailbox.stand_in()
     steps.mailbox.take_early()
     steps.mailbox.rest_as_stand_in(True, None)
@@ -110,14 +110,14 @@ def test_a_stand_in_that_took_an_answer_early_wakes_the_feeder(steps, sleeper):
 def test_an_answer_to_one_that_sleeps_wakes_it(steps, sleeper):
     steps.mailbox.rest(True, None)
     woken_by = sleeper()
-    steps.mailbox.answered([a_task()])
+    steps.mailbox.answered([a_task()], True)
     assert woken_by() == Answered()
 
 
 def test_an_unwanted_answer_does_not_wake_the_feeder(steps, sleeper):
     steps.mailbox.rest(False, None)
     woken_by = sleeper()
-    steps.mailbox.answered([a_task()])
+    steps.mailbox.answered([a_task()], True)
     assert steps.events() == []
     steps.mailbox.put(Hurry())
     assert woken_by() == Hurry()
@@ -127,8 +127,26 @@ def test_an_unwanted_answer_does_not_wake_the_feeder(steps, sleeper):
 def test_answers_do_not_wake_the_feeder_while_there_is_work(steps):
     steps.mailbox.rest(True, None)
     steps.mailbox.begin()
-    steps.mailbox.answered([a_task()])
+    steps.mailbox.answered([a_task()], True)
     assert steps.events() == []
+
+
+def test_an_answer_of_a_worker_that_has_enough_to_do_wakes_nobody(steps):
+    steps.mailbox.rest(True, None)
+    steps.mailbox.answered([a_task()], False)
+    assert steps.events() == []
+    steps.mailbox.answered([a_task()], True)
+    assert steps.events() == [Answered()]
+    assert len(steps.mailbox.answers) == 2
+
+
+def test_an_answer_that_frees_memory_wakes_the_feeder_if_a_task_waits_for_that(steps):
+    task = a_task(a_call())
+    task.parcel = Parcel((b"", ()), (Segment(0, 1),), 1)
+    for waits, woken in ((False, []), (True, [Answered()])):
+        steps.mailbox.rest(True, None, waits)
+        steps.mailbox.answered([task], False)
+        assert steps.events() == woken
 
 
 @pytest.mark.parametrize("what", ["gives memory back", "ends a call"])
@@ -139,7 +157,7 @@ def test_some_answers_are_always_wanted(steps, what):
     else:
         task.parcel = Parcel((b"", ()), (Segment(0, 1),), 1)
     steps.mailbox.rest(False, None)
-    steps.mailbox.answered([a_task(), task])
+    steps.mailbox.answered([a_task(), task], True)
     assert steps.events() == [Answered()]
 
 
@@ -216,11 +234,11 @@ def test_a_stand_in_wakes_a_feeder_that_would_sleep_too_long(steps, slept, patie
 @pytest.mark.parametrize("wants", [True, False])
 def test_a_stand_in_wakes_the_feeder_for_an_answer_that_came_before_it_was_wanted(steps, wants):
     steps.mailbox.rest(False, None)
-    steps.mailbox.answered([a_task()])
+    steps.mailbox.answered([a_task()], True)
     assert steps.events() == []
     steps.mailbox.rest_as_stand_in(wants, None)
     assert steps.events() == ([Answered()] if wants else [])
-    steps.mailbox.answered([a_task()])
+    steps.mailbox.answered([a_task()], True)
     assert steps.events() == ([Answered()] if wants else [])
 
 

@@ -218,7 +218,7 @@ def test_without_shared_memory_everything_is_pickled(monkeypatch, caplog):
     def refuse(capacity, spill_dir):
         raise OSError("none to be had")
 
-    monkeypatch.setattr(arena, "create", refuse)
+    monkeypatch.setattr(arena, "_create", refuse)
     monkeypatch.setattr(module, "_said_fallback", False)
     for _ in range(2):
         with arrowpool.Pool(2) as pool:
