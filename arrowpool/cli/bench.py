@@ -1,6 +1,6 @@
-"""``python -m arrowpool bench``: a loop, threads, the standard library's pool and ours, also on the user's own file.
+"""``python -m arrowpool bench``: a loop, threads, the standard library's pool and ours, also with the user's own file.
 
-Called by `__main__`; a client of the public API only. Jobs that are slower than with a loop or with the standard library are named.
+Called by `__main__`; uses the public API only. The verdict names jobs that are slower than with a loop or with the standard library.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ def run(
     processes: int | None = None,
     method: str | None = None,
 ) -> int:
-    """Measure, print a table, a verdict and advice; return 1 when results differ.
+    """Measure, print a table, a verdict and advice; return 1 when results differ, otherwise 0.
 
     Parameters
     ----------
     csv, parquet : str, optional
-        The user's own file, one or the other, to measure with; generated frames by default.
+        The user's own file, at most one of the two. By default, frames are generated.
     megabytes : float
         Size of the generated frames.
     seconds : float
-        About how long to measure; two rounds are made in any case.
+        Approximate time to measure. There are always at least two rounds.
     processes : int, optional
-        Workers of each pool; one per core by default.
+        Number of workers of each pool. By default one per core.
     method : str, optional
-        Start method; the default one by default.
+        Start method. By default that of the platform.
 
     Raises
     ------
     OSError, ValueError
-        When the file cannot be read; pandas and pyarrow raise these, by subclasses of their own.
+        When the file cannot be read. pandas and pyarrow raise subclasses of these.
     """
     deadline = time.monotonic() + seconds
     with contestants(processes, method, without_pool=True) as (competing, workers):
@@ -110,7 +110,7 @@ def _table(measured: Sequence[Measured], workers: int) -> list[str]:
 
 
 def _advice(measured: Sequence[Measured], workers: int) -> Iterator[str]:
-    """One sentence on the jobs for which a pool does not pay."""
+    """At most one sentence, about the jobs for which a pool does not pay."""
     found = []
     for one in measured:
         words = advice(
@@ -128,7 +128,7 @@ def _advice(measured: Sequence[Measured], workers: int) -> Iterator[str]:
 
 
 def _remarks(stats: Stats) -> Iterator[str]:
-    """Why something was not as fast as it could have been."""
+    """Reasons why arrowpool was slower than possible."""
     least = _NOTABLE * (stats.piped_bytes + stats.shared_bytes)
     for one in stats.pickled[:3]:
         if one.nbytes > least:

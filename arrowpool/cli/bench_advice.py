@@ -1,23 +1,23 @@
-"""What `bench` says of its figures: how the pools compare, and what to do where a pool does not pay. Pure functions."""
+"""What `bench` says about its figures: how the pools compare, and what to do if a pool does not pay. Pure functions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-#: Two times nearer to each other than this are the same.
+#: Two times whose ratio is smaller than this count as equal.
 NOISE = 1.1
-#: Seconds that a chunk should run: many times what a message costs.
+#: A chunk should run this long: many times the cost of a message.
 _CHUNK_SECONDS = 0.02
 
 
 def show_gain(gain: float) -> str:
-    """As people read it: ``17x``, ``2.3x``, ``0.84x``."""
+    """A ratio with two significant digits: ``17x``, ``2.3x``, ``0.84x``."""
     return f"{gain:.0f}x" if gain >= 10 else f"{gain:.1f}x" if gain >= 1 else f"{gain:.2f}x"
 
 
 def verdict(gains: Sequence[tuple[str, float]]) -> str:
-    """One sentence on what was measured: (title, gain over the standard library) of each job."""
+    """One sentence about the measured jobs, each given as title and gain over the standard library."""
     faster = [gain for _, gain in gains if gain > NOISE]
     slower = [f"'{title}' ({show_gain(gain)})" for title, gain in gains if gain < 1 / NOISE]
     equal = len(gains) - len(faster) - len(slower)
@@ -33,21 +33,23 @@ def verdict(gains: Sequence[tuple[str, float]]) -> str:
 
 
 def transport_share(run: float, seconds: float, workers: int) -> float:
-    """The share of the workers' time of a call in which no task ran: moving data, and waiting for it."""
+    """The share of the workers' time in which no task ran: they moved data, or waited for data."""
     return min(1.0, max(0.0, 1 - run / (seconds * workers)))
 
 
 def advice(*, serial: float, threads: float, pool: float, tasks: int, chunksize: int | None, workers: int) -> str:
-    """What to do where a pool does not pay; empty where it does.
+    """What to do if a pool does not pay; empty if it does.
 
     Parameters
     ----------
     serial, threads, pool : float
         Seconds of the same call by a loop, by threads and by the pool.
-    tasks, chunksize : int
-        Items of the call, and its chunksize; None for the default one.
+    tasks : int
+        Number of items of the call.
+    chunksize : int or None
+        The chunksize of the call; None for the default.
     workers : int
-        Workers of the pool.
+        Number of workers of the pool.
     """
     if pool <= min(serial, threads) * NOISE:
         return ""

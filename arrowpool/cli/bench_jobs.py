@@ -1,6 +1,6 @@
-"""What ``python -m arrowpool bench`` runs: the jobs, on generated frames or on the user's own file.
+"""The jobs of ``python -m arrowpool bench``, with generated frames or with the user's own file.
 
-Called by `bench`, and by the workers of its pools, which find the tasks here under every start method.
+Called by `bench`, and by the workers of its pools: the tasks are at module level, so that every start method finds them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from arrowpool.memory.limits import memory
 _CHUNKS = 40
 _CAPTURING_TASKS = 8
 _TINY_TASKS = 100_000
-#: Of the memory that is available, a frame may take this part: there are copies on both sides, and results.
+#: A frame may take one part in so many of the available memory: both sides have copies, and there are results.
 _SHARE = 10
 _SAMPLE_ROWS = 10_000
 
 
-# -- tasks: at module level, so that every start method finds them -----------------------------------------------------
+# -- tasks -------------------------------------------------------------------------------------------------------------
 
 
 def sum_first(chunk: pd.DataFrame) -> float:
@@ -51,7 +51,7 @@ def negative(number: int) -> int:
 
 
 def summary(chunk: pd.DataFrame) -> pd.DataFrame:
-    """Of each column: how many values there are, and of numbers the least, mean and greatest."""
+    """For each column the number of values, and for numbers the minimum, mean and maximum."""
     numbers = _numbers(chunk)
     return pd.DataFrame(
         {"count": chunk.count(), "min": numbers.min(), "mean": numbers.mean(), "max": numbers.max()},
@@ -60,7 +60,7 @@ def summary(chunk: pd.DataFrame) -> pd.DataFrame:
 
 
 def standardised(chunk: pd.DataFrame) -> pd.DataFrame:
-    """The chunk with its columns of numbers at mean 0 and deviation 1."""
+    """The chunk with its numeric columns scaled to mean 0 and standard deviation 1."""
     numbers = _numbers(chunk).astype("float64")
     changed = chunk.copy()
     changed[numbers.columns] = (numbers - numbers.mean()) / numbers.std()
@@ -77,9 +77,9 @@ def _numbers(chunk: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sortable(frame: pd.DataFrame) -> Iterator[Any]:
-    """The columns that can be sorted by: not those of lists, or of numbers and words."""
+    """The columns by which the frame can be sorted: not those of lists, or of numbers and words."""
     for column in frame.columns:
-        with contextlib.suppress(Exception):  # whatever comparing the user's objects raises
+        with contextlib.suppress(Exception):  # a comparison of the user's objects may raise anything
             frame.sort_values(column)
             yield column
 
@@ -88,7 +88,7 @@ def _sortable(frame: pd.DataFrame) -> Iterator[Any]:
 
 
 def generated_jobs(megabytes: float) -> list[Job]:
-    """The jobs on generated frames of about that size."""
+    """Jobs with generated frames of about this size."""
     rng = np.random.default_rng(0)
     rows = max(_CHUNKS, int(megabytes * 1e6) // 80)
     # Whole numbers as floats: their sums are exact in any order.
@@ -114,7 +114,7 @@ def generated_jobs(megabytes: float) -> list[Job]:
 
 
 def jobs_on(frame: pd.DataFrame) -> list[Job]:
-    """The jobs on a frame of whatever columns."""
+    """Jobs with a frame of any columns."""
     chunks, nbytes = _row_chunks(frame), frame_bytes(frame)
     jobs = [Job("summary of each column", summary, chunks, nbytes=nbytes)]
     if len(_numbers(frame).columns):
@@ -143,7 +143,7 @@ def frame_bytes(frame: pd.DataFrame) -> int:
 
 
 def read_csv(path: str) -> tuple[pd.DataFrame, bool]:
-    """The file as a frame, and whether that is all of it: what would not fit into memory several times is left out."""
+    """The file as a frame, and whether the frame has all rows: rows that do not fit into memory several times are left out."""
     first = pd.read_csv(path, nrows=_SAMPLE_ROWS)
     if len(first) < _SAMPLE_ROWS:
         return first, True
@@ -153,7 +153,7 @@ def read_csv(path: str) -> tuple[pd.DataFrame, bool]:
 
 
 def read_parquet(path: str) -> tuple[pd.DataFrame, bool]:
-    """The same for Parquet."""
+    """As `read_csv`, for a Parquet file."""
     with ParquetFile(path) as file:
         first = next(file.iter_batches(_SAMPLE_ROWS), None)
         total: int = file.metadata.num_rows

@@ -1,7 +1,7 @@
-"""The clock of `bench` and `demo`: jobs by several contestants in turns, with every result compared.
+"""The clock of `bench` and `demo`: several contestants run the same jobs in turns, and all results are compared.
 
-A client of the public API only. Guarantees: contestants take turns, so that whatever else the machine does affects all of
-them; every result is compared with the first contestant's, outside the clock.
+Uses the public API only. Guarantees: contestants take turns, so a slow moment of the machine affects all of them. Every result is
+compared with the first contestant's, outside the measured time.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import arrowpool
 from arrowpool.stats import Stats
 
 MOST_ROUNDS = 15
-#: Bytes that the memcpy column copies at a time: more than caches hold.
+#: Size of the pieces that the memcpy column copies: more than caches hold.
 _PIECE = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A call of ``pool.map``, and the bytes that it moves at least (0 if almost none)."""
+    """A call of ``pool.map``, and the least number of bytes that it moves (0 if negligible)."""
 
     title: str
     function: Callable[[Any], Any]
@@ -41,7 +41,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """Something with the stdlib's ``map``; `stats` returns the figures of a pool that has any."""
+    """An object with the stdlib's ``map``. `stats` returns the figures of a pool that has them."""
 
     name: str
     pool: Any
@@ -57,7 +57,7 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What one call of arrowpool moved, and the seconds that its tasks ran, summed over all workers."""
+    """The bytes that one call of arrowpool moved, and the seconds that its tasks ran, summed over all workers."""
 
     run: float
     piped_bytes: int
@@ -77,7 +77,7 @@ class Moved:
 
 @dataclass(slots=True)
 class Measured:
-    """What was measured of one job. The lists grow by one entry a round."""
+    """The figures of one job. The lists get one entry for each round."""
 
     job: Job
     #: The first contestant's result.
@@ -99,9 +99,9 @@ class Measured:
 def contestants(
     processes: int | None, method: str | None, *, without_pool: bool
 ) -> Iterator[tuple[list[Contestant], int]]:
-    """Both pools, and a loop and threads in front of them if wanted; and the number of workers of each.
+    """Both pools, with `without_pool` also a loop and threads, in front of them; and the number of workers of each.
 
-    To be entered before the data is made, so that no worker inherits it.
+    Enter it before the data is made, so that no worker inherits the data.
     """
     with ExitStack() as stack:
         stdlib = multiprocessing.get_context(method).Pool(processes)
@@ -120,7 +120,7 @@ def contestants(
 
 
 def measure(jobs: Sequence[Job], contestants: Sequence[Contestant], deadline: float) -> list[Measured]:
-    """Run all jobs in turns until the deadline: one round to warm up, then at least one that counts.
+    """Run all jobs in turns until the deadline: one round to warm up, then at least one measured round.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def measure(jobs: Sequence[Job], contestants: Sequence[Contestant], deadline: fl
     found = [Measured(job, seconds={one.name: [] for one in contestants}) for job in jobs]
     began = time.monotonic()
     for turn in range(-1, MOST_ROUNDS):
-        # The first contestant begins the first round, as its results are what is compared with.
+        # The first contestant begins the first round: all others are compared with its results.
         order = contestants if turn % 2 else contestants[::-1]
         for measured in found:
             for one in order:
@@ -165,7 +165,7 @@ def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def _memcpy(nbytes: int) -> float:
-    """Seconds to copy as many bytes from and to warm memory, piece by piece."""
+    """Seconds to copy `nbytes` from and to warm memory, piece by piece."""
     source, target = np.ones(min(nbytes, _PIECE), np.uint8), np.zeros(min(nbytes, _PIECE), np.uint8)
     np.copyto(target, source)  # the pages of `target` come with the first write
     began = time.perf_counter()
@@ -180,7 +180,7 @@ def _compare(title: str, names: tuple[str, str], expected: list[Any], found: lis
         assert len(found) == len(expected), f"{len(found)} results instead of {len(expected)}"
         if expected and isinstance(expected[0], pd.DataFrame):
             for one, other in zip(expected, found, strict=True):
-                if not other.equals(one):  # far quicker than what tells where they differ
+                if not other.equals(one):  # far quicker than the function that says where they differ
                     pd.testing.assert_frame_equal(other, one, check_exact=True)
         else:
             assert found == expected

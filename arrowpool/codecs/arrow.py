@@ -1,13 +1,11 @@
-"""Arrow tables, batches, arrays and buffers: what is visible is written once into the room.
+"""Arrow tables, batches, arrays and buffers: their visible values are written once into the room.
 
-An array without children is copied buffer by buffer (`buffers`); all others are an Arrow IPC stream.
+Found by :func:`arrowpool.codecs.encoder_for`. An array without children is copied buffer by buffer (`buffers`). All other objects
+become an Arrow IPC stream. The IPC writer writes only the visible slice (pickle sends all buffers of the parent), and takes a tenth
+of pickle's time for wide tables. The receiver's buffers lie inside the room: nothing is copied again.
 
-Found by :func:`arrowpool.codecs.encoder_for`. The IPC writer ships only the visible slice (pickle ships the whole
-parent's buffers) and costs a tenth of pickle for wide tables: 1.2 ms against 10 ms for 1,000 columns of 1,000 rows. What
-arrives are buffers inside the room: nothing is copied again.
-
-Guarantees the type, the values, the schema with all metadata and the chunk layout that pickle delivers. Arrays arrive at
-offset zero and over read-only memory. Types that IPC does not carry exactly go as pickle does it, buffer by buffer.
+Guarantees the type, the values, the schema with all metadata, and the chunk layout that pickle delivers. Arrays arrive at offset zero
+and over read-only memory. Types that IPC does not deliver exactly are pickled, buffer by buffer.
 """
 
 from __future__ import annotations
@@ -26,14 +24,14 @@ from arrowpool.tuning import LEAST_WINDOW
 
 __all__ = ["encoder_for", "extents"]
 
-#: Longer arrays than 2**31 - 1 are fine: both ends are Arrow C++.
+#: Arrays may be longer than 2**31 - 1: both ends are Arrow C++.
 _OPTIONS = pa.ipc.IpcWriteOptions(allow_64bit=True)
-#: Bytes that a stream needs per column beside its values, generously.
+#: Upper bound for the bytes that a stream needs per column in addition to its values.
 _METADATA_ALLOWANCE = 4096
 
 
 def encoder_for(cls: type) -> Encode | None:
-    """How to encode objects of the pyarrow type `cls`; None leaves it to pickle (schemas, types, scalars)."""
+    """The encoder of objects of the pyarrow type `cls`; None for plain pickle (schemas, types, scalars)."""
     if cls is pa.Table:
         return _encode_table
     if cls is pa.RecordBatch:
@@ -65,7 +63,7 @@ def _encode_table(table: pa.Table, out: Outbox) -> Reduced:
 
 
 def _cut_alike(table: pa.Table, lengths: list[int]) -> bool:
-    """Whether `lengths` are those of every column's chunks: batches end where any column does, and are never empty."""
+    """Whether the chunks of every column have these lengths. (A batch ends where a chunk of any column ends, and is never empty.)"""
     if len(lengths) == 1:
         return all(column.num_chunks == 1 for column in table.itercolumns())
     return all([len(chunk) for chunk in column.chunks] == lengths for column in table.itercolumns())
@@ -112,7 +110,7 @@ def _encode_array(array: pa.Array, out: Outbox) -> Reduced:
     if array.get_total_buffer_size() < out.inline_limit:
         return encode_plain(array, out) or NotImplemented
     if isinstance(array.type, pa.BaseExtensionType):
-        # The type goes by pickle; its storage comes back here.
+        # The type is pickled; the storage is encoded by this codec.
         return _rebuild_extension_array, (array.type, array.storage)
     windows = _windows([array], out)
     if windows is not None:
@@ -142,7 +140,7 @@ def _as_batches(chunks: Sequence[pa.Array]) -> list[pa.RecordBatch]:
 
 
 def _encode_buffer(buffer: pa.Buffer, out: Outbox) -> Reduced:
-    # In band, pickle does the right thing; so it does for memory that only a device can read: it complains.
+    # Pickle delivers small buffers correctly, and raises for memory that only a device can read.
     if not buffer.size or buffer.size < out.inline_limit or not buffer.is_cpu:
         return NotImplemented
     return _rebuild_buffer, (out.place(np.frombuffer(buffer, dtype=np.uint8)), buffer.is_mutable)
@@ -159,7 +157,7 @@ def _rebuild_buffer(room: ByteArray, is_mutable: bool) -> pa.Buffer:
 
 
 def extents(obj: Any) -> Iterator[Extent]:
-    """Where the buffers of a table, batch or array lie, as a slice of it has them: whole, however little it shows."""
+    """The memory of all buffers of a table, batch or array: whole buffers, also those of which a slice shows little."""
     columns = obj.itercolumns() if isinstance(obj, (pa.Table, pa.RecordBatch)) else [obj]
     for array in _chunks(columns):
         buffers = _buffers(array)
@@ -188,7 +186,7 @@ _Window = tuple[int, int, int, list[Any]]
 
 
 def _windows(columns: Iterable[Any], out: Outbox) -> list[list[_Window]] | None:
-    """The chunks of each column over memory that was copied as a whole; None if they do not all lie in such."""
+    """The chunks of each column as windows of memory that was copied as a whole; None unless all of them lie in such memory."""
     found = []
     for column in columns:
         windows = []
@@ -204,7 +202,7 @@ def _windows(columns: Iterable[Any], out: Outbox) -> list[list[_Window]] | None:
 def _window(array: pa.Array, out: Outbox) -> _Window | None:
     type_ = array.type
     if type_.num_fields or type_.id in (_DICTIONARY, _NULL) or isinstance(type_, pa.BaseExtensionType):
-        return None  # there is more to these than their buffers
+        return None  # their buffers are not all
     places: list[Any] = []
     found = False
     for buffer in array.buffers():
@@ -259,13 +257,13 @@ def _as_stream(rebuild: Callable[..., Any], obj: Any, batches: list[pa.RecordBat
 
 
 def _stream(batches: list[pa.RecordBatch], out: Outbox) -> Any:
-    """The token of the IPC stream of these batches; the stream itself if so small a slice belongs in the message."""
+    """The token of the IPC stream of these batches; the stream itself if it is so small that it belongs in the message."""
     types = batches[0].schema.types
     if any(type_.id in _UNVIEWED for type_ in types):
         batches = [_map_columns(_without_hidden_bytes, batch) for batch in batches]
     size = _size(batches)
-    # IPC writes the whole of what is behind a string array of length zero, at any depth. (What is visible takes long to find
-    # out, so it is only asked where that can be.)
+    # IPC writes all memory behind a string array of length zero, at any depth. (The visible size takes long to compute, so it is
+    # computed only where such an array is possible.)
     may_hide = any(type_.num_fields for type_ in types) or not all(batch.num_rows for batch in batches)
     if may_hide and size > 2 * _visible(batches) + _METADATA_ALLOWANCE * (1 + len(types)):
         batches = [_map_columns(_copied, batch) for batch in batches]
@@ -299,7 +297,7 @@ def _write(batches: list[pa.RecordBatch], sink: pa.NativeFile) -> None:
 
 def _open(stream: ByteArray | bytes) -> pa.ipc.RecordBatchStreamReader:
     if isinstance(stream, np.ndarray):
-        # Arrow values are taken to be immutable, by users as by the pool when it shares one between tasks.
+        # Arrow values are immutable: users rely on that, and so does the pool when tasks share one.
         stream = stream.view()
         stream.flags.writeable = False
     return pa.ipc.open_stream(pa.py_buffer(stream))
@@ -309,10 +307,10 @@ def _open(stream: ByteArray | bytes) -> pa.ipc.RecordBatchStreamReader:
 
 
 def survive_ipc(types: Iterable[pa.DataType]) -> bool:
-    """Whether an IPC stream delivers these types and their values exactly, whoever reads it."""
+    """Whether an IPC stream delivers these types and their values exactly, in any process."""
     for type_ in types:
-        # An extension type would arrive as its storage where it is not registered, and where it is, its field gets empty
-        # metadata instead of none. The offsets of a dense union are rewritten on the assumption that they only grow.
+        # An extension type arrives as its storage in a process that has not registered it; in others, its field gets empty metadata
+        # instead of none. The IPC writer rewrites the offsets of a dense union, and assumes that they only grow.
         if isinstance(type_, pa.BaseExtensionType) or type_.id == _DENSE_UNION:
             return False
         if type_.id == _DICTIONARY and not survive_ipc([type_.value_type]):
@@ -334,14 +332,14 @@ def _map_columns(change: Callable[[pa.Array], pa.Array], batch: pa.RecordBatch) 
 
 
 def _without_hidden_bytes(array: pa.Array) -> pa.Array:
-    """A string or binary view over much more than it shows, rewritten: for views, IPC ships all that is behind them."""
+    """A string or binary view over much more memory than it shows, rewritten: IPC writes all memory behind views."""
     if array.type.id not in _UNVIEWED:
         return array
     if sum(buffer.size for buffer in array.buffers()[2:]) <= 2 * bytes_behind_views(array):
         return array
     try:
         return array.cast(_UNVIEWED[array.type.id]).cast(array.type)
-    except pa.ArrowNotImplementedError:  # by older versions, which make them only of Python's strings
+    except pa.ArrowNotImplementedError:  # older versions make views only from Python's strings
         return pa.array(array.to_pylist(), array.type)
 
 
@@ -349,7 +347,7 @@ _UNVIEWED = {pa.string_view().id: pa.large_string(), pa.binary_view().id: pa.lar
 
 
 def _compacted(array: pa.Array) -> pa.Array:
-    """A slice of much more, copied: pickle ships all that is behind it."""
+    """A slice of a much larger array, copied: pickle sends all memory behind it."""
     return array if array.get_total_buffer_size() <= 2 * visible_bytes(array) else _copied(array)
 
 

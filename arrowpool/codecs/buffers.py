@@ -1,7 +1,7 @@
-"""Arrow arrays without children, buffer by buffer: what is visible of each, from the first element on.
+"""Arrow arrays without children, buffer by buffer: the visible part of each buffer, from the first element on.
 
-Called by the Arrow codec and by templates. For one array this costs a fraction of an IPC stream, which has to be written once
-to learn its size, and has a schema.
+Called by the Arrow codec and by templates. For one array this costs a fraction of an IPC stream, which has a schema, and which is
+written twice: once to learn its size.
 
 Guarantees the type and the values, at offset zero, over read-only memory.
 """
@@ -27,14 +27,14 @@ _OFFSETS: dict[int, np.dtype[Any]] = {
     **{type_.id: np.dtype("i8") for type_ in (pa.large_string(), pa.large_binary())},
 }
 _BOOL = pa.bool_().id
-#: Types that are fully named by their ids, which stand for them in the stream.
+#: Types without parameters: in the stream, their ids stand for them.
 _SIMPLE = [
     *(pa.bool_(), pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
     *(pa.float16(), pa.float32(), pa.float64(), pa.date32(), pa.date64()),
     *(pa.string(), pa.large_string(), pa.binary(), pa.large_binary()),
 ]
 _TYPES = {type_.id: type_ for type_ in _SIMPLE}
-#: Other types whose elements have one width.
+#: Other types whose elements all have the same width.
 _WIDE = frozenset(
     {
         *(pa.timestamp("ns").id, pa.duration("ns").id, pa.time32("s").id, pa.time64("ns").id),
@@ -44,7 +44,7 @@ _WIDE = frozenset(
 
 
 def visible_buffers(array: pa.Array) -> list[Bytes | None] | None:
-    """Validity, offsets if the type has them, and values; the validity is None without nulls. None for other types."""
+    """Validity (None without nulls), offsets if the type has them, and values. None for other types."""
     type_ = array.type
     rows, first = len(array), array.offset
     dtype = _OFFSETS.get(type_.id)
@@ -78,7 +78,7 @@ def _bits(buffer: pa.Buffer, first: int, rows: int) -> Bytes:
 
 
 def encode_plain(array: pa.Array, out: Outbox) -> Reduced:
-    """Reduce an array to the bytes of its buffers; None for types that have more than that."""
+    """Reduce an array to the bytes of its buffers; None for types for which that is not enough."""
     buffers = visible_buffers(array)
     if buffers is None:
         return None

@@ -1,11 +1,11 @@
-"""NumPy arrays: their visible elements are copied once into the room; the array that arrives is a view of it.
+"""NumPy arrays: their visible elements are copied once into the room. The array that arrives is a view of the room.
 
-Found by :func:`arrowpool.codecs.encoder_for`. Everything that is made of arrays (pandas blocks, scipy.sparse, xarray)
-comes through here, since pickle asks for each nested array.
+Found by :func:`arrowpool.codecs.encoder_for`. All objects made of arrays (pandas blocks, scipy.sparse, xarray) use it, since pickle
+asks for the encoder of each nested array.
 
-Guarantees what protocol 4 delivers, in band: a writeable, aligned array in native byte order, in Fortran order if the
-source was Fortran- and not C-contiguous, else in C order. Plain protocol 5 out of band would keep read-only and foreign
-byte order, and so break functions that work with the standard library's pool.
+Guarantees the result of protocol 4: a writeable, aligned array in native byte order, in Fortran order if the source is Fortran- and
+not C-contiguous, otherwise in C order. Plain protocol 5 out of band would keep read-only flags and foreign byte order. That would
+break functions that work with the standard library's pool.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 
 _FOREIGN = ">" if sys.byteorder == "little" else "<"
 _SINGLETONS = [np.dtype(char) for char in "?bhilqBHILQefdgFDG"]
-#: The string for a dtype in the stream, by the id of NumPy's only object for it. Pickle would take the dtype apart each time.
+#: The string for a dtype in the stream, by the id of NumPy's only object for that dtype. Pickle takes a dtype apart each time.
 CODES = {id(dtype): dtype.str for dtype in _SINGLETONS}
 #: NumPy's own subclasses that pickle as a plain array does, without data in addition to the elements.
 _PLAIN_SUBCLASSES = (np.matrix, np.recarray, np.memmap)
@@ -49,7 +49,7 @@ def encoder_for(cls: type) -> Encode | None:
 def _pickles_as_plain_array(cls: type) -> bool:
     if any(getattr(cls, name, None) is not getattr(np.ndarray, name, None) for name in _PICKLING):
         return False
-    # Unpickling calls __array_finalize__ with an empty array, rebuilding with the whole array. Only known ones accept both.
+    # Unpickling calls __array_finalize__ with an empty array; `_rebuild` calls it with the whole array. Only these accept both.
     finalize = getattr(cls, "__array_finalize__", None)
     return finalize in [getattr(known, "__array_finalize__", None) for known in (np.ndarray, *_PLAIN_SUBCLASSES)]
 
@@ -66,7 +66,7 @@ def _encode(array: Array, out: Outbox) -> Reduced:
             return strings.encode(array)
         dtype = array.dtype
         if dtype.kind in "biufc" and dtype.byteorder != _FOREIGN and array.flags.c_contiguous and array.nbytes:
-            # Cheaper than NumPy's way, which makes an empty array first and gives it a state of eight parts.
+            # Cheaper than NumPy's own pickling, which makes an empty array and sets a state of eight parts.
             return _small, (array.shape, CODES.get(id(dtype)) or dtype, array.tobytes())
         return array.__reduce__()
     source, dtype = _as_written(array)
@@ -97,7 +97,7 @@ def extents_within(array: Array) -> Iterator[Extent]:
 
 
 def bounds(array: Array) -> tuple[int, int]:
-    """Addresses of the first byte of an array that is not empty, and past its last one."""
+    """Addresses of the first byte of an array that is not empty, and of the byte after its last."""
     start = array.ctypes.data
     if array.flags.forc:
         return start, start + array.nbytes
@@ -106,7 +106,7 @@ def bounds(array: Array) -> tuple[int, int]:
 
 
 def _small(shape: tuple[int, ...], dtype: np.dtype[Any] | str, data: bytes) -> Array:
-    """A copy, since what was unpickled owns its memory: it can be resized."""
+    """A copy: an unpickled array owns its memory, so it can be resized."""
     return np.ndarray(shape, dtype, data).copy()
 
 
@@ -115,7 +115,7 @@ def _as_written(array: Array) -> tuple[Array, np.dtype[Any]]:
     source = array.T if array.flags.fnc else array
     dtype = source.dtype
     if dtype.names is not None:
-        # A copy field by field would leave old bytes in the padding. Pickle delivers the padding.
+        # A copy of each field would leave old bytes in the padding. Pickle delivers the padding.
         dtype = np.dtype((np.void, dtype.itemsize))
         return source.view(dtype), dtype
     return source, _native(dtype)
@@ -176,7 +176,7 @@ def _encode_masked(array: np.ma.MaskedArray[Any, Any], out: Outbox) -> Reduced:
         return NotImplemented
     elements = array.view(np.ndarray)
     mask = np.ma.getmaskarray(array).view(np.ndarray)
-    # Pickle lays the mask out as it does the elements.
+    # Pickle gives the mask the order of the elements.
     order: Any = "F" if elements.flags.fnc else "C"
     return _rebuild_masked, (elements, np.asarray(mask, order=order), array._fill_value)  # type: ignore[attr-defined]
 
