@@ -87,7 +87,9 @@ class WorkerHandle:
     def interrupt(self, number: int) -> None:
         """Interrupt the task of this number, if it is still the one that runs."""
         self.control.interrupt(number)
-        if self.process.pid is not None:
+        # As `Process.terminate` does it. The number of a process that was joined may be another process's.
+        popen = getattr(self.process, "_popen", None)
+        if self.process.pid is not None and getattr(popen, "returncode", None) is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGINT)
 

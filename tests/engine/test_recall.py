@@ -139,3 +139,15 @@ def test_what_is_taken_back_again_is_taken_back_from_where_it_was_first(clock, s
     watch.look()
     assert list(worker.outstanding) == [0, 1]
     assert len(watch.given_back) == 2
+
+
+def test_a_worker_that_was_joined_is_sent_no_signal(signalled):
+    """The supervisor may join it before the feeder learns of its end; then its number may be another process's."""
+    worker = a_worker(1)
+    worker.process._popen = types.SimpleNamespace(returncode=None)
+    worker.interrupt(0)
+    assert signalled == [worker.process.pid]
+    worker.process._popen.returncode = -9
+    worker.interrupt(0)
+    assert signalled == [worker.process.pid]
+    assert worker.control.interrupted == [0, 0]
