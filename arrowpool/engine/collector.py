@@ -126,8 +126,7 @@ class Collector(Service):
                         self._inbox.drain()
                     elif fd in self._workers:
                         self._read(self._workers[fd])
-                for event in self._inbox:
-                    self._handle(event)
+                self._handle_all()
                 settle_forks()
                 settle()
         except BaseException as error:
@@ -147,6 +146,11 @@ class Collector(Service):
         self._inbox.close()
 
     # Events
+
+    def _handle_all(self) -> None:
+        # A method, so that the last event, and the user's objects in its traceback, do not stay in a variable during the next wait.
+        for event in self._inbox:
+            self._handle(event)
 
     def _handle(self, event: Any) -> None:
         """Do what an event asks for.

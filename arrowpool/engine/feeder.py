@@ -120,9 +120,7 @@ class Feeder(Service):
     def run(self) -> None:
         try:
             while not self._events.ended:
-                event = self._mailbox.wait()
-                with self._mailbox.working:
-                    self._go_on(event)
+                self._turn()
         except BaseException as error:
             self._tell_collector(events.Broken(PoolTerminatedError(f"the pool cannot go on: {said(error)}")))
             raise
@@ -132,6 +130,12 @@ class Feeder(Service):
                 self._let_go()
             self.refuse()
             self._has_ended()
+
+    def _turn(self) -> None:
+        # A method, so that the event, and the user's objects in it, do not stay in a variable during the next wait.
+        event = self._mailbox.wait()
+        with self._mailbox.working:
+            self._go_on(event)
 
     def _go_on(self, event: Any) -> None:
         """Handle this event and all others that have arrived, then send and encode what there is."""

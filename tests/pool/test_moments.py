@@ -504,3 +504,31 @@ def test_a_list_s_arrays_are_let_go_of_once_all_are_sent(our_pool, tmp_path):
         time.sleep(0.01)
     gate.touch()
     assert result.get(30) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda pool, argument: pool.apply(tasks.identity, (argument,)),
+        lambda pool, argument: pool.map(tasks.identity, [argument]),
+        lambda pool, argument: next(pool.imap(tasks.identity, [argument])),
+    ],
+    ids=["apply", "map", "imap"],
+)
+def test_an_argument_that_cannot_be_pickled_is_let_go_of_with_its_error(our_pool, call):
+    """It is in the error's traceback. No thread of the pool keeps that while it waits."""
+
+    class Argument:
+        def __reduce__(self):
+            raise ZeroDivisionError
+
+    argument = Argument()
+    known = weakref.ref(argument)
+    with pytest.raises(ZeroDivisionError):
+        call(our_pool, argument)
+    del argument
+    until = time.monotonic() + 30
+    while known() is not None:
+        gc.collect()
+        assert time.monotonic() < until
+        time.sleep(0.01)
