@@ -1,6 +1,6 @@
-"""The tasks that come next: those that are encoded ahead, the one that waits for memory, and then what calls give in turn.
+"""The backlog: the tasks that are sent next, in their order.
 
-Used in the feeder's thread.
+First those that are encoded ahead, then the one that waits for memory, then the tasks that calls give in turn. Used by the acting thread (see `mailbox`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Backlog:
     Parameters
     ----------
     ahead : deque of Task
-        Tasks that are encoded and not sent. This object's; the budget looks at it.
+        Tasks that are encoded and not sent. Changed here only; the budget reads it.
     turns : Turns
         Says which call gives the next task.
     encoder : Encoder
@@ -40,15 +40,15 @@ class Backlog:
     budget : Budget
         Judges whether a task is placed or waits.
     reclaim : Reclaim
-        Asked for memory when the system has none.
+        Gets memory back when the system has none.
     settlement : Settlement
-        Lets go of what answered tasks hold, before the budget is asked.
+        Releases the memory of answered tasks, before the budget is asked.
     throttle : Throttle
         Says whether a call is held back.
     workers : list of WorkerHandle
-        The workers that are up. The feeder's list.
+        The workers that are ready. The feeder's list.
     limit : int
-        Bytes that results of tasks that are drawn ahead may have.
+        Maximum number of bytes of the results of tasks that are drawn ahead.
     tell_collector : callable
         Gets a `Failed` for each task that cannot be encoded.
     """
@@ -95,11 +95,11 @@ class Backlog:
         return self._waiting is not None
 
     def call(self) -> Call | None:
-        """The call of the next task, as far as it is known."""
+        """The call of the next task; None when there is no task."""
         return self._ahead[0].call if self._ahead else self._turns.next()
 
     def peek(self) -> Task | None:
-        """The next task, encoded; None when there is none, or it waits for memory. `take` takes it."""
+        """The next task, encoded. None when there is none, or it waits for memory. `take` removes it."""
         if not self._ahead:
             self._ahead.extend(self._encode(1))
         return self._ahead[0] if self._ahead else None
@@ -109,7 +109,7 @@ class Backlog:
 
         They are of the same call and function, and their bytes fit into a frame: those in the pipe, and those in segments.
         """
-        # They stay in `ahead` until all are there: the budget counts them as in flight.
+        # The tasks stay in `ahead` until all are found: the budget counts them as in flight.
         ahead = self._ahead
         first = ahead[0]
         call, function = first.call, first.blobs[0]
@@ -131,8 +131,8 @@ class Backlog:
     def encode_ahead(self, most: int, least: int) -> bool:
         """Encode one more task, or a few plain ones, if fewer than `most` are encoded; whether there was one.
 
-        More than `least` only while what is in flight is still in the processor's caches. And in bursts: when half of them are used
-        up, until there are enough. A thread that has slept runs several times as slowly at first.
+        More than `least` only while the bytes in flight fit in the processor's caches. And in bursts, each of which begins when half
+        of the tasks are used up: a thread that has slept runs several times as slowly at first.
         """
         count = len(self._ahead)
         if count >= least and not self._fills and self._has_enough(count, most // 2, least, least * FRAME_PLACED_BYTES):
@@ -148,7 +148,7 @@ class Backlog:
         return count >= most or (count >= least and self._budget.exceeds(nbytes))
 
     def give_back(self, tasks: list[Task]) -> None:
-        """These tasks were sent and never begun: they come first, unless their call was cancelled."""
+        """Take tasks back that were sent and not begun: they come first, unless their call was cancelled."""
         for task in reversed(tasks):
             if task.call.cancelled:
                 self._settlement.settle(task)
@@ -169,12 +169,12 @@ class Backlog:
                 self._settlement.settle(task)
 
     def clear(self) -> None:
-        """Forget all tasks; nothing will be sent any more."""
+        """Forget all tasks, at the end of the feeder."""
         self._ahead.clear()
         self._waiting = None
 
     def draw_on(self, call: Call) -> None:
-        """Have a user's iterator go on, if all tasks that it gave are encoded and its call is not held back."""
+        """Let a user's iterator go on, if all its tasks so far are encoded and its call is not held back."""
         source = call.source
         if source is None or (self._waiting is not None and self._waiting.call is call):
             return
@@ -182,7 +182,7 @@ class Backlog:
             source.ask(draw_size(call, len(self._workers), self._limit))
 
     def _encode(self, most: int) -> list[Task]:
-        """Encode the next task, or up to so many plain ones; none when there are none, or one waits for memory."""
+        """Encode the next task, or up to `most` plain ones. Empty when there is none, or when one waits for memory."""
         while True:
             if self._waiting is not None:
                 unplaced, self._waiting = self._waiting, None
@@ -197,7 +197,7 @@ class Backlog:
                 return tasks
 
     def _encode_of(self, call: Call, most: int) -> bool:
-        """Encode up to so many more tasks of this call, if nothing must be waited for; whether there was one."""
+        """Encode up to `most` tasks of this call if that needs no wait. Return whether there was one."""
         while self._waiting is None and not call.exhausted and (call.source is None or call.source.has_some()):
             tasks = self._take(call, most)
             if tasks:
@@ -206,7 +206,7 @@ class Backlog:
         return False
 
     def _place(self, unplaced: Unplaced) -> Task | None:
-        """Place a task; None when it failed, or waits for memory."""
+        """Place a task. Return None when it has failed, or waits for memory."""
         self._settlement.settle_early()
         verdict = self._budget.judge(unplaced.nbytes, unplaced.borrows)
         if verdict is Verdict.WAIT:
@@ -228,8 +228,8 @@ class Backlog:
         return task
 
     def _take(self, call: Call, most: int) -> list[Task]:
-        """The next tasks of a call, up to so many; none when they failed, or one waits for memory, or there are no more."""
-        # Their memory is free for what this task shares with later ones, which is placed as soon as it is met.
+        """The next tasks of a call, up to `most`. Empty when the next one fails or waits for memory, or when there is none."""
+        # Before the encoder places objects that this task shares with later ones: answered tasks free memory for them.
         self._settlement.settle_early()
         taken = self._encoder.take(call, most if call.source is None else min(most, call.source.count()))
         if not taken:

@@ -223,7 +223,7 @@ class Collector(Service):
         if settled.returned:
             self._feeder_inbox.put(Returned(settled.returned))
         if settled.answered:
-            # Else the worker has a whole frame of tasks behind the one it runs, and would get no more.
+            # Otherwise the worker has a whole frame of tasks behind the one that runs, and would get no more.
             self._answered(settled.answered, len(worker.outstanding) <= worker.last_frame)
         return True
 
