@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import gc
 import pickle
+import sys
 import zoneinfo
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -422,6 +423,14 @@ def test_nothing_is_shared_between_frames_of_one_template(inline_limit: int) -> 
         arrived.loc[:, "m"] = 9
         arrived["new"] = 1
     assert facts(as_the_stdlib_does(frame)) == expected
+
+
+@pytest.mark.parametrize("inline_limit", [32 << 10, sys.maxsize])
+@pytest.mark.parametrize(("columns", "rows"), [(1, 20_000), (30, 1_000)])
+def test_texts_for_which_the_heap_has_no_room(columns: int, rows: int, inline_limit: int) -> None:
+    """Some of the columns, or the only one: with an unlimited message, as where there is no shared memory, and without."""
+    frame = pd.DataFrame({f"word{i}": [f"word {row}" for row in range(rows)] for i in range(columns)})
+    assert facts(move(frame, inline_limit).obj) == facts(as_the_stdlib_does(frame))
 
 
 @pytest.mark.parametrize("cls", [pd.DataFrame, pd.Series])

@@ -18,6 +18,7 @@ from arrowpool.codecs.buffers import visible_buffers
 from arrowpool.codecs.outbox import Outbox
 from arrowpool.codecs.templates.leaves import Array, Build, Code, Key, Reader, Small, is_plain, reader_of, take_leaf
 from arrowpool.codecs.templates.tokens import text_token
+from arrowpool.tuning import OWN_SEGMENT
 
 __all__ = ["STATE_OF_TEXT", "TextArray", "new_text", "take_text", "text_builder"]
 
@@ -43,7 +44,9 @@ def take_text(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     validity, ends, characters = buffers
     assert ends is not None
     assert characters is not None
-    if ends.nbytes + characters.nbytes + len(ends) >= out.inline_limit:
+    nbytes = ends.nbytes + characters.nbytes + len(ends)
+    # All leaves of a text lie in the heap: the reader has no codes for others.
+    if nbytes >= out.inline_limit or small.nbytes + nbytes >= OWN_SEGMENT:
         return None
     token = text_token(values._dtype)
     if token is None:
