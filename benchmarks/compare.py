@@ -1,7 +1,7 @@
 """All contenders side by side in one run: `python -m benchmarks.compare`.
 
-Prints one table: median seconds of each contender, how many times faster `arrowpool` is than the standard library and
-than its best peer, its share of the speed of `np.copyto`, and whether the scenario's goals are met.
+Prints one table: median seconds of each contender, how many times as fast `arrowpool` is as the standard library and as the best
+peer, its share of the speed of `np.copyto`, and whether the scenario's goals are met.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def row(scenario: Scenario, kinds: Sequence[type[Contender]], measurements: Sequence[Measurement]) -> list[str]:
-    """The scenario's line of the table."""
+    """The scenario's row of the table."""
     median = {m.contender: m.median for m in measurements}
     cells = []
     for kind in kinds:
@@ -91,7 +91,7 @@ def describe_goal(goal: Goal) -> str:
 
 
 def misses(scenario: Scenario, median: dict[str, float]) -> list[str]:
-    """The goals that are not reached, each with what was reached; a goal whose yardstick did not run is left out."""
+    """The goals that were missed, each with the ratio that was reached. Goals whose reference did not run are left out."""
     goal, ours = scenario.goal, median[OURS]
     missed = []
     for name, wanted in (("stdlib", goal.stdlib), ("ray", goal.ray)):
@@ -108,7 +108,7 @@ def misses(scenario: Scenario, median: dict[str, float]) -> list[str]:
 
 
 def remarks(scenario: Scenario, kinds: Sequence[type[Contender]], measurements: Sequence[Measurement]) -> list[str]:
-    """What a reader of the scenario's line has to know."""
+    """Notes that explain the scenario's row."""
     lines = [f"{scenario.name}: {scenario.title}."]
     once = [m.contender for m in measurements if not m.warmed]
     if once:

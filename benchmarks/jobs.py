@@ -1,7 +1,7 @@
 """Real jobs from end to end, by a loop, by threads and by pools: `python -m benchmarks.jobs`.
 
-Prints median (least) seconds of each contender, and how many times as fast `arrowpool` is as a loop and as the standard
-library. Contenders take turns in each round, and every result is compared with the loop's.
+Prints the median (and least) seconds of each contender, and how many times as fast `arrowpool` is as a loop and as the standard
+library. Contenders take turns in each round. Every result is compared with the loop's.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def header(kinds: Sequence[type[Contender]]) -> list[str]:
 
 
 def row(job: Scenario, kinds: Sequence[type[Contender]], measured: Sequence[Measurement]) -> list[str]:
-    """The job's line of the table."""
+    """The job's row of the table."""
     found = {m.contender: m for m in measured}
     cells = [cell(found[kind.name]) for kind in kinds]
     seconds = {name: m.median for name, m in found.items()}

@@ -1,7 +1,7 @@
-"""What a task costs the parent, which no number of workers makes less: `python -m benchmarks.parent`.
+"""The cost of a task for the parent, which limits the number of workers that it can keep busy: `python -m benchmarks.parent`.
 
-First table: CPU microseconds of the parent per task (all its threads), CPU seconds per GB, and how many workers that keeps
-busy with tasks of 1 and 10 ms. Second table: pools of 8 to 64 workers whose tasks sleep 10 ms, which stands for other
+First table: CPU microseconds of the parent per task (all its threads), CPU seconds per GB, and the number of workers that the parent
+keeps busy with tasks of 1 and 10 ms. Second table: pools of 8 to 64 workers whose tasks sleep 10 ms, in place of workers on other
 cores; seconds of the call as a multiple of the time of ideal workers.
 """
 
@@ -54,7 +54,7 @@ def sleep(_: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """One line of the first table: items of one kind, what becomes of them, and how many go in one message."""
+    """One kind of items, the task that they are given to, and the chunksize."""
 
     name: str
     title: str
@@ -93,7 +93,7 @@ TRAFFIC: tuple[Traffic, ...] = (
     Traffic("large_in", "a frame of 240 kB in", 300, _large, nothing),
     Traffic("mixed_back", "1,000 rows of mixed columns there and back", 300, _mixed, same),
 )
-#: What the workers that sleep are sent.
+#: Traffic to workers that sleep.
 SLEPT: tuple[Traffic, ...] = (
     Traffic("tiny", "numbers", TURNS, _numbers, sleep),
     Traffic("small_in", "frames of 12 kB", TURNS, _small, sleep),
@@ -113,7 +113,7 @@ class Cost:
 
 
 def costs(contenders: Sequence[Contender], traffic: Traffic, items: list[Any], rounds: int) -> list[Cost]:
-    """What one call costs with each contender, in turns, after one round to warm up. The results are checked."""
+    """The cost of one call with each contender. Contenders take turns, after one round to warm up. The results are checked."""
     expected = [traffic.task(item) for item in items] if traffic.task is not sleep else [None] * len(items)
     seen: list[list[tuple[float, float]]] = [[] for _ in contenders]
     for turn in range(-1, rounds):
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def busy(
     traffic: Sequence[Traffic], kinds: Sequence[type[Contender]], arguments: argparse.Namespace
 ) -> list[record.Point]:
-    """Each kind of traffic by each contender, whose workers do next to nothing."""
+    """Measure each kind of traffic with each contender. Tasks do almost nothing."""
     points = []
     with ExitStack() as stack:
         contenders = [stack.enter_context(opened(kind(arguments.workers))) for kind in kinds]
@@ -198,7 +198,7 @@ def busy(
 def asleep(
     traffic: Sequence[Traffic], kinds: Sequence[type[Contender]], workers: int, rounds: int
 ) -> list[record.Point]:
-    """Each kind of traffic by each contender, whose workers sleep in each task."""
+    """Measure each kind of traffic with each contender. Tasks sleep."""
     points = []
     with ExitStack() as stack:
         contenders = [stack.enter_context(opened(kind(workers))) for kind in kinds]
@@ -223,7 +223,7 @@ def _point(name: str, title: str, contender: Contender, nbytes: int, tasks: int,
 
 
 def cpu_table(points: Iterable[record.Point]) -> list[list[str]]:
-    """A line for each kind of traffic and contender."""
+    """A row for each kind of traffic and contender."""
     rows = [["what", "contender", "us a task", "s/GB", *(f"feeds at {ms} ms" for ms in TASK_MS)]]
     for point in points:
         cpu = statistics.median(point.cpu)
@@ -235,7 +235,7 @@ def cpu_table(points: Iterable[record.Point]) -> list[list[str]]:
 
 
 def sleep_table(slept: Mapping[int, Sequence[record.Point]]) -> list[list[str]]:
-    """A line for each kind of traffic and contender, a column for each number of workers."""
+    """A row for each kind of traffic and contender, a column for each number of workers."""
     lines: dict[tuple[str, str], list[str]] = {}
     for points in slept.values():
         for point in points:

@@ -52,7 +52,8 @@ def workers() -> list[WorkerUse]:
     for process in psutil.process_iter():
         for inode, path in _pages(process.pid):
             if inode not in seen:
-                with contextlib.suppress(OSError, ValueError):
+                # OverflowError: what is a process id in this version was something else in the one that wrote the page.
+                with contextlib.suppress(OSError, ValueError, OverflowError):
                     use = _read(path)
                     if psutil.pid_exists(use.worker) and psutil.pid_exists(use.parent):
                         seen[inode] = use

@@ -13,6 +13,8 @@ import pytest
 
 from arrowpool.__main__ import main
 from arrowpool.cli import top
+from arrowpool.memory import control_page
+from arrowpool.memory.control_page import ControlPage
 from tests.pool import tasks
 
 LIMIT = 30
@@ -54,6 +56,15 @@ def test_the_command_sees_the_pools_of_other_processes(our_pool):
     assert ran.returncode == 0
     for process in our_pool._pool:
         assert str(process.pid) in ran.stdout
+
+
+def test_a_page_of_another_version_is_passed_over(our_pool):
+    fd = control_page.create()
+    try:
+        ControlPage(fd).pids = (1 << 50, os.getpid())
+        assert {use.worker for use in seen()} == {process.pid for process in our_pool._pool}
+    finally:
+        os.close(fd)
 
 
 def test_the_command_goes_on_until_it_is_interrupted():
