@@ -5,6 +5,7 @@ Used in the collector's thread. Sets results itself. Returns what else follows f
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any, ClassVar
@@ -46,6 +47,19 @@ class Settled:
         self.for_feeder: list[Any] = []
         #: Why the pool cannot run tasks, if a reply says so.
         self.broken: BaseException | None = None
+
+
+def _transfer_error(task: Task, reply: TaskDone | TaskFailed, error: BaseException) -> TransferError:
+    """The error of a task whose result or exception could not be rebuilt. Refers to no memory of the worker."""
+    failure = TransferError(
+        f"the {'result' if type(reply) is TaskDone else 'exception'} of {describe(task)} could not be "
+        f"rebuilt here: {said(error)}"
+    )
+    # The variables of all frames are cleared: they hold leases. The first frame still runs, so it is left out.
+    below = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    traceback.clear_frames(below)
+    failure.__cause__ = RemoteTraceback(reply.text) if isinstance(reply, TaskFailed) else error.with_traceback(below)
+    return failure
 
 
 class Replies:
@@ -96,12 +110,7 @@ class Replies:
             try:
                 value = self._rebuilt(worker, body, reply.grants)
             except BaseException as error:
-                failure = TransferError(
-                    f"the {'result' if type(reply) is TaskDone else 'exception'} of {describe(task)} could not be "
-                    f"rebuilt here: {said(error)}"
-                )
-                failure.__cause__ = RemoteTraceback(reply.text) if isinstance(reply, TaskFailed) else error
-                self._open_calls.set(task.call.job, task.index, False, failure)
+                self._open_calls.set(task.call.job, task.index, False, _transfer_error(task, reply, error))
                 return
         self._open_calls.set(task.call.job, task.index, type(reply) is TaskDone, value)
 

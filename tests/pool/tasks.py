@@ -270,6 +270,19 @@ def cannot_be_rebuilt(_=None):
     return CannotBeRebuilt()
 
 
+def _explode_with(array):
+    raise RuntimeError(f"cannot be rebuilt with {len(array):,} values")
+
+
+class LargeAndCannotBeRebuilt:
+    def __reduce__(self):
+        return _explode_with, (np.ones(100_000),)
+
+
+def large_and_cannot_be_rebuilt(_=None):
+    return LargeAndCannotBeRebuilt()
+
+
 class Speechless(Exception):
     """An exception that cannot say anything of itself."""
 

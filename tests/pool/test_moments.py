@@ -9,6 +9,7 @@ import functools
 import gc
 import threading
 import time
+import traceback
 import weakref
 
 import numpy as np
@@ -17,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from arrowpool import Pool, TaskExitError, WorkerLostError
+from arrowpool import Pool, TaskExitError, TransferError, WorkerLostError
 from tests.codecs.harness import as_the_stdlib_does
 from tests.conftest import EVERY, OURS
 from tests.pool import tasks
@@ -532,3 +533,18 @@ def test_an_argument_that_cannot_be_pickled_is_let_go_of_with_its_error(our_pool
         gc.collect()
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def test_an_error_of_rebuilding_a_result_keeps_nothing_of_it(our_pool):
+    """Its traceback has the frames in which the memory was read, and the error may be kept for long."""
+    gc.collect()
+    before = our_pool.stats().live_results
+    gc.disable()
+    try:
+        with pytest.raises(TransferError, match="100,000 values") as raised:
+            our_pool.apply(tasks.large_and_cannot_be_rebuilt)
+        assert our_pool.stats().live_results == before
+        frames = traceback.extract_tb(raised.value.__cause__.__traceback__)
+        assert frames[-1].name == "_explode_with", "it says where the error was"
+    finally:
+        gc.enable()
