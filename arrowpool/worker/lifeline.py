@@ -16,6 +16,8 @@ class Lifeline:
 
     def __init__(self) -> None:
         with no_forks():
+            #: Both ends; -1 when closed. Written here and in `close`, and in a forked child, which has one thread. Read by the thread that
+            #: launches a worker. Safe: the pool closes its lifeline after the last launch.
             self._reader, self._writer = os.pipe()
             keep_from_children(self)
 
