@@ -1,8 +1,8 @@
-"""A message's objects: from live object to stream and segments on one side, and back on the other.
+"""The sending side of a message: from live objects to a stream and segments. `receiver` is the other side.
 
-Copies each large byte once, from where the user has it into a segment; the other side reads it there. Used by the
-feeder (arguments, functions) and by the worker (results): both are owners of an arena. Assumes one thread per `Sender`
-and one per `Receiver`.
+Each large byte is copied once, from the user's memory into a segment; the receiver reads it there. Used by the feeder (arguments,
+functions) and by the worker (results): both own an arena. Assumes one thread at a time for each `Sender`, except where a comment
+names other threads.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from arrowpool.tuning import (
 
 _RELIEF_STEP_SECONDS = 0.01
 
-#: Has all other processes give back memory that they keep warm. Returns None if there is nothing to wait for; else what tells,
-#: while that is waited for, whether they may have so many bytes to give back.
+#: Has all other processes give back memory that they keep warm. Returns None if no memory can come; otherwise a function that says,
+#: during the wait, whether the processes can still give back so many bytes.
 Relieve = Callable[[], Callable[[int], bool] | None]
 
 
@@ -48,11 +48,11 @@ class Sender:
     Parameters
     ----------
     arena : Arena or None
-        Where large memory goes; without one everything stays in the stream.
+        The arena for large memory. Without one, everything stays in the stream.
     reach : Reach, optional
-        What the receiver can resolve by name; see :class:`arrowpool.transport.reducer.Reducer`.
+        Says what the receiver can resolve by name; see :class:`arrowpool.transport.reducer.Reducer`.
     copy_threads : int
-        How many threads share the copying of what is large.
+        Number of threads that copy large memory.
     """
 
     def __init__(self, arena: Arena | None, reach: Reach | None = None, copy_threads: int = 1):
@@ -63,13 +63,14 @@ class Sender:
         self._reach = reach
         #: For the thread that encodes. Other threads use reducers of their own, from `new_reducer`.
         self._reducer = Reducer(inline_limit=self._inline_limit, reach=reach)
+        #: Bytes that were copied into segments, and number of copies. The thread that encodes writes, any thread reads.
         self.shared_bytes = 0
         self.copies = 0
-        #: Buffers that were left where they lay, in memory that another process owns, and their bytes.
+        #: Number and bytes of buffers that were not copied, since they lie in memory that another process owns. The same threads.
         self.lent = 0
         self.lent_bytes = 0
-        #: Whether what lies in other processes' memory is left there, for receivers that can read it. The feeder writes;
-        #: threads that take snapshots read. Safe: `bring_in` copies what was lent to a receiver that cannot read it.
+        #: Whether data in other processes' memory is not copied, for receivers that can read it. The thread that encodes writes;
+        #: threads that take snapshots read. Safe: `bring_in` copies the data for a receiver that cannot read it.
         self.lends = False
 
     def __repr__(self) -> str:
@@ -95,28 +96,28 @@ class Sender:
         obj : object
             What to send.
         after : Seen, optional
-            The objects of what the receiver rebuilds just before, by `Receiver.rebuild_in_turn`: they are referred to.
+            Objects that the receiver rebuilds just before, by `Receiver.rebuild_in_turn`: `obj` may refer to them.
         sharing : Sharing
-            What may be referred to by number.
+            Objects and memory that `obj` may refer to by number.
         reducer : Reducer, optional
-            One from `new_reducer`; otherwise this sender's own, which is for one thread.
+            A reducer from `new_reducer`. The default is the sender's own, for the thread that encodes.
 
         Raises
         ------
         Exception
-            Whatever pickling the object raises; nothing is held then.
+            The error of pickling the object. Nothing is held then.
         """
         return self._reduced(*(reducer or self._reducer).reduce(obj, after, sharing, lends=self.lends))
 
     def reduce_and_note(
         self, obj: Any, sharing: Sharing = NOTHING, reducer: Reducer | None = None
     ) -> tuple[Reduced, Seen]:
-        """As `reduce`, with the objects that went into the stream."""
+        """As `reduce`; also return the objects that are in the stream."""
         stream, units, seen = (reducer or self._reducer).reduce_and_note(obj, sharing, lends=self.lends)
         return self._reduced(stream, units), seen
 
     def reduce_apart(self, obj: Any) -> Reduced:
-        """As `reduce`, while this sender's own reducer is in the middle of something that refers to `obj`."""
+        """As `reduce`, while this sender's own reducer is in the middle of an object that refers to `obj`."""
         return self._reduced(*self.new_reducer().reduce(obj))
 
     def refresh(self) -> None:
@@ -124,35 +125,35 @@ class Sender:
         self._reducer.refresh()
 
     def new_reducer(self) -> Reducer:
-        """One for another thread."""
+        """Return a reducer for another thread."""
         return Reducer(inline_limit=self._inline_limit, reach=self._reach)
 
     def resolves(self, obj: Any) -> bool:
-        """Whether a function or class goes by its name."""
+        """Whether a function or class is sent by its name."""
         return self._reach is not None and self._reach.resolves(obj)
 
     def _reduced(self, stream: bytes, units: list[Unit]) -> Reduced:
         if len(stream) >= INLINE_LIMIT and self.arena is not None:
-            # Cheaper than through the pipe, and the pipe never blocks on it.
+            # Cheaper than the pipe, which also never blocks then.
             units = [Unit(len(stream), np.frombuffer(stream, dtype=np.uint8)), *units]
             stream = b""
         return Reduced(stream, units)
 
     def place(self, reduced: Reduced, relieve: Relieve | None = None) -> Parcel:
-        """Copy what `reduced` refers to into new segments.
+        """Copy the memory that `reduced` refers to into new segments.
 
         Parameters
         ----------
         reduced : Reduced
-            What to place.
+            The object.
         relieve : callable, optional
-            Asked for memory when the system has none. By default that is an error at once.
+            Gets memory back when the system has none. Without it, that is an error at once.
 
         Raises
         ------
         ArenaFullError
-            When there is no room, and none has come within a second, or sooner if nobody has any to give back. Nothing is
-            held then.
+            When there is no memory, and none comes within a second (or less, if no process can give any back). Nothing is held
+            then.
         """
         if not reduced.units:
             return Parcel(protocol.encoded(reduced.stream), (), 0)
@@ -241,7 +242,7 @@ class Sender:
                 waited = time.monotonic() - began
                 if waited > (RELIEF_SECONDS if may_come(arena.lacking) else HOPELESS_SECONDS):
                     raise
-            time.sleep(_RELIEF_STEP_SECONDS)  # nobody reports that there is memory again
+            time.sleep(_RELIEF_STEP_SECONDS)  # the system does not report that it has memory again
 
     def _copy(
         self, arena: Arena, segments: list[Segment], first: int, reduced: Reduced, placements: list[Placement]
@@ -264,7 +265,7 @@ class Sender:
             self._run(copies, reduced.nbytes)
 
     def _run(self, works: list[Callable[[], Any]], nbytes: int) -> None:
-        """Copy, or get pages for, so many bytes: in several threads if that pays."""
+        """Do work on `nbytes` (copy them, or get pages for them): in several threads if that pays."""
         if self._copiers is None or len(works) < 2 or nbytes < 2 * PIECE:
             for work in works:
                 work()
@@ -272,7 +273,7 @@ class Sender:
             self._copiers.run(works)
 
     def close(self) -> None:
-        """Encode no more; end the threads and give the arena up."""
+        """End the copying threads and close the arena, when nothing more is encoded."""
         if self._copiers is not None:
             self._copiers.close()
         if self.arena is not None:
@@ -284,7 +285,7 @@ class Sender:
         Raises
         ------
         ArenaFullError
-            When the consumer holds too many already. None is given then.
+            When the consumer holds too many leases. It gets none of them then.
         """
         grants: list[protocol.GrantWire] = []
         for segment in parcel.segments:
@@ -301,15 +302,15 @@ class Sender:
         self._free(self.lifecycle.released(consumer, [protocol.slot_of(grant) for grant in grants]))
 
     def unpin(self, segments: Iterable[Segment]) -> None:
-        """Let go of one pin on each of `segments`."""
+        """Release one pin on each of `segments`."""
         self._free(self.lifecycle.unpin(segments))
 
     def reap(self, consumer: Hashable, flags: Flags) -> bool:
-        """Free what `consumer` has flagged as no longer leased; return whether there was anything."""
+        """End the leases that `consumer` has flagged as released. Return whether there were any."""
         used = self.lifecycle.slots_in_use(consumer)
         if not used:
             return False
-        # A copy: the consumer goes on setting flags, and NumPy raises when the count changes under it.
+        # A copy: the consumer may set flags at any time, and NumPy raises when the count changes while it looks.
         ended = _nonzero(flags[:used].tobytes())
         if not ended:
             return False
@@ -318,7 +319,7 @@ class Sender:
         return True
 
     def use(self, consumer: Hashable) -> Use:
-        """What the arena is used for, with this consumer's leases."""
+        """The use of the arena, with the number of this consumer's leases."""
         lifecycle = self.lifecycle
         return Use(len(lifecycle.live), lifecycle.bytes_live, lifecycle.grants_of(consumer), self.resident)
 
@@ -327,13 +328,13 @@ class Sender:
         self.lifecycle.consumer_joined(consumer)
 
     def consumer_lost(self, consumer: Hashable) -> None:
-        """Free what only `consumer` held."""
+        """End all leases of `consumer`, whose process has ended."""
         self._free(self.lifecycle.consumer_lost(consumer))
 
     def _free(self, segments: list[Segment]) -> None:
         for segment in segments:
             if isinstance(segment, Borrowed):
-                segment.memory = None  # and with it ours, maybe
+                segment.memory = None  # this may end our own lease of it
             elif self.arena is not None:
                 self.arena.free(segment.offset, segment.size)
 
@@ -341,7 +342,7 @@ class Sender:
 def _nonzero(flags: bytes) -> list[int]:
     """Indexes of the bytes that are not 0."""
     if not flags.count(1):
-        return []  # by far the most frequent, and so much quicker
+        return []  # by far the most frequent case, and much quicker so
     ended: list[int] = np.flatnonzero(np.frombuffer(flags, dtype=np.uint8)).tolist()
     return ended
 

@@ -1,7 +1,9 @@
-"""What runs in a worker: read a frame, rebuild, run, encode, reply, in one thread, until the parent has no more.
+"""The loop of a worker, in one thread: reads frames, and rebuilds, runs, encodes and answers each task.
 
-Guarantees: every task is announced on the control page before anything of it is touched, so that a crash is always
-attributed; arguments are let go before the reply is sent; a task never sees what another task did to its arguments.
+It ends when the parent closes the channel.
+
+Guarantees: each task is announced on the control page before its arguments are rebuilt, so a crash is always attributed to its
+task. Arguments are released before the reply is sent. A task never sees another task's changes to its arguments.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ _PARENT = "parent"
 
 @dataclass(slots=True)
 class Endpoints:
-    """The descriptors a worker lives by, its own from the start; -1 for an arena where there is none."""
+    """The descriptors of a worker. -1 stands for an arena that does not exist."""
 
     reader: int
     writer: int
@@ -67,15 +69,15 @@ class Endpoints:
     results: int
 
     def all(self) -> tuple[int, ...]:
-        """All of them, in order."""
+        """All descriptors, in order."""
         return self.reader, self.writer, self.control, self.lifeline, self.arguments, self.results
 
 
 @dataclass(slots=True)
 class _Blob:
-    """A function or shared object as it came: rebuilt for every task, unless it is a function without data.
+    """A function or shared object as it was received. Rebuilt for each task, unless it is a function without data.
 
-    What goes to a function with data was reduced after it: the two are rebuilt by one unpickler.
+    The payload of a function with data was reduced after the function: one unpickler rebuilds both.
     """
 
     stateless: bool
@@ -98,15 +100,15 @@ def main(
     start : callable
         Runs the user's initializer.
     maxtasks : int or None
-        How many tasks to run before exiting.
+        Number of tasks to run before exiting; None for no limit.
     tells_names : bool
-        Whether the parent cannot know what is in this process's ``__main__``.
+        Whether to report the names in ``__main__``, which the parent cannot know.
     """
     platform.die_with_parent(endpoints.lifeline)
     control = ControlPage(endpoints.control)
-    # Its descriptor stays open: it is how `top` finds the page.
+    # The page's descriptor stays open: `top` finds the page by it.
     interrupts = Interrupts(control)
-    heap = Heap(control.owners)  # before the initializer: what it loads and computes is on that heap
+    heap = Heap(control.owners)  # before the initializer, which allocates from this heap
     channel = Channel(endpoints.reader, endpoints.writer)
     before = dict(main_names()) if tells_names else {}
     try:
@@ -122,14 +124,14 @@ def main(
     parent = multiprocessing.parent_process()
     lender = parent.pid if parent is not None and parent.pid is not None else -1
     worker = _Worker(channel, control, interrupts, endpoints, lender, heap)
-    with contextlib.suppress(OSError):  # the parent is gone, or terminates: nobody waits for this worker's words
+    with contextlib.suppress(OSError):  # the parent has ended, or terminates this worker
         channel.send(protocol.hello(names, platform.may_open_of(lender)))
         worker.run(maxtasks)
     util.debug("worker exiting after %d tasks", worker.completed)
 
 
 class _Worker:
-    """The loop and its state: the blobs it was sent, and how many tasks it has begun and completed."""
+    """The loop and its state. For the worker's main thread only."""
 
     def __init__(
         self,
@@ -172,9 +174,9 @@ class _Worker:
         while not self._channel.readable(
             IDLE_SECONDS if self._holds_memory() or self._heap.holds_memory or (live_leases() and not idle) else None
         ):
-            # Garbage may hold leases that the parent waits for; and after a while free pages serve nobody.
+            # Garbage may hold leases that the parent waits for. After a longer while, free pages go back to the system.
             if not idle and (live_leases() or self._holds_memory()):
-                gc.collect()  # only then: it writes to pages that are shared with the parent since the fork
+                gc.collect()  # only if it may help: it writes to pages that a forked worker shares with the parent
             idle += IDLE_SECONDS
             if idle < WARM_SECONDS:
                 self._settle()
@@ -183,12 +185,12 @@ class _Worker:
         return protocol.read_orders(self._channel.receive())
 
     def _holds_memory(self) -> bool:
-        """Whether there is memory to be given back after a while: of its own, or of processes that may be gone by now."""
+        """Whether there is memory to give back after a while: of this process, or of processes that may have ended."""
         arena = self._sender.arena
         return (arena is not None and arena.resident > 0) or self._receiver.borrows()
 
     def _settle(self) -> None:
-        """Take note of what others no longer need."""
+        """Free memory that other processes have released."""
         settle_forks()
         self._reap()
         self._receiver.trim()
@@ -229,19 +231,19 @@ class _Worker:
             control.began = time.monotonic()
             control.started = number + 1
             if control.is_recalled(number):
-                self._receiver.accept(task_grants)  # and let go of at once
+                self._receiver.accept(task_grants)  # and released at once
                 reply = protocol.task_skipped(number)
             else:
                 reply = self._run_task(number, function, star, body, task_grants, grants)
             settle()
-            # Also what was skipped: the parent counts what it has sent.
+            # Skipped tasks count too: the parent counts the tasks that it has sent.
             self.completed += 1
-            # Before the reply: its time is over whether or not the parent reads that soon.
+            # Before the reply, which the parent may read late: the task's time has ended.
             control.began = 0.0
             self._channel.send(reply)
             number += 1
             if self._interrupts.ended_an_import:
-                return  # the parent sends what has not begun to the next worker
+                return  # the parent sends the other tasks to the next worker
 
     def _run_task(
         self,
@@ -252,10 +254,10 @@ class _Worker:
         task_grants: Grants,
         blob_grants: dict[int, list[Lease]],
     ) -> Message:
-        # All that refers to arguments is local to this function: it is gone when the reply is sent.
+        # All references to arguments are local variables of this function, so none is left when the reply is sent.
         began = ready = time.perf_counter()
         called: Any = None
-        # Before an interrupt can come: a right that nobody took would never end.
+        # Before an interrupt can come: a lease that is not accepted would never end.
         accepted = self._receiver.accept(task_grants)
         try:
             self._interrupts.begin(number)
@@ -266,7 +268,7 @@ class _Worker:
                     called, payload = self._rebuild_both(function, body, accepted, blob_grants)
                 else:
                     payload = self._receiver.rebuild(body, accepted, lambda blob: self._rebuild_blob(blob, blob_grants))
-                del accepted  # a right ends with the last object over it, also while the task runs
+                del accepted  # a lease ends with the last object over it, also while the task runs
                 if called is None:
                     called = self._rebuild_blob(function, blob_grants)
                 self._interrupts.renew()
@@ -278,7 +280,7 @@ class _Worker:
                 else:
                     value = called(*payload[0], **payload[1])
             finally:
-                # An interrupt that comes later than this is none; one that comes earlier is caught below, like any error.
+                # Later interrupts have no effect. Earlier ones are caught below, as all errors are.
                 self._interrupts.running = -1
         except NotReadableError:
             return protocol.task_unreadable(number)
@@ -287,7 +289,7 @@ class _Worker:
         try:
             ended = time.perf_counter()
             decode, run = ready - began, ended - ready
-            payload = None  # what of it is a part of the value is the value's alone now
+            payload = None  # so that arguments which are part of the value have no other owner
             if is_plain(value if type(value) is list else (value,)):
                 return protocol.task_done(number, (decode, run, 0.0), protocol.plain(value))
             encoded = self._encode(value)
@@ -300,7 +302,7 @@ class _Worker:
     def _rebuild_both(
         self, function: int, body: Body, accepted: list[Lease], grants: dict[int, list[Lease]]
     ) -> list[Any]:
-        """A function with data and what goes to it, which may have objects in common."""
+        """A function with data and its payload, which may have objects in common."""
         parts = [(self._blobs[function].body, grants.get(function, [])), (body, accepted)]
         return self._receiver.rebuild_in_turn(parts, lambda inner: self._rebuild_blob(inner, grants))
 
@@ -329,10 +331,10 @@ class _Worker:
         return parcel.body, grants
 
     def _failure(self, number: int, since: tuple[float, float], called: Any, error: BaseException) -> Message:
-        # A function of its own, so that no frame in the traceback holds the error: that cycle would keep the arguments.
+        # A separate function, so that no frame of the traceback refers to the error: such a cycle would keep the arguments alive.
         failure = contained(error)
         if called is _helper_reraises_exception:
-            # An error of the user's iterable, which was not raised here: no traceback of ours.
+            # An error of the user's iterable. It was not raised here, so this traceback says nothing.
             return self._failed(number, since, failure, "")
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         return self._failed(number, since, ExceptionWithTraceback(failure, error.__traceback__), text)
@@ -349,7 +351,7 @@ class _Worker:
 
 
 class _Said:
-    """Says this of itself."""
+    """An object with a given `repr`."""
 
     def __init__(self, text: str):
         self._text = text
@@ -359,12 +361,12 @@ class _Said:
 
 
 def _not_encoded(error: BaseException, value: Any) -> MaybeEncodingError:
-    """The standard library's error for what cannot be sent, in whose words these two can say something of themselves."""
+    """The standard library's error for a value that cannot be sent. Its text has the `repr` of both, even if that fails."""
     return MaybeEncodingError(_Said(said(error)), _Said(said(value)))
 
 
 def _encode_broken(error: BaseException) -> tuple[bytes, str]:
-    """The initializer's exception for the parent, all in the stream, and its traceback as text."""
+    """The initializer's exception for the parent, without segments; and its traceback as text."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     wrapped = ExceptionWithTraceback(contained(error), error.__traceback__)
     try:
