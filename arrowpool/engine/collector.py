@@ -264,8 +264,7 @@ class Collector(Service):
         if self._workers.pop(fd, None) is not None:
             with contextlib.suppress(KeyError):  # `_read` has seen its end
                 self._poll.unregister(fd)
-            worker.channel.close()
-            worker.receiver.owner_lost()
+            worker.disconnect()
 
     def _break(self, error: BaseException) -> None:
         """Note that no worker can run a task, and end all calls. The first error stays."""

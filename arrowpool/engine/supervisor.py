@@ -299,9 +299,7 @@ class Supervisor(Service):
         """Release the descriptors, after the thread and all workers have ended."""
         for worker in self._workers:
             let_go(worker)
-            # Also done by the collector, unless it ended before it got the worker.
-            worker.channel.close()
-            worker.receiver.owner_lost()
+            worker.disconnect()  # the collector has done it, unless it ended before it got the worker
         self._workers.clear()
         self._launcher.close()
         self._pipe.close()

@@ -93,6 +93,11 @@ class WorkerHandle:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGINT)
 
+    def disconnect(self) -> None:
+        """Close the channel, and give up the memory of results that are not in use, after the process has ended. Can be called again."""
+        self.channel.close()
+        self.receiver.owner_lost()
+
     def spare(self) -> int:
         """Bytes of its arena that it keeps warm, and bytes that were released and that it has not noticed."""
         return max(0, self.control.results.resident - self.receiver.leased())
