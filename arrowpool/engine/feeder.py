@@ -150,9 +150,7 @@ class Feeder(Service):
             self._sending.run()
 
     def _let_go(self) -> None:
-        for call in self._turns.calls():
-            self._turns.exhausted(call)
-            self._turns.over(call)
+        self._turns.clear()
         self._backlog.clear()
         self._workers.clear()
         self._mailbox.clear()

@@ -109,3 +109,10 @@ class Turns:
     def over(self, call: Call) -> None:
         """Remove a call: none of its tasks is to come or under way."""
         self._running.pop(call.job, None)
+
+    def clear(self) -> None:
+        """Forget all calls, at the end of the feeder: they refer to the user's items."""
+        for call in self.calls():
+            self.exhausted(call)
+        for calls in (self._running, self._listed, self._drawn, self._known, self._throttled):
+            calls.clear()

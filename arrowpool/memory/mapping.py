@@ -17,6 +17,7 @@ import numpy as np
 from arrowpool.codecs.outbox import ByteArray
 from arrowpool.memory import pages, platform
 from arrowpool.memory.allocator import IntervalSet
+from arrowpool.memory.descriptor import Descriptor
 from arrowpool.memory.lease import Lease
 from arrowpool.memory.views import MappedBytes
 from arrowpool.tuning import OWN_MAPS
@@ -59,7 +60,7 @@ def leased_memory_under(array: np.ndarray[Any, Any]) -> LeasedMemory | None:
 
 
 class Mapping:
-    """A consumer's map of one arena. Any thread may call any method; only `_leased` and `_intact` change after construction.
+    """A consumer's map of one arena. Any thread may call any method.
 
     Parameters
     ----------
@@ -68,7 +69,7 @@ class Mapping:
     """
 
     def __init__(self, fd: int):
-        self._fd = fd
+        self._file = Descriptor(fd)
         self._pid = os.getpid()
         status = os.fstat(fd)
         self._capacity, self._inode = status.st_size, status.st_ino
@@ -85,12 +86,19 @@ class Mapping:
         #: Cleared when a part of the map may be gone: other memory may lie there, which must not be unmapped. Cleared in `_end`, by
         #: any thread; read in `_close`, after the last lease, which refers to this mapping.
         self._intact = [True]
-        weakref.finalize(self, _close, fd, self._address, self._capacity, self._intact, self._pid).atexit = False
+        #: Once the owner has ended: sizes of the ranges that are still leased, by offset; and shared maps of them (address, size) that
+        #: replace the file. `orphans` and the thread that learns of the end add, any thread takes: each is one atomic operation of
+        #: a dict.
+        self._orphaned: dict[int, int] = {}
+        self._shared: dict[int, tuple[int, int]] = {}
+        weakref.finalize(
+            self, _close, self._file, self._address, self._capacity, self._intact, self._shared, self._pid
+        ).atexit = False
 
     @property
     def source(self) -> tuple[int, int]:
         """Descriptor of the arena's file in this process, and its inode: other processes find the file by them."""
-        return self._fd, self._inode
+        return self._file.number, self._inode
 
     def read(self, lease: Lease, start: int, nbytes: int) -> ByteArray:
         """A copy of a part of a granted segment, in private memory. Used when this process may not have more maps.
@@ -104,8 +112,9 @@ class Mapping:
         copy = platform.aligned(nbytes)
         memory: Any = copy
         done = 0
-        while done < nbytes:
-            done += os.preadv(self._fd, [memory[done:]], lease.offset + start + done)
+        with self._file.use() as fd:
+            while done < nbytes:
+                done += os.preadv(fd, [memory[done:]], lease.offset + start + done)
         return copy
 
     def _check(self, offset: int, size: int) -> None:
@@ -114,17 +123,48 @@ class Mapping:
 
     def reclaim(self, offset: int, size: int) -> None:
         """Give a range of an arena whose owner has ended back to the kernel. No process may read it any more."""
-        if os.getpid() == self._pid:
-            platform.punch(self._fd, offset, size)
+        if os.getpid() != self._pid:
+            return
+        self._orphaned.pop(offset, None)
+        with self._file.use() as fd:
+            if fd >= 0:
+                platform.punch(fd, offset, size)
+        address, size = self._shared.pop(offset, (0, 0))
+        if address:
+            platform.punch_mapped(address, size)
+            platform.unmap(address, size)
 
     def reclaim_all_but(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Give everything outside of these ranges (offset, size) back to the kernel; see `reclaim`."""
+        """The owner has ended: give everything outside of these ranges (offset, size) back to the kernel; see `reclaim`."""
+        ranges = list(ranges)
+        self._orphaned.update(ranges)
         rest = IntervalSet()
         rest.add(0, self._capacity)
         for offset, size in ranges:
             rest.remove(offset, offset + size)
         for start, end in rest:
             self.reclaim(start, end - start)
+
+    def close_file(self) -> bool:
+        """Close the file of an arena whose owner has ended, and that no lease is taken of any more; return whether it is closed.
+
+        The memory stays readable through the map. It is given back through shared maps of what is still leased. Nothing of it can be
+        lent to other processes from now on. Called by one thread at a time.
+        """
+        for offset, size in list(self._orphaned.items()):
+            if offset not in self._shared and self._file.number >= 0:
+                try:
+                    self._shared[offset] = platform.map_page(self._file.number, size, offset), size
+                except OSError:
+                    return False  # no more maps
+                if offset not in self._orphaned:  # it was released in between
+                    self.reclaim(offset, size)
+        return self._file.close()
+
+    def _pristine(self, offset: int, size: int) -> ByteArray:
+        """The bytes of a leased range as the owner wrote them, after `close_file`. Only to be read, while the lease lasts."""
+        address, _ = self._shared[offset]
+        return platform.bytes_at(address, size)
 
     def is_clean(self, address: int, nbytes: int) -> bool:
         """Whether this process has not written to that memory. False in a forked child."""
@@ -141,12 +181,15 @@ class Mapping:
         offset, size = lease.offset, lease.size
         self._check(offset, size)
         # A holder of an earlier lease of the same segment may have written to it, and its writes are private to that lease.
+        if self._file.number < 0:
+            return self._pristine(offset, size)
         claim = object()
         shared_map = self._address and self._leased.setdefault(offset, claim) is claim
         if shared_map:
             address = self._address + offset
         elif len(_own_maps) < OWN_MAPS:
-            address = platform.map_private(self._fd, offset, size)
+            with self._file.use() as fd:
+                address = platform.map_private(fd, offset, size)
             _own_maps.add(address)
         else:
             raise OSError(errno.ENOMEM, f"there are {OWN_MAPS:,} maps of shared memory already")
@@ -173,7 +216,14 @@ def has_maps() -> bool:
 def _end(mapping: Mapping, lease: Lease) -> None:
     if os.getpid() != mapping._pid:
         return
-    if mapping._pages.restore(mapping._address + lease.offset, lease.size, mapping._fd, lease.offset):
+    with mapping._file.use() as fd:
+        address = mapping._address + lease.offset
+        if fd < 0:  # the owner has ended: no other lease of this range comes
+            platform.drop_pages(address, address + lease.size)
+            restored = True
+        else:
+            restored = mapping._pages.restore(address, lease.size, fd, lease.offset)
+    if restored:
         mapping._leased.pop(lease.offset, None)
     else:
         mapping._intact.clear()
@@ -190,8 +240,12 @@ def _end_own_map(mapping: Mapping, lease: Lease, address: int) -> None:
         _kept.append(lease)
 
 
-def _close(fd: int, address: int, size: int, intact: list[bool], pid: int) -> None:
+def _close(
+    file: Descriptor, address: int, size: int, intact: list[bool], shared: dict[int, tuple[int, int]], pid: int
+) -> None:
     if os.getpid() == pid:
         if address and intact:
             platform.unmap(address, size)
-        os.close(fd)
+        for part in shared.values():
+            platform.unmap(*part)
+        file.close()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from arrowpool.codecs.outbox import ByteArray
-from arrowpool.memory import platform
+from arrowpool.memory import orphans, platform
 from arrowpool.memory.control_page import Flags
 from arrowpool.memory.lease import Account, Lease, disown, unreleased
 from arrowpool.memory.limits import memory
@@ -109,6 +109,7 @@ class Receiver:
             mapping = self._mapping or Mapping(self._fd)
             self._mapping = mapping
             mapping.reclaim_all_but(disown(self._account, mapping.reclaim))
+            orphans.add(mapping)
             # That one refers to the mapping now, and is its leases' alone: others may keep this receiver for longer.
             self._account = Account(self._account.flags, self._account.released)
         self.close()

@@ -11,7 +11,7 @@ import pytest
 
 import arrowpool
 from arrowpool import WorkerLostError
-from arrowpool.memory import arena, forks
+from arrowpool.memory import arena, forks, orphans
 from arrowpool.memory.arena import Arena
 from tests.conftest import is_arena, needs
 from tests.pool import tasks
@@ -122,3 +122,32 @@ def test_a_forked_process_does_not_keep_an_arena():
     assert inode in arenas()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     owner.close()
+
+
+@needs("fallocate")
+def test_results_of_many_workers_keep_few_descriptors_and_their_own_memory_only(ours):
+    count = orphans.KEPT + 20
+
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    before = descriptors()
+    with ours.pool(2, maxtasksperchild=1) as pool:
+        results = pool.map(tasks.double, [np.full(SIZE, float(i)) for i in range(count)], 1)
+        assert descriptors() < before + orphans.KEPT + 30
+        assert [result[0] for result in results] == [2.0 * i for i in range(count)]
+    pool.join()
+    assert descriptors() <= before + orphans.KEPT + 5
+    results[0][7] = -1.0
+    assert results[0][7] == -1.0
+    # It cannot be lent any more, and is copied.
+    with ours.pool(2) as pool:
+        assert pool.map(tasks.first, results, 1) == [2.0 * i for i in range(count)]
+        pool.terminate()
+        pool.join()
+    del results[1:]
+    gc.collect()
+    assert results[0][:2].tolist() == [0.0, 0.0]
+    del results
+    gc.collect()
+    assert descriptors() <= before + 5

@@ -264,3 +264,22 @@ def test_a_thread_of_the_pool_fails(which, ending, tmp_path):
     ended.start()
     ended.join(LIMIT)
     assert not ended.is_alive()
+
+
+def test_an_ended_pool_refers_to_none_of_its_items(ours):
+    """A program keeps its pool in a variable; its frames are large."""
+
+    class Item:
+        def __reduce__(self):
+            return int, ()
+
+    for _ in range(5):  # whether the feeder has noticed that there are no more tasks is a matter of timing
+        items = [Item() for _ in range(6)]
+        seen = [weakref.ref(item) for item in items]
+        with ours.pool(2) as pool:
+            assert pool.map(abs, items, 1) == [0] * 6
+            pool.terminate()
+            pool.join()
+        del items
+        gc.collect()
+        assert [reference() for reference in seen] == [None] * 6

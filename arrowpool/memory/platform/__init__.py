@@ -10,7 +10,7 @@ create                `create_memory`, `create_unlinked`,                  a spa
                       `create_resizable`, `create_segment`                 whose size may change; memory without a file
 reserve               `reserve`, `set_size`                                blocks of a file system, so that no write to a map fails
 populate              `populate`                                           pages of a shared map, so that no write to it fails
-punch                 `punch`                                              give pages of a file back
+punch                 `punch`, `punch_mapped`                              give pages of a file back
 map_owner             `map_shared`, `map_page`                             a shared map, absent from children or present in them
 map_private           `map_private`                                        a consumer's map: no write reaches the file
 restore               `map_again`, `drop_pages`                            make a private map show the file's bytes again: `pages`
@@ -50,6 +50,7 @@ from arrowpool.memory.platform.linux import (
     open_of,
     populate,
     punch,
+    punch_mapped,
     read_only,
 )
 from arrowpool.memory.platform.pagemap import open_page_map, written_pages
@@ -84,6 +85,7 @@ __all__ = [
     "page_ceil",
     "populate",
     "punch",
+    "punch_mapped",
     "read_only",
     "reserve",
     "set_size",

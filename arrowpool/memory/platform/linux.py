@@ -19,7 +19,8 @@ from arrowpool.memory.platform.raw import MAP_FIXED, MAP_PRIVATE, MAP_SHARED, ad
 _MAP_NORESERVE = (
     0x40 if platform.machine().startswith(("ppc", "sparc")) else 0x400 if "mips" in platform.machine() else 0x4000
 )
-_MADV_DONTNEED, _MADV_DONTFORK, _MADV_HUGEPAGE, _MADV_DONTDUMP, _MADV_POPULATE_WRITE = 4, 10, 14, 16, 23
+_MADV_DONTNEED, _MADV_REMOVE, _MADV_DONTFORK = 4, 9, 10
+_MADV_HUGEPAGE, _MADV_DONTDUMP, _MADV_POPULATE_WRITE = 14, 16, 23
 _FALLOC_PUNCH_HOLE, _FALLOC_KEEP_SIZE = 2, 1
 _F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_SHRINK, _F_SEAL_GROW = 1033, 1034, 2, 4
 _SEALS = _F_SEAL_SHRINK | _F_SEAL_GROW
@@ -175,9 +176,9 @@ def map_shared(fd: int, size: int) -> int:
     return address
 
 
-def map_page(fd: int, size: int) -> int:
-    """Map the file for two processes that both write to it, and for their forked children."""
-    return map_at(fd, 0, size, MAP_SHARED)
+def map_page(fd: int, size: int, offset: int = 0) -> int:
+    """Map a range for processes that both write to it, and for their forked children."""
+    return map_at(fd, offset, size, MAP_SHARED)
 
 
 def map_private(fd: int, offset: int, size: int) -> int:
@@ -217,6 +218,11 @@ def populate(address: int, size: int) -> None:
     # EINVAL: kernels before 5.14 do not have this advice. Pages are then allocated one by one as they are written.
     if code in (errno.ENOMEM, errno.EFAULT):
         raise MemoryError(f"the kernel has no memory for {size} more bytes of shared memory")
+
+
+def punch_mapped(address: int, size: int) -> bool:
+    """As `punch`, through a shared map of the range."""
+    return advise(address, size, _MADV_REMOVE) == 0
 
 
 def punch(fd: int, offset: int, size: int) -> bool:
