@@ -2,7 +2,7 @@
 
     value = await pool.apply_async(f, (df,))
 
-The collector's thread sets a result. Any thread or coroutine waits for it. The results of an imap are in `imap`.
+The collector's thread sets a result. Any thread or coroutine waits for it. The results of an imap are in `unread`.
 
 The attributes are the standard library's. The collector's thread writes `_success` and `_value`, then sets `_event`; other
 threads read the two after they have seen the event. After the end of the collector, threads that make calls end all open calls

@@ -9,7 +9,7 @@ from typing import Any
 
 from arrowpool.engine.calls import Call
 from arrowpool.engine.events import Read
-from arrowpool.engine.imap import Imap
+from arrowpool.engine.unread import Imap
 
 
 class Throttle:
