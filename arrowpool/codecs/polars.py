@@ -42,9 +42,10 @@ def _encode_frame(frame: pl.DataFrame, out: Outbox) -> Reduced:
     # Only polars itself can mark lists as without empty ones (FAST_EXPLODE): such columns go by its own pickling.
     lists = [(at, column) for at, column in enumerate(frame) if _explodes_fast(column)]
     if lists:
-        frame = frame.drop([column.name for _, column in lists])
-        if not frame.width:
+        others = [column for column in frame if not _explodes_fast(column)]
+        if not others:
             return NotImplemented
+        frame = pl.DataFrame(others)
         return _rebuild_with_lists, (*_reduced(frame), lists)
     return rebuild_frame, _reduced(frame)
 
@@ -93,15 +94,22 @@ def _merged(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with its small chunks merged, as polars' own pickling does, and with its large chunks unchanged."""
     cuts = [[len(chunk) for chunk in column.get_chunks()] for column in frame]
     if any(lengths != cuts[0] for lengths in cuts):
-        return frame.rechunk()
+        return _in_one_chunk(frame)
     parts = []
     start = stop = 0
     for number, length in enumerate(cuts[0]):
         stop += length
         if stop - start >= _CHUNK or number == len(cuts[0]) - 1:
-            parts.append(frame[start:stop].rechunk())
+            parts.append(_in_one_chunk(frame[start:stop]))
             start = stop
-    return parts[0] if len(parts) == 1 else pl.concat(parts, rechunk=False)
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merged.vstack(part)
+    return merged
+
+
+def _in_one_chunk(frame: pl.DataFrame) -> pl.DataFrame:
+    return pl.DataFrame([column.rechunk() for column in frame])
 
 
 class _Stream:
