@@ -84,7 +84,7 @@ def _parts(one: Any) -> list[Any]:
     if isinstance(one, (pd.DataFrame, pd.Series)):
         return [one._mgr, *one._mgr.blocks, *(b.values for b in one._mgr.blocks), *one._mgr.axes, one.attrs]
     if isinstance(one, pd.MultiIndex):
-        return list(one.levels)
+        return [*one.levels, *one.codes]
     if isinstance(one, pd.RangeIndex):
         return []
     if isinstance(one, pd.Index):
@@ -99,6 +99,12 @@ def _parts(one: Any) -> list[Any]:
 def _two_of_one_block() -> Any:
     frame = _frame()
     return frame, frame.copy(deep=False)
+
+
+def _multi() -> pd.MultiIndex:
+    # In older versions, texts are objects, which leave the stream as Arrow strings.
+    labels: list[Any] = list("ab") if PANDAS_3 else [7, 8]
+    return pd.MultiIndex.from_product([[1.5, 2.5], labels, pd.date_range("2020", periods=2)], names=["f", None, "t"])
 
 
 def _with_categories() -> Any:
@@ -154,6 +160,20 @@ TOGETHER: dict[str, Callable[[], Any]] = {
     "index over a series": lambda: ((s := pd.Series([3.0, 1.0])), pd.Index(s, copy=False)),
     "categories": _with_categories,
     "multiindex": lambda: ((frame := _frame().set_index("a", append=True)), frame.index, frame.index.levels[0]),
+    "multiindex and its levels": lambda: ((i := _multi()), i.levels),
+    "multiindex and its own levels": lambda: ((i := _multi()), i._levels),
+    "multiindex and one of its own levels": lambda: ((i := _multi()), i._levels[1]),
+    "a level and its multiindex": lambda: ((i := _multi()).levels[2], i),
+    "multiindex and its codes": lambda: ((i := _multi()), i.codes),
+    "multiindex and some of its codes": lambda: ((i := _multi()), i.codes[1]),
+    "codes and their multiindex": lambda: ((i := _multi()).codes[0], i),
+    "multiindex and the values of a level": lambda: ((i := _multi()), i.levels[0]._data, i.levels[2]._data),
+    "multiindex and its view": lambda: ((i := _multi()), i.view()),
+    "multiindex under other names": lambda: ((i := _multi()), i.rename(["x", "y", None])),
+    "multiindex and half of it": lambda: ((i := _multi()), i[::2], i[:3]),
+    "multiindex over an index": lambda: ((j := pd.Index([7, 5])), pd.MultiIndex.from_product([j, list("ab")])),
+    "two frames with one multiindex": lambda: ((i := _multi()), pd.DataFrame(index=i), pd.Series(1.5, index=i)),
+    "multiindex that was looked up": lambda: ((i := _multi()), i.get_loc(i[2]), i.is_unique, i.values[0]),
     "an index that was looked up": lambda: ((frame := _frame()), frame.index.get_loc(frame.index[2]), frame.index),
 }
 
@@ -268,6 +288,13 @@ def _text(chunked: pa.ChunkedArray) -> Any:
     return values
 
 
+def _with_wide_codes(index: pd.Index) -> pd.MultiIndex:
+    """With codes that pandas would not make itself, and takes as they are."""
+    multi = pd.MultiIndex.from_arrays([index, range(len(index))])
+    multi._codes = type(multi._codes)([multi._codes[0].astype(np.int64), multi._codes[1]])
+    return multi
+
+
 CHANGES: dict[str, Callable[[pd.DataFrame], Any]] = {
     "nothing": lambda frame: None,
     "names in place": _renamed,
@@ -287,6 +314,36 @@ CHANGES: dict[str, Callable[[pd.DataFrame], Any]] = {
     "masked index": lambda frame: setattr(frame, "index", pd.Index(pd.array(range(len(frame)), "Int32"))),
     "categories": lambda frame: setattr(frame, "index", pd.CategoricalIndex(list("abcab"), list("cba"), ordered=True)),
     "multi": lambda frame: setattr(frame, "index", pd.MultiIndex.from_product([list("xyzuv"), [1.5]])),
+    **{
+        f"levels of {name}": lambda frame, level=level: setattr(
+            frame, "index", pd.MultiIndex.from_arrays([level, [1, 1, 2, 2, 3]], names=["a", None])
+        )
+        for name, level in {
+            "floats": pd.Index([1.5, 2.5, 3.5, 4.5, None]),
+            "texts": pd.Index(list("vwxyz")),
+            "objects": pd.Index([1, "a", None, 2.5, (1, 2)]),
+            "times": pd.date_range("2020", periods=5, freq="2D"),
+            "zoned times": pd.date_range("2020", periods=5, tz="Asia/Tokyo"),
+            "periods": pd.period_range("2020", periods=5, freq="M"),
+            "durations": pd.timedelta_range(0, periods=5),
+            "categories": pd.CategoricalIndex(list("abcab"), list("cba")),
+            "masked numbers": pd.Index(pd.array([1, None, 3, 4, 5], "Int32")),
+            "intervals": pd.interval_range(0, 5),
+            "a range": pd.RangeIndex(1, 11, 2),
+        }.items()
+    },
+    "one level": lambda frame: setattr(frame, "index", pd.MultiIndex.from_arrays([list("vwxyz")])),
+    "many labels in a level": lambda frame: setattr(
+        frame, "index", pd.MultiIndex.from_product([range(200), ["a"]], names=["n", ("t", 1)])[100:105]
+    ),
+    "unused levels": lambda frame: setattr(frame, "index", pd.MultiIndex.from_product([range(5), list("ab")])[::2]),
+    "sorted levels": lambda frame: setattr(
+        frame, "index", pd.MultiIndex.from_product([range(5), ["a"]]).sortlevel(1)[0]
+    ),
+    "wide codes": lambda frame: setattr(frame, "index", _with_wide_codes(frame.index)),
+    "columns of levels": lambda frame: setattr(
+        frame, "columns", pd.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)], names=[None, "n"])
+    ),
     "intervals": lambda frame: setattr(frame, "index", pd.interval_range(0, len(frame))),
     "texts": lambda frame: setattr(frame, "index", pd.Index(list("vwxyz"))),
     "texts as objects": lambda frame: setattr(frame, "index", pd.Index(list("vwxyz"), dtype=object)),

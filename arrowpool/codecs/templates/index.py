@@ -20,6 +20,7 @@ from pandas.arrays import DatetimeArray, TimedeltaArray
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
 from arrowpool.codecs.templates.labels import labels_builder, labels_of_objects, labels_of_text
 from arrowpool.codecs.templates.leaves import OWNER_ALONE, Heap, Key, Reader, Small, heap_of
+from arrowpool.codecs.templates.multi import multi_builder, take_multi
 from arrowpool.codecs.templates.rebuild import Plan, plans, rebuild, template
 from arrowpool.codecs.templates.reductions import Reductions
 from arrowpool.codecs.templates.text import TextArray
@@ -47,10 +48,10 @@ if _arrived.dtype is not _dtype:
     del _KINDS["c"]
 del _one, _arrived, _dtype
 _KIND_OF = {cls: kind for kind, cls in _KINDS.items()}
-#: Kinds of their own in templates: a range, and a few labels.
-_RANGE, _LABELS = "r", "l"
+#: Kinds of their own in templates: a range, a few labels, and several levels.
+_RANGE, _LABELS, _MULTI = "r", "l", "x"
 #: Whose exact types have templates.
-INDEXES = frozenset({pd.RangeIndex, *_KINDS.values()})
+INDEXES = frozenset({pd.RangeIndex, pd.MultiIndex, *_KINDS.values()})
 _reductions = Reductions(INDEXES)
 
 #: Makes an index of the next leaves and parts, given its length.
@@ -64,7 +65,8 @@ def are_unchanged() -> bool:
 
 def encoder_of_index(cls: type) -> Encode | None:
     """How to encode an index whose type is `cls`, one of `INDEXES`; None if that has another way of pickling now."""
-    return _encode if _reductions.are_unchanged(cls) and ARRAYS_UNCHANGED() else None
+    # The levels of a MultiIndex are of any kind.
+    return _encode if _reductions.are_unchanged(None if cls is pd.MultiIndex else cls) and ARRAYS_UNCHANGED() else None
 
 
 def _encode(index: Any, out: Outbox) -> Reduced:
@@ -76,7 +78,7 @@ def _encode(index: Any, out: Outbox) -> Reduced:
     return rebuild, (template(("index", key)), len(index), heap_of(small, out), *parts)
 
 
-def take_index(index: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
+def take_index(index: Any, out: Outbox, small: Small, parts: list[Any], views: int = 0) -> Key:
     """Take an index apart whose exact type is in `INDEXES`; return its key, or None if that is left to pickle.
 
     Parameters
@@ -87,15 +89,20 @@ def take_index(index: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
         Room in the message.
     small, parts : list
         Where leaves and parts are added.
+    views : int
+        How many views of the index there are to which only its owner refers.
     """
     cls = type(index)
+    if cls is pd.MultiIndex:
+        of_levels = take_multi(index, _take_level, out, small, parts)
+        return None if of_levels is None else (_MULTI, *of_levels, False)
     name = index._name
     if cls is pd.RangeIndex:
         whole = index._range
         parts.append((whole.start, whole.stop, whole.step))
         key: tuple[Any, ...] = _RANGE, None, name is not None
     else:
-        taken = _take_values(index, _KIND_OF[cls], out, small, parts)
+        taken = _take_values(index, _KIND_OF[cls], views, out, small, parts)
         if taken is None:
             return None
         key = *taken, name is not None
@@ -104,9 +111,17 @@ def take_index(index: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     return key
 
 
-def _take_values(index: Any, kind: str, out: Outbox, small: Small, parts: list[Any]) -> Key:
+def _take_level(level: Any, is_sole: bool, out: Outbox, small: Small, parts: list[Any]) -> Key:
+    """The key of a level; None for one that is a part."""
+    key = take_index(level, out, small, parts, views=1) if is_sole and type(level) in INDEXES else None
+    if key is None:
+        parts.append(level)
+    return key
+
+
+def _take_values(index: Any, kind: str, views: int, out: Outbox, small: Small, parts: list[Any]) -> Key:
     values = index._data
-    is_sole = getrefcount(index._data) <= OWNER_ALONE + 1  # `values` refers to it, too
+    is_sole = getrefcount(index._data) <= OWNER_ALONE + 1 + views  # `values` refers to it, too
     freq: Any = None
     if kind == "i":
         # Pickle preserves that an array and the indexes over it, or several indexes, share their memory.
@@ -159,11 +174,14 @@ def index_builder(key: Key) -> IndexBuild:
     return build_index if has_name else build
 
 
-def _builder(kind: str, detail: Any, values_key: Key = None) -> IndexBuild:
+def _builder(kind: str, detail: Any, values_key: Any = None) -> IndexBuild:
     if kind == _RANGE:
         return _build_range
     if kind == _LABELS:
         return _labels_builder(detail)
+    if kind == _MULTI:
+        builds = [None if key is None else index_builder(key) for key, _ in values_key]
+        return multi_builder(detail, builds, [code for _, code in values_key])
     make = _KINDS[kind]._simple_new  # type: ignore[attr-defined]
     build = builder_of(values_key)
     known = pickle.loads(detail) if detail else None
