@@ -107,6 +107,12 @@ def _multi() -> pd.MultiIndex:
     return pd.MultiIndex.from_product([[1.5, 2.5], labels, pd.date_range("2020", periods=2)], names=["f", None, "t"])
 
 
+def _read(frame: pd.DataFrame) -> pd.DataFrame:
+    """What leaves caches behind that refer to blocks and labels."""
+    frame.dtypes, frame.values, frame.iloc[0], frame["a"], frame.loc[frame.index[0], "b"], repr(frame)
+    return frame
+
+
 def _with_categories() -> Any:
     frame = _frame(k=pd.Categorical(list("abcab")))
     return frame, frame["k"].copy(), frame["k"].cat.categories, frame["k"].dtype
@@ -174,6 +180,14 @@ TOGETHER: dict[str, Callable[[], Any]] = {
     "multiindex over an index": lambda: ((j := pd.Index([7, 5])), pd.MultiIndex.from_product([j, list("ab")])),
     "two frames with one multiindex": lambda: ((i := _multi()), pd.DataFrame(index=i), pd.Series(1.5, index=i)),
     "multiindex that was looked up": lambda: ((i := _multi()), i.get_loc(i[2]), i.is_unique, i.values[0]),
+    "frame that was read and its blocks": lambda: ((frame := _read(_frame())), frame._mgr.blocks),
+    "frame that was read and what pandas remembers": lambda: (
+        (frame := _read(_frame())),
+        *(getattr(frame._mgr, name, None) for name in ("_dtypes_cache", "_interleaved_dtype")),
+    ),
+    "index that was looked up and its values": lambda: ((i := pd.Index([3, 1])), i.get_loc(1), i._data),
+    "index that was looked up and its view": lambda: ((i := pd.Index([3, "a"])), i.get_loc("a"), i.view()),
+    "values and their index that was looked up": lambda: ((i := pd.Index([3, 1]))._data, i.get_loc(1), i),
     "an index that was looked up": lambda: ((frame := _frame()), frame.index.get_loc(frame.index[2]), frame.index),
 }
 
@@ -216,6 +230,8 @@ for internal in (
     "frame and its block",
     "block and its frame",
     "frame and its blocks",
+    "frame that was read and its blocks",
+    "frame that was read and what pandas remembers",
     "frame and its axes",
 ):
     del ONE_MEMORY[internal]
@@ -514,6 +530,18 @@ def test_a_reducer_that_is_registered_for_a_part_of_a_frame_is_asked(kind: type,
     count = len(asked)
     assert facts(moved) == facts(as_the_stdlib_does((frame, other)))
     assert len(asked) == 2 * count > 0
+
+
+@pytest.mark.skipif(
+    not PANDAS_3,
+    reason="in older versions, frames remember columns that were read, and so share their index with these",
+)
+def test_frames_and_indexes_that_were_read_still_have_templates() -> None:
+    for frame in (_frame(), _frame().set_axis([7, 5, 3, 1, 2]), _frame().set_axis(["e", 1, None, "b", "a"])):
+        fresh = pickle_of(frame)
+        _read(frame)
+        assert len(pickle_of(frame)) <= len(fresh)
+        assert facts(move(frame).obj) == facts(as_the_stdlib_does(frame))
 
 
 def test_templates_are_written_once_a_message() -> None:

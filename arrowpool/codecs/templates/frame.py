@@ -48,7 +48,9 @@ def _encode_frame(frame: Any, out: Outbox) -> Reduced:
     if type(manager) is not BlockManager or getrefcount(frame._mgr) > OWNER_ALONE + 1 or frame._metadata:
         return NotImplemented
     blocks = manager.blocks
-    if getrefcount(manager.blocks) > OWNER_ALONE + 1:
+    if getrefcount(manager.blocks) > OWNER_ALONE + 1 and getrefcount(manager.blocks) > OWNER_ALONE + 1 + _caches(
+        manager
+    ):
         return NotImplemented
     small = Small()
     parts: list[Any] = []
@@ -77,7 +79,7 @@ def _encode_series(series: Any, out: Outbox) -> Reduced:
         type(manager) is not SingleBlockManager
         or getrefcount(series._mgr) > OWNER_ALONE + 1
         or series._metadata != ["_name"]
-        or getrefcount(manager.blocks) > OWNER_ALONE
+        or (getrefcount(manager.blocks) > OWNER_ALONE and getrefcount(manager.blocks) > OWNER_ALONE + _caches(manager))
         or getrefcount(manager.blocks[0]) > OWNER_ALONE
     ):
         return NotImplemented
@@ -97,6 +99,25 @@ def _encode_series(series: Any, out: Outbox) -> Reduced:
     key = "series", *common, values_key, _take_axis(axes[0], is_sole, out, small, parts)
     state = template(key), rows, heap_of(small, out), series._name, *parts
     return rebuild, (_EMPTY_SERIES,), state, None, None, fill
+
+
+#: Where newer versions of pandas keep what they have found out about a manager's blocks, in a tuple that begins with these. It is not pickled.
+_CACHES = "_dtypes_cache", "_interleaved_dtype"
+
+
+def _caches(manager: Any) -> int:
+    """How many caches of a manager refer to its blocks, as after `dtypes`, `values`, `iloc[0]` or `repr`."""
+    count = 0
+    for name in _CACHES:
+        cache = getattr(manager, name, None)
+        # `cache`, the attribute and the argument; what refers to a cache may be pickled, too.
+        if (
+            type(cache) is tuple
+            and cache[0] is manager.blocks
+            and getrefcount(getattr(manager, name)) <= OWNER_ALONE + 1
+        ):
+            count += 1
+    return count
 
 
 def _common(obj: Any, parts: list[Any]) -> tuple[bool, bool]:

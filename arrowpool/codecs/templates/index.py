@@ -121,7 +121,8 @@ def _take_level(level: Any, is_sole: bool, out: Outbox, small: Small, parts: lis
 
 def _take_values(index: Any, kind: str, views: int, out: Outbox, small: Small, parts: list[Any]) -> Key:
     values = index._data
-    is_sole = getrefcount(index._data) <= OWNER_ALONE + 1 + views  # `values` refers to it, too
+    owners = OWNER_ALONE + 1 + views  # `values` refers to it, too
+    is_sole = getrefcount(index._data) <= owners or getrefcount(index._data) <= owners + _engines(index, values)
     freq: Any = None
     if kind == "i":
         # Pickle preserves that an array and the indexes over it, or several indexes, share their memory.
@@ -148,6 +149,12 @@ def _take_values(index: Any, kind: str, views: int, out: Outbox, small: Small, p
             parts.pop()
         return None
     return kind, freq, values_key
+
+
+def _engines(index: Any, values: Any) -> int:
+    """How many engines refer to the values: one if pandas has looked up a label. It is not pickled."""
+    engine = index._cache.get("_engine")
+    return int(getattr(engine, "values", None) is values)
 
 
 def _arrives_whole(values: Any) -> bool:
