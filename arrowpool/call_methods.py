@@ -17,8 +17,9 @@ from arrowpool.engine.engine import Engine
 from arrowpool.engine.imap import IMapIterator, IMapUnorderedIterator
 from arrowpool.engine.results import ApplyResult, MapResult
 from arrowpool.engine.source import runs_code, tasks_of
-from arrowpool.errors import again
+from arrowpool.errors import add_note, again
 from arrowpool.interrupts import check_process
+from arrowpool.iterables import batches_of, checked_chunksize, expect_no_more, is_grouped, refuse_frame
 
 _S = TypeVar("_S")
 _T = TypeVar("_T")
@@ -89,6 +90,9 @@ class CallMethods(stdlib.Pool):
 
         Raises
         ------
+        TypeError, ValueError
+            For a frame as `iterable`, for a chunksize that is not an integer or is below 1, and for an iterable that has fewer or
+            more items than its length says.
         Exception
             The first exception that a task raises, once all tasks are answered; errors of the pool, such as
             `WorkerLostError`.
@@ -102,7 +106,12 @@ class CallMethods(stdlib.Pool):
         ...     pool.map(abs, [-1, -2, -3])
         [1, 2, 3]
         """
-        return self._wait_for(self._map_async(func, iterable, mapstar, chunksize))
+        try:
+            return self._wait_for(self._map_async(func, iterable, mapstar, chunksize))
+        except Exception as error:
+            if is_grouped(iterable):
+                add_note(error, "each item of a GroupBy is a pair: pool.starmap(f, groups) calls f(key, frame)")
+            raise
 
     def starmap(
         self, func: Callable[..., _T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
@@ -218,21 +227,25 @@ class CallMethods(stdlib.Pool):
         error_callback: Callable[[BaseException], Any] | None = None,
     ) -> MapResult[Any]:
         self._check_running()
+        refuse_frame(iterable, "map" if mapper is mapstar else "starmap")
         # Copied also when it is a list: the caller may change that while tasks wait.
         if type(iterable) is list or not hasattr(iterable, "__len__"):
             iterable = list(iterable)
-        if chunksize is None:
-            chunksize, extra = divmod(len(iterable), self._processes * 4)
-            if extra:
-                chunksize += 1
-        if len(iterable) == 0:
+        lazy, count = runs_code(iterable), len(iterable)
+        if count == 0:
             chunksize = 0
-        batches = stdlib.Pool._get_tasks(func, iterable, chunksize)  # type: ignore[attr-defined]
-        result: Any = MapResult(self, chunksize, len(iterable), callback, error_callback=error_callback)
+            if lazy:
+                expect_no_more(iter(iterable), 0)
+        elif chunksize is None:
+            chunksize = -(-count // (self._processes * 4))
+        else:
+            chunksize = checked_chunksize(chunksize)
+        batches = batches_of(func, iterable, chunksize, count, lazy)
+        result: Any = MapResult(self, chunksize, count, callback, error_callback=error_callback)
         length = result._number_left
         tasks = tasks_of(result._job, mapper, batches, length)
         items = iterable if type(iterable) in (list, tuple) else None
-        lazy, shares = runs_code(iterable), self._shared_now()
+        shares = self._shared_now()
         self._submit(Call(tasks, None, items, job=result._job, length=length, lazy=lazy, shares=shares))
         return result  # type: ignore[no-any-return]
 
@@ -259,8 +272,8 @@ class CallMethods(stdlib.Pool):
 
         Raises
         ------
-        ValueError
-            For a chunksize below 1.
+        TypeError, ValueError
+            For a frame as `iterable`, and for a chunksize that is not an integer or is below 1.
 
         Examples
         --------
@@ -292,8 +305,8 @@ class CallMethods(stdlib.Pool):
         self, kind: type[IMapIterator[_T]], func: Any, iterable: Iterable[Any], chunksize: Any
     ) -> IMapIterator[_T]:
         self._check_running()
-        if chunksize < 1:
-            raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
+        refuse_frame(iterable, "imap")
+        chunksize = checked_chunksize(chunksize)
         chunked = chunksize != 1
         batches = stdlib.Pool._get_tasks(func, iterable, chunksize) if chunked else iterable  # type: ignore[attr-defined]
         result = kind(self, chunked)

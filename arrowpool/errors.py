@@ -7,6 +7,7 @@ belong to the Pool API are the standard library's own: ``ValueError("Pool not ru
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import signal
 from collections.abc import Callable
@@ -80,6 +81,12 @@ def said(obj: object, how: Callable[[Any], str] = repr) -> str:
         return how(obj)
     except BaseException:
         return f"<{type(obj).__name__}, whose {how.__name__}() fails>"
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a line below the text of an error in its traceback. Python 3.10 has no notes: without effect there."""
+    with contextlib.suppress(Exception):  # AttributeError of Python 3.10, or a class that refuses attributes
+        error.add_note(note)  # type: ignore[attr-defined, unused-ignore]
 
 
 def again(error: BaseException) -> BaseException:

@@ -6,25 +6,25 @@ threads and processes behind a pool are in `engine`.
 
 from __future__ import annotations
 
-import contextlib
 import html
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from multiprocessing import pool as stdlib
 from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
 from multiprocessing.process import BaseProcess
-from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 from arrowpool.arguments import check, default_size, integer
 from arrowpool.call_methods import CallMethods
-from arrowpool.engine.calls import Share
 from arrowpool.engine.engine import Engine, Options
 from arrowpool.engine.imap import IMapIterator, IMapUnorderedIterator
 from arrowpool.engine.results import ApplyResult, AsyncResult, MapResult
+from arrowpool.guard import leave_if_unguarded
 from arrowpool.interrupts import check_process
+from arrowpool.sharing import Sharing
 from arrowpool.stats import Stats
 from arrowpool.tuning import COPY_THREADS
 from arrowpool.worker.signals import handlers_put_off
@@ -44,13 +44,6 @@ __all__ = [
 
 _S = TypeVar("_S")
 _T = TypeVar("_T")
-#: Types whose objects pickle writes without calling the reducer.
-_NOT_SHARED = frozenset(
-    (
-        *(NoneType, bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset),
-        *(FunctionType, BuiltinFunctionType),
-    )
-)
 
 
 class ArrowPool(CallMethods):
@@ -116,6 +109,7 @@ class ArrowPool(CallMethods):
         self._state = INIT
         self._pid = os.getpid()
         self._ctx = context or multiprocessing.get_context()
+        leave_if_unguarded(self._ctx.get_start_method())
         self._processes = default_size() if processes is None else processes
         nbytes = integer(max_bytes)
         check(self._processes, initializer, maxtasksperchild, nbytes, retries, task_timeout)
@@ -233,8 +227,7 @@ class ArrowPool(CallMethods):
         self._terminate()
         self._engine.wait()  # another thread may have begun the end
 
-    @contextlib.contextmanager
-    def share(self, obj: _T) -> Iterator[_T]:
+    def share(self, obj: _T) -> AbstractContextManager[_T]:
         """Copy an object once for all calls in the ``with`` block.
 
         Wherever the object occurs in these calls, as an argument or captured by a function, workers read the one copy. Each
@@ -249,7 +242,7 @@ class ArrowPool(CallMethods):
         Returns
         -------
         context manager
-            Gives `obj`.
+            Gives `obj`. It shares nothing without a ``with`` block, and warns of that.
 
         Raises
         ------
@@ -271,21 +264,7 @@ class ArrowPool(CallMethods):
         [249999.75, 749999.25]
         499999500000.0
         """
-        self._check_running()
-        if isinstance(obj, type) or type(obj) in _NOT_SHARED:
-            raise TypeError(
-                f"a {type(obj).__name__} cannot be shared: calls would not recognize it as the shared object. "
-                "Share the frames, tables and arrays in it."
-            )
-        share = Share(obj)
-        self._engine.share(share)
-        try:
-            share.placed.result()
-            self._shares[share] = None
-            yield obj
-        finally:
-            self._shares.pop(share, None)
-            self._engine.unshare(share)
+        return Sharing(obj, self._engine, self._shares, self._check_running)
 
     def stats(self) -> Stats:
         """Return the figures of this pool so far: data moved, copies saved, time of each worker, objects pickled and why.

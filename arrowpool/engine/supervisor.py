@@ -19,6 +19,7 @@ from arrowpool.engine.launcher import Launcher, let_go
 from arrowpool.engine.state import PoolState
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import PoolTerminatedError, WorkerInitError, describe_exit, said
+from arrowpool.guard import ADVICE, UNGUARDED
 from arrowpool.threads import Service, tell
 from arrowpool.waiting import SelfPipe, wait_readable
 
@@ -255,7 +256,9 @@ class Supervisor(Service):
             self._stillborn = 0
             return
         self._stillborn += 1
-        if self._stillborn > max(3, self._size) and self._has_calls():
+        if exitcode == UNGUARDED and self._has_calls():
+            self._fail(WorkerInitError(ADVICE), None)
+        elif self._stillborn > max(3, self._size) and self._has_calls():
             self._fail(
                 WorkerInitError(
                     f"{self._stillborn} workers in a row ended before they were ready; the last one "
