@@ -17,12 +17,12 @@ import pyarrow as pa
 from arrowpool.codecs.outbox import ByteArray, Outbox, Reduced
 from arrowpool.tuning import ALIGNMENT
 
-__all__ = ["encode_plain", "visible_buffers"]
+__all__ = ["OFFSETS", "PLAIN", "encode_plain", "visible_buffers"]
 
 Bytes = np.ndarray[Any, Any]
 _BYTE = np.dtype("u1")
 #: The types of offsets, by the ids of types that have them.
-_OFFSETS: dict[int, np.dtype[Any]] = {
+OFFSETS: dict[int, np.dtype[Any]] = {
     **{type_.id: np.dtype("i4") for type_ in (pa.string(), pa.binary())},
     **{type_.id: np.dtype("i8") for type_ in (pa.large_string(), pa.large_binary())},
 }
@@ -41,16 +41,16 @@ _WIDE = frozenset(
         *(pa.decimal128(1).id, pa.decimal256(1).id, pa.binary(1).id),
     }
 )
+#: The ids of all these types. They have no metadata, so types that compare equal are equal.
+PLAIN = frozenset({*OFFSETS, *_TYPES, *_WIDE})
 
 
 def visible_buffers(array: pa.Array) -> list[Bytes | None] | None:
     """Validity (None without nulls), offsets if the type has them, and values. None for other types."""
     type_ = array.type
     rows, first = len(array), array.offset
-    dtype = _OFFSETS.get(type_.id)
-    if not rows or (dtype is None and type_.id not in _TYPES and type_.id not in _WIDE):
-        return None
-    if isinstance(type_, pa.BaseExtensionType):
+    dtype = OFFSETS.get(type_.id)
+    if not rows or type_.id not in PLAIN:
         return None
     validity, *rest = array.buffers()
     bits = _bits(validity, first, rows) if array.null_count else None

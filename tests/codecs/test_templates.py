@@ -25,6 +25,7 @@ from arrowpool.transport import by_type, reducer
 from tests.codecs.awkward import AWKWARD, Awkward
 from tests.codecs.harness import as_the_stdlib_does, move
 from tests.codecs.sameness import facts, memory_of
+from tests.codecs.test_buffers import VALUES
 
 PANDAS_3 = int(pd.__version__.split(".")[0]) >= 3
 LIMITS = [1, 200, 32 << 10]
@@ -159,6 +160,16 @@ TOGETHER: dict[str, Callable[[], Any]] = {
         (i := pd.Index(list("ab"), dtype="string[pyarrow]")),
         i._data,
         i.view(),
+    ),
+    "index in Arrow and its view": lambda: (
+        (i := pd.Index(pd.array([1, None], pd.ArrowDtype(pa.int32())))),
+        i._data,
+        i.view(),
+    ),
+    "series in Arrow and its array": lambda: (
+        (s := pd.Series([1, None], dtype=pd.ArrowDtype(pa.int32()))),
+        s.array,
+        s.array,
     ),
     "index of many texts and its view": lambda: ((i := pd.Index(["a"] * 300, dtype="string[pyarrow]")), i.view()),
     "index of masked numbers and its view": lambda: ((i := pd.Index([1, None], dtype="Int8")), i._data, i.view()),
@@ -304,6 +315,22 @@ def _text(chunked: pa.ChunkedArray) -> Any:
     return values
 
 
+def _in_arrow(chunked: pa.ChunkedArray) -> Any:
+    return pd.arrays.ArrowExtensionArray(chunked)
+
+
+def _with_metadata() -> pa.ChunkedArray:
+    """Whose type compares equal to one without metadata."""
+    field = pa.field("a", pa.int8(), metadata={"unit": "m"})
+    return pa.chunked_array([pa.array([{"a": number} for number in range(5)], pa.struct([field]))])
+
+
+def _with_another_type() -> Any:
+    values = _in_arrow(pa.chunked_array([[1, 2, 3, 4, 5]]))
+    values._dtype = pd.ArrowDtype(pa.int32())
+    return values
+
+
 def _with_wide_codes(index: pd.Index) -> pd.MultiIndex:
     """With codes that pandas would not make itself, and takes as they are."""
     multi = pd.MultiIndex.from_arrays([index, range(len(index))])
@@ -406,6 +433,30 @@ CHANGES: dict[str, Callable[[pd.DataFrame], Any]] = {
     "strings in chunks": lambda frame: frame.isetitem(0, _text(pa.chunked_array([["a"], ["b", "c", None, ""]]))),
     "strings with small offsets": lambda frame: frame.isetitem(
         0, _text(pa.chunked_array([list("abcde")], pa.string()))
+    ),
+    **{
+        f"{type_} in Arrow{note}": lambda frame, array=array: frame.isetitem(
+            0, _in_arrow(pa.chunked_array([array.slice(3, 5)]))
+        )
+        for type_, values in VALUES.items()
+        for note, array in {
+            "": pa.array(values, type_),
+            ", some missing": pa.array([None, *values[1:4], None, *values[5:]], type_),
+            ", all missing": pa.nulls(8, type_),
+        }.items()
+    },
+    "lists in Arrow": lambda frame: frame.isetitem(0, _in_arrow(pa.chunked_array([[[1], [], None, [2], [3]]]))),
+    "dictionary in Arrow": lambda frame: frame.isetitem(
+        0, _in_arrow(pa.chunked_array([pa.array(list("abcab")).dictionary_encode()]))
+    ),
+    "a type with metadata in Arrow": lambda frame: frame.isetitem(0, _in_arrow(_with_metadata())),
+    "chunks in Arrow": lambda frame: frame.isetitem(0, _in_arrow(pa.chunked_array([[1], [2, 3, None, 5]]))),
+    "another type than the dtype": lambda frame: frame.isetitem(0, _with_another_type()),
+    "index in Arrow": lambda frame: setattr(
+        frame, "index", pd.Index(_in_arrow(pa.chunked_array([[5, None, 3, 1, 2]])))
+    ),
+    "index of texts in Arrow": lambda frame: setattr(
+        frame, "index", pd.Index(_in_arrow(pa.chunked_array([list("vwxyz")])))
     ),
     "objects": lambda frame: frame.isetitem(0, np.array([1, "a", None, [], 2.5], dtype=object)),
 }

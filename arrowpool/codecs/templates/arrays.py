@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
+from arrowpool.codecs.templates.arrow_backed import ArrowArray, new_arrow_array, token_of_arrow
 from arrowpool.codecs.templates.labels import labels_builder, labels_of_text
 from arrowpool.codecs.templates.leaves import Heap, Key, Reader, Small, heap_of, is_plain
 from arrowpool.codecs.templates.rebuild import Plan, fill, plans, rebuild, template
@@ -57,6 +58,10 @@ def encoder_of_array(cls: type, otherwise: Encode | None = None) -> Encode | Non
             token = text_token(values._dtype)
             if token is not None:
                 return rebuild, (template(("text", token)), values._pa_array.chunk(0))
+        if key is None and cls is ArrowArray:
+            token = token_of_arrow(values)
+            if token is not None:
+                return rebuild, (template(("arrow", token)), values._pa_array.chunk(0))
         if key is None:
             return NotImplemented if otherwise is None else otherwise(values, out)
         return rebuild, (template(("array", key)), values.shape, heap_of(small, out), *parts)
@@ -85,6 +90,16 @@ def _plan_of_text(token: bytes) -> Plan:
 
     def plan(chunk: Any) -> Any:
         return new_text(pa.chunked_array([chunk]), dtype)
+
+    return plan
+
+
+@plans("arrow")
+def _plan_of_arrow(token: bytes) -> Plan:
+    dtype = pickle.loads(token)
+
+    def plan(chunk: Any) -> Any:
+        return new_arrow_array(pa.chunked_array([chunk]), dtype)
 
     return plan
 

@@ -18,6 +18,7 @@ import pandas as pd
 from pandas.arrays import DatetimeArray, TimedeltaArray
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
+from arrowpool.codecs.templates.arrow_backed import ArrowArray
 from arrowpool.codecs.templates.labels import labels_builder, labels_of_objects, labels_of_text
 from arrowpool.codecs.templates.leaves import OWNER_ALONE, Heap, Key, Reader, Small, heap_of
 from arrowpool.codecs.templates.multi import multi_builder, take_multi
@@ -163,7 +164,7 @@ def _arrives_whole(values: Any) -> bool:
         return values.dtype.kind in "biufc"
     if isinstance(values, (DatetimeArray, TimedeltaArray)):
         return _FREQUENCY_ON_INDEX  # else the frequency is the array's
-    return type(values) is TextArray
+    return type(values) in (TextArray, ArrowArray)
 
 
 def index_builder(key: Key) -> IndexBuild:

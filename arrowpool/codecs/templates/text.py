@@ -20,7 +20,7 @@ from arrowpool.codecs.templates.leaves import Array, Build, Code, Key, Reader, S
 from arrowpool.codecs.templates.tokens import text_token
 from arrowpool.tuning import OWN_SEGMENT
 
-__all__ = ["STATE_OF_TEXT", "TextArray", "new_text", "take_text", "text_builder"]
+__all__ = ["HAS_CACHE", "NO_BYTES", "STATE_OF_TEXT", "TextArray", "new_text", "read_only", "take_text", "text_builder"]
 
 TextArray: Any = ArrowStringArray
 #: The attributes of an array of strings. What is in the cache is computed from the others.
@@ -29,8 +29,8 @@ _TEXTS = frozenset({pa.large_string().id, pa.string().id})
 _TYPES = {"<i8": pa.large_string(), "<i4": pa.string()}
 _BYTE = "|u1"
 #: Newer versions of pandas clear the cache of an array that changes.
-_HAS_CACHE = "_cache" in vars(TextArray(pa.chunked_array([pa.array(["a"], pa.large_string())])))
-_NO_BYTES = pa.py_buffer(b"")
+HAS_CACHE = "_cache" in vars(TextArray(pa.chunked_array([pa.array(["a"], pa.large_string())])))
+NO_BYTES = pa.py_buffer(b"")
 
 
 def take_text(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
@@ -70,9 +70,9 @@ def text_builder(token: bytes, codes: list[Code]) -> Build:
     def build(reader: Reader, columns: int | None, rows: int) -> Any:
         ends = reader.leaf(ends_leaf, (rows + 1,))
         nbytes = int(ends[-1])
-        characters = _read_only(reader.leaf(byte_leaf, (nbytes,))) if nbytes else _NO_BYTES
-        validity = _read_only(reader.leaf(byte_leaf, ((rows + 7) // 8,))) if has_nulls else None
-        buffers = [validity, _read_only(ends), characters]
+        characters = read_only(reader.leaf(byte_leaf, (nbytes,))) if nbytes else NO_BYTES
+        validity = read_only(reader.leaf(byte_leaf, ((rows + 7) // 8,))) if has_nulls else None
+        buffers = [validity, read_only(ends), characters]
         chunk = pa.Array.from_buffers(type_, rows, buffers, -1 if has_nulls else 0)
         return new_text(pa.chunked_array([chunk]), dtype)
 
@@ -84,11 +84,12 @@ def new_text(chunked: pa.ChunkedArray, dtype: Any) -> Any:
     values = object.__new__(TextArray)
     values._pa_array = chunked
     values._dtype = dtype
-    if _HAS_CACHE:
+    if HAS_CACHE:
         values._cache = {}
     return values
 
 
-def _read_only(leaf: Array) -> pa.Buffer:
+def read_only(leaf: Array) -> pa.Buffer:
+    """A leaf as a buffer, neither of which can be written to."""
     leaf.flags.writeable = False
     return pa.py_buffer(leaf)

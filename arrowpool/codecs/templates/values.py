@@ -31,6 +31,7 @@ from pandas.arrays import (
 )
 
 from arrowpool.codecs.outbox import Outbox
+from arrowpool.codecs.templates.arrow_backed import ArrowArray, arrow_builder, take_arrow
 from arrowpool.codecs.templates.leaves import (
     OWNER_ALONE,
     Build,
@@ -196,6 +197,7 @@ TAKERS: dict[type, Callable[[Any, Outbox, Small, list[Any]], Key]] = {
     FloatingArray: _take_masked,
     BooleanArray: _take_masked,
     TextArray: take_text,
+    ArrowArray: take_arrow,
 }
 _reductions = Reductions((*TAKERS, np.ndarray))
 #: Whether all arrays with templates are pickled as they were.
@@ -204,4 +206,5 @@ _BUILDERS = {
     **{kind: _backed_builder(kind) for kind in _BACKED},
     **{kind: _masked_builder(kind) for kind in _MASKED},
     "T": text_builder,
+    "A": arrow_builder,
 }

@@ -1,0 +1,106 @@
+"""Arrays of an `ArrowDtype`: the validity and the one or two buffers of values are leaves.
+
+Called by `values`. As with strings (`text`), a column of `inline_limit` bytes or more is a part, which the Arrow codec puts into the
+message. So is one of several chunks, without rows, or of a type that is more than its buffers.
+
+Guarantees: one chunk at offset zero, over read-only memory, with what is visible of the source.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pandas.arrays import ArrowExtensionArray
+
+from arrowpool.codecs.buffers import OFFSETS, PLAIN, visible_buffers
+from arrowpool.codecs.outbox import Outbox
+from arrowpool.codecs.templates.leaves import Build, Code, Key, Reader, Small, is_plain, reader_of, take_leaf
+from arrowpool.codecs.templates.recent import Recent
+from arrowpool.codecs.templates.text import HAS_CACHE, NO_BYTES, STATE_OF_TEXT, read_only
+from arrowpool.tuning import OWN_SEGMENT
+
+__all__ = ["ArrowArray", "arrow_builder", "new_arrow_array", "take_arrow", "token_of_arrow"]
+
+ArrowArray: Any = ArrowExtensionArray
+_BYTE = "|u1"
+_LIMIT = 256
+#: The attributes of a dtype: its storage, its type, and what is computed from that.
+_STATE = frozenset({"_storage", "storage", "pyarrow_dtype", "_cache"})
+#: By the type of elements, which has no metadata: the bytes of the dtype.
+_tokens: Recent[pa.DataType, bytes] = Recent(_LIMIT)
+
+
+def token_of_arrow(values: Any) -> bytes | None:
+    """The bytes of the dtype of an array with one chunk; None for what is not as pandas makes it."""
+    chunked, dtype = values._pa_array, values._dtype
+    if (
+        chunked.num_chunks != 1
+        or not is_plain(values, STATE_OF_TEXT)
+        or type(dtype) is not pd.ArrowDtype
+        or not _STATE.issuperset(dtype.__dict__)
+    ):
+        return None
+    type_ = dtype.pyarrow_dtype
+    # Other types may have metadata, which the comparison of types leaves out.
+    if type_.id not in PLAIN or not chunked.type.equals(type_):
+        return None
+    return _tokens.of(type_, _token)
+
+
+def _token(type_: pa.DataType) -> bytes:
+    return pickle.dumps(pd.ArrowDtype(type_), 4)
+
+
+def take_arrow(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
+    """Take such an array apart; return its key, or None for a part."""
+    token = token_of_arrow(values)
+    buffers = None if token is None else visible_buffers(values._pa_array.chunk(0))
+    if buffers is None:
+        return None
+    validity, first, *more = buffers
+    assert first is not None
+    nbytes = sum(buffer.nbytes for buffer in buffers if buffer is not None)
+    # All of them lie in the heap: the reader has no codes for others.
+    if not first.nbytes or nbytes >= out.inline_limit or small.nbytes + nbytes >= OWN_SEGMENT:
+        return None
+    for buffer in (first, *more, validity):
+        if buffer is not None and buffer.nbytes:
+            take_leaf(buffer, True, out, small, parts)
+    return "A", token, None if validity is None else _BYTE
+
+
+def arrow_builder(token: bytes, codes: list[Code]) -> Build:
+    """The function that makes arrays of this key."""
+    (validity_code,) = codes
+    dtype = pickle.loads(token)
+    type_ = dtype.pyarrow_dtype
+    byte_leaf = reader_of(_BYTE)
+    offsets = OFFSETS.get(type_.id)
+    ends_leaf = None if offsets is None else reader_of(offsets.str)
+    width = 0 if ends_leaf is not None else type_.bit_width
+
+    def build(reader: Reader, columns: int | None, rows: int) -> Any:
+        if ends_leaf is not None:
+            ends = reader.leaf(ends_leaf, (rows + 1,))
+            nbytes = int(ends[-1])
+            values = [read_only(ends), read_only(reader.leaf(byte_leaf, (nbytes,))) if nbytes else NO_BYTES]
+        else:
+            values = [read_only(reader.leaf(byte_leaf, ((rows * width + 7) // 8,)))]
+        validity = None if validity_code is None else read_only(reader.leaf(byte_leaf, ((rows + 7) // 8,)))
+        chunk = pa.Array.from_buffers(type_, rows, [validity, *values], 0 if validity is None else -1)
+        return new_arrow_array(pa.chunked_array([chunk]), dtype)
+
+    return build
+
+
+def new_arrow_array(chunked: pa.ChunkedArray, dtype: Any) -> Any:
+    """An array of an `ArrowDtype`, as unpickling makes it."""
+    values = object.__new__(ArrowArray)
+    values._pa_array = chunked
+    values._dtype = dtype
+    if HAS_CACHE:
+        values._cache = {}
+    return values
