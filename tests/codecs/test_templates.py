@@ -22,6 +22,7 @@ from arrowpool.codecs import pandas as codec
 from arrowpool.codecs.templates import rebuild, tokens
 from arrowpool.codecs.templates.recent import Recent
 from arrowpool.transport import by_type, reducer
+from tests import programs
 from tests.codecs.awkward import AWKWARD, Awkward
 from tests.codecs.harness import as_the_stdlib_does, move
 from tests.codecs.sameness import facts, memory_of
@@ -707,3 +708,37 @@ def test_any_frames_together_arrive_as_by_pickle(data: st.DataObject, rows: int,
     assert _shared(arrived) == _shared(expected)
     again = move(arrived, inline_limit).obj
     assert facts(again) == facts(pickle.loads(pickle.dumps(expected, 4)))
+
+
+PATCHED = """
+import multiprocessing as mp
+import sys
+
+import pandas as pd
+
+import arrowpool
+
+
+def rebuild(*args):
+    return "patched"
+
+
+def name(obj):
+    return type(obj).__name__
+
+
+if __name__ == "__main__":
+    for obj in (pd.Series([1]), pd.Index([1, 3]), pd.RangeIndex(3), pd.CategoricalIndex(["a"]), pd.DataFrame({"x": [1]})):
+        type(obj).__reduce__ = lambda self: (rebuild, ())
+        with mp.Pool(1) as theirs, arrowpool.Pool(1) as ours:
+            assert theirs.apply(name, (obj,)) == ours.apply(name, (obj,)) == "str", type(obj)
+    print("as with the standard library")
+"""
+
+
+def test_pickling_that_was_replaced_before_the_first_object_is_used(tmp_path: Any) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(PATCHED)
+    ran = programs.run([str(script)], timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert "as with the standard library" in ran.stdout

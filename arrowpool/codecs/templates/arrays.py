@@ -28,8 +28,11 @@ __all__ = ["ARRAYS", "encoder_of_array", "encoder_of_categories"]
 
 def _is_rebuilt_around(index: Any) -> bool:
     """Whether unpickling makes an index around the very array that was pickled with it; older versions of pandas copy some."""
-    arrived, values = pickle.loads(pickle.dumps((index, index._data)))
-    return arrived._data is values
+    try:
+        arrived, values = pickle.loads(pickle.dumps((index, index._data)))
+        return arrived._data is values
+    except Exception:  # another library pickles them in its own way
+        return False
 
 
 _PERIODS: Any = pd.period_range("2020", periods=1)

@@ -42,12 +42,19 @@ _KINDS: dict[str, type] = {
     "p": pd.PeriodIndex,
     "c": pd.CategoricalIndex,
 }
-# Older versions of pandas make another dtype when they unpickle such an index, which then shares it with no other object.
-_one = pd.CategoricalIndex(["a"])
-_arrived, _dtype = pickle.loads(pickle.dumps((_one, _one.dtype)))
-if _arrived.dtype is not _dtype:
+
+
+def _keeps_its_dtype(index: Any) -> bool:
+    """Whether unpickling makes an index with the very dtype that was pickled with it; older versions of pandas make another one."""
+    try:
+        arrived, dtype = pickle.loads(pickle.dumps((index, index.dtype)))
+        return arrived.dtype is dtype
+    except Exception:  # another library pickles them in its own way
+        return False
+
+
+if not _keeps_its_dtype(pd.CategoricalIndex(["a"])):
     del _KINDS["c"]
-del _one, _arrived, _dtype
 _KIND_OF = {cls: kind for kind, cls in _KINDS.items()}
 #: Kinds of their own in templates: a range, a few labels, and several levels.
 _RANGE, _LABELS, _MULTI = "r", "l", "x"

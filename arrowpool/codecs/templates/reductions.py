@@ -12,6 +12,7 @@ from typing import Any
 
 __all__ = ["Reductions"]
 
+_OWN = ("builtins", "pandas")
 _METHODS = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
 
 
@@ -25,13 +26,20 @@ class Reductions:
     """
 
     def __init__(self, types: Iterable[type]):
-        self._known = {cls: _reductions_of(cls) for cls in types}
+        #: None for a type that has been given another way of pickling before this module was imported.
+        self._known = {cls: found if _are_own(found := _reductions_of(cls)) else None for cls in types}
 
     def are_unchanged(self, cls: type | None = None) -> bool:
         """Whether a type, one of these, is pickled as it was; by default, whether all are."""
         if cls is None:
             return all(map(self.are_unchanged, self._known))
         return _reductions_of(cls) == self._known[cls]
+
+
+def _are_own(reductions: list[Any]) -> bool:
+    """Whether these are of pandas itself, or of Python."""
+    modules = (getattr(method, "__module__", None) or "builtins" for method in reductions if method is not None)
+    return all(str(module).partition(".")[0] in _OWN for module in modules)
 
 
 def _reductions_of(cls: type) -> list[Any]:
