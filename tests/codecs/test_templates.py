@@ -95,7 +95,12 @@ def _parts(one: Any) -> list[Any]:
         return [one._ndarray, one.dtype, one.dtype.categories]
     if hasattr(one, "_pa_array"):  # whose `_data` older versions warn of
         return []
-    return [part for name in ("_ndarray", "_data", "_mask") if isinstance(part := getattr(one, name, None), np.ndarray)]
+    names = ("_ndarray", "_data", "_mask", "_left", "_right")
+    return [part for name in names if _is_array(part := getattr(one, name, None))]
+
+
+def _is_array(one: Any) -> bool:
+    return isinstance(one, (np.ndarray, pd.api.extensions.ExtensionArray))
 
 
 def _two_of_one_block() -> Any:
@@ -200,6 +205,33 @@ TOGETHER: dict[str, Callable[[], Any]] = {
     "index that was looked up and its values": lambda: ((i := pd.Index([3, 1])), i.get_loc(1), i._data),
     "index that was looked up and its view": lambda: ((i := pd.Index([3, "a"])), i.get_loc("a"), i.view()),
     "values and their index that was looked up": lambda: ((i := pd.Index([3, 1]))._data, i.get_loc(1), i),
+    "intervals": lambda: ((index := pd.interval_range(0, 3)), index._data, index.left, index),
+    "intervals and one end": lambda: ((index := pd.interval_range(0, 3)), index.right),
+    "intervals and their array": lambda: ((index := pd.interval_range(0, 3)), index._data),
+    "intervals and the other end of their array": lambda: ((index := pd.interval_range(0, 3)), index._data._left),
+    "intervals and their index": lambda: ((index := pd.interval_range(0, 3))._data, index),
+    "intervals and their view": lambda: ((index := pd.interval_range(0, 3)), index.view(), index.rename("x")),
+    "intervals that were looked up": lambda: ((i := pd.interval_range(0, 3)), i.get_loc(1.5), i.mid, i.left),
+    "one end of intervals": lambda: ((index := pd.interval_range(0, 3))._data._left, index, index._data._right),
+    "intervals of times": lambda: ((index := pd.interval_range(pd.Timestamp("2020"), periods=3)), index.left._data),
+    "intervals of times and their ends": lambda: ((i := pd.interval_range(pd.Timestamp("2020"), periods=3)).right, i),
+    "intervals of times and their array": lambda: ((i := pd.interval_range(pd.Timestamp("2020"), periods=3)), i._data),
+    "intervals of one array": lambda: ((a := np.arange(3)), pd.arrays.IntervalArray.from_arrays(a, a)),
+    "intervals of one array that is not theirs": lambda: (pd.IntervalIndex.from_arrays((a := np.arange(3)), a), a),
+    "series and its intervals": lambda: ((s := pd.Series(pd.interval_range(0, 3))), s.array, s.array._left),
+    "intervals of a series": lambda: ((s := pd.Series(pd.interval_range(0, 3))).array._right, s),
+    "series and an index of its intervals": lambda: ((s := pd.Series(pd.interval_range(0, 3))), pd.Index(s)),
+    "index of intervals and its series": lambda: (pd.Index(s := pd.Series(pd.interval_range(0, 3))), s),
+    "what was cut": lambda: (
+        (s := pd.cut(pd.Series(range(9)), 3)),
+        s.cat.categories,
+        s.groupby(s, observed=True).size(),
+    ),
+    "a level of intervals": lambda: (
+        (index := pd.MultiIndex.from_product([pd.interval_range(0, 2), [1.5]])),
+        index.levels[0],
+        index._levels[0]._data,
+    ),
     "an index that was looked up": lambda: ((frame := _frame()), frame.index.get_loc(frame.index[2]), frame.index),
 }
 
@@ -389,6 +421,26 @@ CHANGES: dict[str, Callable[[pd.DataFrame], Any]] = {
         frame, "columns", pd.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)], names=[None, "n"])
     ),
     "intervals": lambda frame: setattr(frame, "index", pd.interval_range(0, len(frame))),
+    "intervals closed on the left": lambda frame: setattr(
+        frame, "index", pd.interval_range(0, len(frame), closed="left", name="i")
+    ),
+    "intervals closed on both sides": lambda frame: setattr(
+        frame, "index", pd.interval_range(0.5, len(frame) + 0.5, closed="both")
+    ),
+    "intervals of zoned times": lambda frame: setattr(
+        frame, "index", pd.interval_range(pd.Timestamp("2020", tz="Asia/Tokyo"), periods=len(frame), freq="3h")
+    ),
+    "intervals of durations": lambda frame: setattr(
+        frame, "index", pd.interval_range(pd.Timedelta(0), periods=len(frame), freq="h")
+    ),
+    "intervals without some": lambda frame: setattr(
+        frame, "index", pd.IntervalIndex([pd.Interval(0, 1), None, pd.Interval(2, 3), None, pd.Interval(2, 5)])
+    ),
+    "a level of intervals": lambda frame: setattr(
+        frame, "index", pd.MultiIndex.from_arrays([pd.interval_range(0, len(frame)), list("aabbc")])
+    ),
+    "a column of intervals": lambda frame: frame.insert(1, "v", pd.interval_range(1, len(frame) + 1, closed="neither")),
+    "a column that was cut": lambda frame: frame.insert(1, "v", pd.cut(frame["b"], 3)),
     "texts": lambda frame: setattr(frame, "index", pd.Index(list("vwxyz"))),
     "texts as objects": lambda frame: setattr(frame, "index", pd.Index(list("vwxyz"), dtype=object)),
     "mixed objects": lambda frame: setattr(frame, "index", pd.Index([1, "a", None, 2.5, (1, 2)])),

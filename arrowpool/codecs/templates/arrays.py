@@ -35,9 +35,10 @@ def _is_rebuilt_around(index: Any) -> bool:
         return False
 
 
-_PERIODS: Any = pd.period_range("2020", periods=1)
+#: Indexes whose arrays pickle may see in two ways: whole, and by what they are made of.
+_SAMPLES: list[Any] = [pd.period_range("2020", periods=1), pd.interval_range(0, 1)]
 #: Whose exact types have templates.
-ARRAYS = frozenset(TAKERS) - ({type(_PERIODS._data)} if not _is_rebuilt_around(_PERIODS) else set())
+ARRAYS = frozenset(TAKERS) - {type(index._data) for index in _SAMPLES if not _is_rebuilt_around(index)}
 _reductions = Reductions((*TAKERS, pd.CategoricalDtype))
 
 

@@ -26,7 +26,7 @@ from arrowpool.codecs.templates.rebuild import Plan, plans, rebuild, template
 from arrowpool.codecs.templates.reductions import Reductions
 from arrowpool.codecs.templates.text import TextArray
 from arrowpool.codecs.templates.tokens import frequency_token
-from arrowpool.codecs.templates.values import ARRAYS_UNCHANGED, builder_of, take
+from arrowpool.codecs.templates.values import ARRAYS_UNCHANGED, builder_of, take, take_ends
 
 __all__ = ["INDEXES", "are_unchanged", "encoder_of_index", "index_builder", "take_index"]
 
@@ -41,6 +41,7 @@ _KINDS: dict[str, type] = {
     "m": pd.TimedeltaIndex,
     "p": pd.PeriodIndex,
     "c": pd.CategoricalIndex,
+    "v": pd.IntervalIndex,
 }
 
 
@@ -149,7 +150,11 @@ def _take_values(index: Any, kind: str, views: int, out: Outbox, small: Small, p
                 freq = _FREQUENCY_IS_PART
                 parts.append(offset)
     leaves, before = len(small), len(parts)
-    values_key = take(values, is_sole, out, small, parts)
+    if kind == "v":
+        # Pickle sees the ends, not the array of them: an index that arrives has one of its own.
+        values_key = take_ends(values, is_sole, out, small, parts)
+    else:
+        values_key = take(values, is_sole, out, small, parts)
     if values_key is None and not _arrives_whole(values):
         small.drop_from(leaves)
         del parts[before:]

@@ -13,12 +13,13 @@ import pickle
 import zoneinfo
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas._libs.tslibs import offsets
 
 from arrowpool.codecs.templates.recent import Recent
 
-__all__ = ["frequency_token", "period_token", "text_token", "zoned_token"]
+__all__ = ["frequency_token", "interval_token", "period_token", "text_token", "zoned_token"]
 
 _LIMIT = 256
 #: By what makes up the object; zones by their ids: the bytes, and the zone, so that no other object can have that id.
@@ -80,6 +81,15 @@ def period_token(dtype: Any) -> bytes | None:
         return None
     key = _key_of_offset(dtype.freq)
     return None if key is None else _token(dtype, (pd.PeriodDtype, *key))
+
+
+def interval_token(dtype: Any) -> bytes | None:
+    """The bytes of an `IntervalDtype`; None for unknown kinds of ends."""
+    if type(dtype) is not pd.IntervalDtype:
+        return None
+    ends = dtype.subtype
+    detail = ends.str if isinstance(ends, np.dtype) and not ends.metadata else zoned_token(ends)
+    return None if detail is None else _token(dtype, (pd.IntervalDtype, dtype.closed, detail))
 
 
 def text_token(dtype: Any) -> bytes | None:

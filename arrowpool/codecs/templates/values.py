@@ -32,6 +32,7 @@ from pandas.arrays import (
 
 from arrowpool.codecs.outbox import Outbox
 from arrowpool.codecs.templates.arrow_backed import ArrowArray, arrow_builder, take_arrow
+from arrowpool.codecs.templates.interval import IntervalArray, intervals_builder, take_intervals
 from arrowpool.codecs.templates.leaves import (
     OWNER_ALONE,
     Build,
@@ -47,7 +48,7 @@ from arrowpool.codecs.templates.reductions import Reductions
 from arrowpool.codecs.templates.text import TextArray, take_text, text_builder
 from arrowpool.codecs.templates.tokens import period_token, zoned_token
 
-__all__ = ["TAKERS", "builder_of", "take"]
+__all__ = ["TAKERS", "builder_of", "take", "take_ends"]
 
 Array = np.ndarray[Any, Any]
 
@@ -187,6 +188,19 @@ def _masked_builder(kind: str) -> Callable[[Any, list[Code]], Build]:
     return builder
 
 
+def take_ends(values: Any, is_sole: bool, out: Outbox, small: Small, parts: list[Any]) -> Key:
+    """Take an array of intervals apart, which may have other owners; return its key, or None if that cannot be."""
+    return take_intervals(values, is_sole, take, out, small, parts)
+
+
+def _take_intervals(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
+    return take_ends(values, True, out, small, parts)
+
+
+def _intervals_builder(token: bytes, keys: list[Key]) -> Build:
+    return intervals_builder(token, keys, builder_of)
+
+
 #: By the exact type: how to take an array apart. The result is its key, or None if it has to be a part.
 TAKERS: dict[type, Callable[[Any, Outbox, Small, list[Any]], Key]] = {
     DatetimeArray: _take_times,
@@ -198,13 +212,15 @@ TAKERS: dict[type, Callable[[Any, Outbox, Small, list[Any]], Key]] = {
     BooleanArray: _take_masked,
     TextArray: take_text,
     ArrowArray: take_arrow,
+    IntervalArray: _take_intervals,
 }
 _reductions = Reductions((*TAKERS, np.ndarray))
 #: Whether all arrays with templates are pickled as they were.
 ARRAYS_UNCHANGED = _reductions.are_unchanged
-_BUILDERS = {
+_BUILDERS: dict[str, Callable[[Any, list[Any]], Build]] = {
     **{kind: _backed_builder(kind) for kind in _BACKED},
     **{kind: _masked_builder(kind) for kind in _MASKED},
     "T": text_builder,
     "A": arrow_builder,
+    "V": _intervals_builder,
 }
