@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from arrowpool.codecs.buffers import encode_plain
 from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
+from arrowpool.codecs.schemas import Carried, carried, schema_of
 from arrowpool.codecs.visible import bytes_behind_views, visible_bytes
 from arrowpool.tuning import LEAST_WINDOW
 
@@ -49,16 +50,19 @@ def encoder_for(cls: type) -> Encode | None:
 
 
 def _encode_table(table: pa.Table, out: Outbox) -> Reduced:
-    if table.get_total_buffer_size() < out.inline_limit:
-        return NotImplemented
-    windows = _windows(table.itercolumns(), out)
-    if windows is not None:
-        return _rebuild_windows, (table.schema, windows)
-    if not survive_ipc(table.schema.types):
+    is_small = table.get_total_buffer_size() < out.inline_limit
+    if not is_small:
+        windows = _windows(table.itercolumns(), out)
+        if windows is not None:
+            return _rebuild_windows, (table.schema, windows)
+    schema = carried(table.schema)
+    if not schema.exactly or not table.num_columns:
         return table.__reduce__()
     batches = table.to_batches()
     if not batches or not _cut_alike(table, [batch.num_rows for batch in batches]):
         return table.__reduce__()
+    if is_small:
+        return _as_messages(_rebuild_table, batches, schema, out)
     return _as_stream(_rebuild_table, table, batches, out)
 
 
@@ -69,46 +73,59 @@ def _cut_alike(table: pa.Table, lengths: list[int]) -> bool:
     return all([len(chunk) for chunk in column.chunks] == lengths for column in table.itercolumns())
 
 
-def _rebuild_table(stream: ByteArray | bytes) -> pa.Table:
+def _rebuild_table(stream: Any, *messages: bytes) -> pa.Table:
+    if messages:
+        return pa.Table.from_batches(_batches(stream, messages), schema_of(stream))
     return _open(stream).read_all()
 
 
 def _encode_batch(batch: pa.RecordBatch, out: Outbox) -> Reduced:
-    if batch.get_total_buffer_size() < out.inline_limit:
-        return NotImplemented
-    windows = _windows(batch.columns, out)
-    if windows is not None:
-        return _rebuild_batch_of_windows, (batch.schema, windows)
-    if batch.num_columns == 0 or not survive_ipc(batch.schema.types):
+    is_small = batch.get_total_buffer_size() < out.inline_limit
+    if not is_small:
+        windows = _windows(batch.columns, out)
+        if windows is not None:
+            return _rebuild_batch_of_windows, (batch.schema, windows)
+    schema = carried(batch.schema)
+    if batch.num_columns == 0 or not schema.exactly:
         return batch.__reduce__()
+    if is_small:
+        return _as_messages(_rebuild_batch, [batch], schema, out)
     return _as_stream(_rebuild_batch, batch, [batch], out)
 
 
-def _rebuild_batch(stream: ByteArray | bytes) -> pa.RecordBatch:
-    return _open(stream).read_next_batch()
+def _rebuild_batch(stream: ByteArray | bytes, *messages: bytes) -> pa.RecordBatch:
+    return _batches(stream, messages)[0] if messages else _open(stream).read_next_batch()
 
 
 # --------------------------------------------------------------------------------------------------------- arrays
 
 
 def _encode_chunked_array(array: pa.ChunkedArray, out: Outbox) -> Reduced:
-    if array.num_chunks == 0 or array.get_total_buffer_size() < out.inline_limit:
+    if array.num_chunks == 0:
         return NotImplemented
-    windows = _windows([array], out)
-    if windows is not None:
-        return _rebuild_chunked_windows, (array.type, windows[0])
-    if not survive_ipc([array.type]):
+    is_small = array.get_total_buffer_size() < out.inline_limit
+    if not is_small:
+        windows = _windows([array], out)
+        if windows is not None:
+            return _rebuild_chunked_windows, (array.type, windows[0])
+    batches = _as_batches(array.chunks)
+    schema = carried(batches[0].schema)
+    if not schema.exactly:
         return array.__reduce__()
-    return _as_stream(_rebuild_chunked_array, array, _as_batches(array.chunks), out)
+    if is_small:
+        return _as_messages(_rebuild_chunked_array, batches, schema, out)
+    return _as_stream(_rebuild_chunked_array, array, batches, out)
 
 
-def _rebuild_chunked_array(stream: ByteArray | bytes) -> pa.ChunkedArray:
+def _rebuild_chunked_array(stream: ByteArray | bytes, *messages: bytes) -> pa.ChunkedArray:
+    if messages:
+        return pa.chunked_array([batch.column(0) for batch in _batches(stream, messages)])
     return _open(stream).read_all().column(0)
 
 
 def _encode_array(array: pa.Array, out: Outbox) -> Reduced:
     if array.get_total_buffer_size() < out.inline_limit:
-        return encode_plain(array, out) or NotImplemented
+        return encode_plain(array, out) or _encode_small_array(array, out)
     if isinstance(array.type, pa.BaseExtensionType):
         # The type is pickled; the storage is encoded by this codec.
         return _rebuild_extension_array, (array.type, array.storage)
@@ -118,12 +135,23 @@ def _encode_array(array: pa.Array, out: Outbox) -> Reduced:
     plain = encode_plain(array, out)
     if plain is not None:
         return plain
-    if not survive_ipc([array.type]):
+    batches = _as_batches([array])
+    if not carried(batches[0].schema).exactly:
         return _compacted(array).__reduce__()
-    return _as_stream(_rebuild_array, array, _as_batches([array]), out)
+    return _as_stream(_rebuild_array, array, batches, out)
 
 
-def _rebuild_array(stream: ByteArray | bytes) -> pa.Array:
+def _encode_small_array(array: pa.Array, out: Outbox) -> Reduced:
+    """An array with children, for which buffers are not enough."""
+    if not array.type.num_fields or isinstance(array.type, pa.BaseExtensionType):
+        return NotImplemented
+    batches = _as_batches([array])
+    return _as_messages(_rebuild_array, batches, carried(batches[0].schema), out)
+
+
+def _rebuild_array(stream: ByteArray | bytes, *messages: bytes) -> pa.Array:
+    if messages:
+        return _batches(stream, messages)[0].column(0)
     return _open(stream).read_next_batch().column(0)
 
 
@@ -246,6 +274,24 @@ def _rebuild_array_window(type_: pa.DataType, window: _Window) -> pa.Array:
     return _from_window(type_, window)
 
 
+# ---------------------------------------------------------------------------------------------- small: IPC messages
+
+
+def _as_messages(rebuild: Callable[..., Any], batches: list[pa.RecordBatch], schema: Carried, out: Outbox) -> Reduced:
+    """Reduce batches over little memory to the bytes of their schema and of themselves; left to pickle if these are not few."""
+    if schema.token is None or not all(batch.num_rows for batch in batches):
+        return NotImplemented
+    # Slices may show the same memory again and again.
+    if sum(map(pa.ipc.get_record_batch_size, batches)) >= out.inline_limit + _METADATA_ALLOWANCE:
+        return NotImplemented
+    return rebuild, (schema.token, *(batch.serialize().to_pybytes() for batch in batches))
+
+
+def _batches(token: Any, messages: Iterable[bytes]) -> list[pa.RecordBatch]:
+    schema = schema_of(token)
+    return [pa.ipc.read_record_batch(pa.py_buffer(message), schema) for message in messages]
+
+
 # ------------------------------------------------------------------------------------------------------ IPC streams
 
 
@@ -306,21 +352,7 @@ def _open(stream: ByteArray | bytes) -> pa.ipc.RecordBatchStreamReader:
 # ----------------------------------------------------------------------------------------- what IPC does not carry
 
 
-def survive_ipc(types: Iterable[pa.DataType]) -> bool:
-    """Whether an IPC stream delivers these types and their values exactly, in any process."""
-    for type_ in types:
-        # An extension type arrives as its storage in a process that has not registered it; in others, its field gets empty metadata
-        # instead of none. The IPC writer rewrites the offsets of a dense union, and assumes that they only grow.
-        if isinstance(type_, pa.BaseExtensionType) or type_.id == _DENSE_UNION:
-            return False
-        if type_.id == _DICTIONARY and not survive_ipc([type_.value_type]):
-            return False
-        if type_.num_fields and not survive_ipc(type_.field(i).type for i in range(type_.num_fields)):
-            return False
-    return True
-
-
-_DENSE_UNION, _DICTIONARY, _NULL = pa.lib.Type_DENSE_UNION, pa.lib.Type_DICTIONARY, pa.lib.Type_NA
+_DICTIONARY, _NULL = pa.lib.Type_DICTIONARY, pa.lib.Type_NA
 
 
 def _map_columns(change: Callable[[pa.Array], pa.Array], batch: pa.RecordBatch) -> pa.RecordBatch:

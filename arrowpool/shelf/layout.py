@@ -22,7 +22,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from arrowpool.codecs import arrow, library_of
+from arrowpool.codecs import library_of
+from arrowpool.codecs.schemas import carried
 from arrowpool.errors import ShelfKeyError
 from arrowpool.shelf.frames import FrameTable, resolve
 from arrowpool.transport.reducer import Reducer, loads
@@ -82,7 +83,7 @@ def _table_and_exact(obj: Any) -> tuple[Part, ...] | None:
     """The parts of an object that Arrow can express; None, or an error of Arrow, for any other."""
     if isinstance(obj, (pa.Table, pa.RecordBatch)) and obj.num_columns:
         table = obj if isinstance(obj, pa.Table) else pa.Table.from_batches([obj])
-        if not arrow.survive_ipc(obj.schema.types):
+        if not carried(obj.schema).exactly:
             return _table_part(table), _exact_part(obj)
         return (_table_part(table),) if table is obj else (_table_part(table), _exact_part(_AsBatch()))
     if type(obj) is pd.DataFrame and obj.shape[1]:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrowpool.codecs import schemas
 from arrowpool.codecs.visible import visible_bytes
 from tests.codecs.awkward import ARROW_ARRAYS, Kelvin
 from tests.codecs.harness import as_the_stdlib_does, move
@@ -148,6 +149,72 @@ def test_an_unregistered_type_arrives_as_itself() -> None:
     moved = move(array.slice(5, N // 2))
     assert isinstance(moved.obj.type, Kelvin)
     assert moved.nbytes < 4 * N + 2 * KIB
+
+
+@pytest.mark.parametrize("inline_limit", [1, 64 * KIB])
+@pytest.mark.parametrize("nested", [False, True])
+def test_metadata_that_names_a_type_that_the_receiver_knows_is_only_metadata(nested: bool, inline_limit: int) -> None:
+    """Readers of IPC make an extension type of such a field."""
+    metadata = {"ARROW:extension:name": "arrow.uuid", "ARROW:extension:metadata": ""}
+    field = pa.field("u", pa.binary(16), metadata=metadata)
+    values = pa.array([b"x" * 16] * 40, pa.binary(16))
+    if nested:
+        field, values = pa.field("s", pa.struct([field])), pa.StructArray.from_arrays([values], fields=[field])
+    table = pa.Table.from_arrays([values], schema=pa.schema([field]))
+    for obj in (table, table.to_batches()[0], table.column(0), values):
+        assert facts(move(obj, inline_limit).obj) == facts(as_the_stdlib_does(obj))
+
+
+def test_small_tables_of_one_schema_have_it_once_in_a_message() -> None:
+    tables = [
+        pa.table({"a long name of a column": np.arange(4), "s": list("abcd")}).replace_schema_metadata(
+            {"k": f"v{number}"}
+        )
+        for number in (0, 0, 0, 1)
+    ]
+    moved = move(tables, 32 * KIB)
+    assert facts(moved.obj) == facts(as_the_stdlib_does(tables))
+    assert moved.stream.count(b"a long name of a column") == 2
+    assert not moved.rooms
+
+
+def test_small_tables_differ_in_all_that_a_schema_says() -> None:
+    kinds = [
+        pa.field("a", pa.int8()),
+        pa.field("b", pa.int8()),
+        pa.field("a", pa.int8(), nullable=False),
+        pa.field("a", pa.int8(), metadata={"k": "v"}),
+        pa.field("a", pa.list_(pa.field("item", pa.int8()))),
+        pa.field("a", pa.list_(pa.field("element", pa.int8()))),
+        pa.field("a", pa.list_(pa.field("item", pa.int8(), metadata={"k": "v"}))),
+        pa.field("a", pa.timestamp("s", "UTC")),
+        pa.field("a", pa.timestamp("s")),
+        pa.field("a", pa.dictionary(pa.int8(), pa.string())),
+        pa.field("a", pa.dictionary(pa.int8(), pa.string(), ordered=True)),
+    ]
+    for metadata in (None, {"k": "v"}):
+        for field in kinds:
+            cell: Any = [[1]] if field.type.num_fields else ["x"] if isinstance(field.type, pa.DictionaryType) else [1]
+            table = pa.Table.from_arrays([pa.array(cell, field.type)], schema=pa.schema([field], metadata))
+            for obj in (table, table.to_batches()[0], table.column(0), table.column(0).chunk(0)):
+                assert facts(move(obj, 32 * KIB).obj) == facts(as_the_stdlib_does(obj))
+
+
+def test_a_little_memory_that_is_shown_many_times_arrives() -> None:
+    row = pa.table({"s": ["x" * 1000]})
+    table = pa.concat_tables([row] * 300)
+    moved = move(table, 32 * KIB)
+    assert facts(moved.obj) == facts(as_the_stdlib_does(table))
+
+
+def test_schemas_are_bounded() -> None:
+    for number in range(600):
+        table = pa.table({f"column {number}": [1]})
+        assert move(table, 32 * KIB).obj.equals(table)
+    assert max(len(schemas._known), len(schemas._schemas)) <= 2 * schemas._LIMIT
+    wide = pa.table({f"column {number}": [number] for number in range(400)})
+    assert move(wide, 32 * KIB).obj.equals(wide)
+    assert schemas.carried(wide.schema).token is None
 
 
 def test_a_dictionary_per_chunk_stays_so() -> None:

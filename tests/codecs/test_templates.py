@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arrowpool.codecs import pandas as codec
+from arrowpool.codecs.recent import Recent
 from arrowpool.codecs.templates import rebuild, tokens
-from arrowpool.codecs.templates.recent import Recent
 from arrowpool.transport import by_type, reducer
 from tests import programs
 from tests.codecs.awkward import AWKWARD, Awkward

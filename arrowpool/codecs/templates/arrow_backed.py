@@ -17,8 +17,8 @@ from pandas.arrays import ArrowExtensionArray
 
 from arrowpool.codecs.buffers import OFFSETS, PLAIN, visible_buffers
 from arrowpool.codecs.outbox import Outbox
+from arrowpool.codecs.recent import Recent
 from arrowpool.codecs.templates.leaves import Build, Code, Key, Reader, Small, is_plain, reader_of, take_leaf
-from arrowpool.codecs.templates.recent import Recent
 from arrowpool.codecs.templates.text import HAS_CACHE, NO_BYTES, STATE_OF_TEXT, read_only
 from arrowpool.tuning import OWN_SEGMENT
 

@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from arrowpool.codecs.templates.recent import Recent, template_of
+from arrowpool.codecs.recent import Recent, template_of
 
 __all__ = ["TEMPLATES", "fill", "plans", "rebuild", "template"]
 

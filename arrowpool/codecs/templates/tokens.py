@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pandas._libs.tslibs import offsets
 
-from arrowpool.codecs.templates.recent import Recent
+from arrowpool.codecs.recent import Recent
 
 __all__ = ["frequency_token", "interval_token", "period_token", "text_token", "zoned_token"]
 
