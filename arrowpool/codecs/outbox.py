@@ -36,6 +36,9 @@ class Outbox(Protocol):
 
     #: Payloads below this many bytes belong in the pickle stream: sharing them would cost more than copying them.
     inline_limit: int
+    #: Arrays of one object are placed together only if they have fewer bytes than this, all in all: then none of them is asked for
+    #: on its own, and keeping one keeps all.
+    heap_limit: int
 
     def place(self, array: np.ndarray[Any, Any]) -> PickleBuffer:
         """Take the elements of `array`, in C order for any strides; return the token that stands for them.

@@ -137,7 +137,9 @@ def _write_table(table: pa.Table, sink: Any) -> None:
 
 def _exact_part(obj: Any, frame: FrameTable | None = None) -> Part:
     in_table = _InTable(frame)
-    body, units = Reducer(inline_limit=INLINE_LIMIT).reduce(obj, sharing=in_table)
+    # Arrays that are placed together are not looked for in the table.
+    reducer = Reducer(inline_limit=INLINE_LIMIT, heap_limit=INLINE_LIMIT)
+    body, units = reducer.reduce(obj, sharing=in_table)
     references = in_table.references
     shared = tuple(unit.shared_object for unit in units)
     stream = _dump_small((references, shared)) + body

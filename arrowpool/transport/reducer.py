@@ -81,6 +81,8 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
     ----------
     inline_limit : int
         Payloads of fewer bytes stay in the stream.
+    heap_limit : int
+        Arrays of one object may be placed together if they have fewer bytes, all in all.
     reach : Reach, optional
         What the receiver can resolve by name; the rest goes by value. Without it, functions and classes go by
         reference or not at all, as with the standard library.
@@ -92,11 +94,19 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
     #: Whether something goes in a way that may be wrong, because no worker has reported its names yet. The caller resets it.
     guessed: bool
 
-    def __init__(self, *, inline_limit: int, reach: Reach | None = None, for_initializer: bool = False):
+    def __init__(
+        self,
+        *,
+        inline_limit: int,
+        heap_limit: int = OWN_SEGMENT,
+        reach: Reach | None = None,
+        for_initializer: bool = False,
+    ):
         self._for_initializer = for_initializer
         self._stream = io.BytesIO()
         super().__init__(self._stream, protocol=5, buffer_callback=self._take_buffer)
         self.inline_limit = inline_limit
+        self.heap_limit = heap_limit
         self._reach = reach
         self.guessed = False
         self._units: list[Unit] = []

@@ -20,7 +20,6 @@ from arrowpool.codecs.outbox import Outbox
 from arrowpool.codecs.recent import Recent
 from arrowpool.codecs.templates.leaves import Build, Code, Key, Reader, Small, is_plain, reader_of, take_leaf
 from arrowpool.codecs.templates.text import HAS_CACHE, NO_BYTES, STATE_OF_TEXT, read_only
-from arrowpool.tuning import OWN_SEGMENT
 
 __all__ = ["ArrowArray", "arrow_builder", "new_arrow_array", "take_arrow", "token_of_arrow"]
 
@@ -64,7 +63,7 @@ def take_arrow(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     assert first is not None
     nbytes = sum(buffer.nbytes for buffer in buffers if buffer is not None)
     # All of them lie in the heap: the reader has no codes for others.
-    if not first.nbytes or nbytes >= out.inline_limit or small.nbytes + nbytes >= OWN_SEGMENT:
+    if not first.nbytes or nbytes >= out.inline_limit or small.nbytes + nbytes >= out.heap_limit:
         return None
     for buffer in (first, *more, validity):
         if buffer is not None and buffer.nbytes:

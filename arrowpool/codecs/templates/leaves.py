@@ -2,7 +2,7 @@
 
 Called by `values`, `index` and `frame` in this package. A *leaf* is a NumPy array without objects. Small leaves of one object are
 packed into one *heap*: a `bytearray` in the pickle stream, or a token of the outbox if together they reach its `inline_limit`.
-A heap stays smaller than `OWN_SEGMENT`, since keeping one leaf keeps all of them. All other leaves become *parts*, which the pickler
+A heap stays smaller than its `heap_limit`, since keeping one leaf keeps all of them. All other leaves become *parts*, which the pickler
 reduces as it does any array.
 
 Guarantees: a leaf arrives as pickle delivers it: writeable, aligned, in native byte order, in Fortran order if the source was
@@ -23,7 +23,7 @@ import numpy as np
 
 from arrowpool.codecs.numpy import CODES, bounds
 from arrowpool.codecs.outbox import ByteArray, Outbox
-from arrowpool.tuning import ALIGNMENT, OWN_SEGMENT
+from arrowpool.tuning import ALIGNMENT
 
 __all__ = [
     "OWNER_ALONE",
@@ -78,7 +78,7 @@ def take_leaf(array: Array, is_sole: bool, out: Outbox, small: Small, parts: lis
         if window is not None:
             parts.append(window)
             return None
-    if is_sole and 0 < nbytes < OWN_SEGMENT - small.nbytes:
+    if is_sole and 0 < nbytes < out.heap_limit - small.nbytes:
         dtype = array.dtype
         code = CODES.get(id(dtype)) or _code_of(dtype)
         if code is not None:

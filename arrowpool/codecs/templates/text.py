@@ -18,7 +18,6 @@ from arrowpool.codecs.buffers import visible_buffers
 from arrowpool.codecs.outbox import Outbox
 from arrowpool.codecs.templates.leaves import Array, Build, Code, Key, Reader, Small, is_plain, reader_of, take_leaf
 from arrowpool.codecs.templates.tokens import text_token
-from arrowpool.tuning import OWN_SEGMENT
 
 __all__ = ["HAS_CACHE", "NO_BYTES", "STATE_OF_TEXT", "TextArray", "new_text", "read_only", "take_text", "text_builder"]
 
@@ -46,7 +45,7 @@ def take_text(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     assert characters is not None
     nbytes = ends.nbytes + characters.nbytes + len(ends)
     # All leaves of a text lie in the heap: the reader has no codes for others.
-    if nbytes >= out.inline_limit or small.nbytes + nbytes >= OWN_SEGMENT:
+    if nbytes >= out.inline_limit or small.nbytes + nbytes >= out.heap_limit:
         return None
     token = text_token(values._dtype)
     if token is None:
