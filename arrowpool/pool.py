@@ -164,8 +164,9 @@ class ArrowPool(CallMethods):
         """Start workers until there are as many as the pool was made with."""
         self._engine.repopulate()
 
-    def __del__(self, *args: Any, **kwargs: Any) -> None:
-        if self._pid == os.getpid():
+    def __del__(self, *args: Any, _getpid: Callable[[], int] = os.getpid, **kwargs: Any) -> None:
+        # An argument, since at the end of the interpreter the module may be empty by now.
+        if self._pid == _getpid():
             super().__del__(*args, **kwargs)
 
     def __enter__(self) -> Self:

@@ -206,6 +206,26 @@ def test_a_script_as_under_python(name, tmp_path):
         assert code == -signal.SIGINT
 
 
+INTERRUPTED = """
+import os, signal, time
+from multiprocessing import Pool
+
+if __name__ == "__main__":
+    with Pool(2) as pool:
+        pool.apply_async(abs, (-1,), callback=lambda _: os.kill(os.getpid(), signal.SIGINT))
+        pool.map(time.sleep, [30] * 4)
+"""
+
+
+def test_an_interrupted_pool_shows_one_traceback(tmp_path):
+    """The pool is deleted when modules are empty by now."""
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    code, _, err = python([*RUN, "script.py"], tmp_path)
+    assert code == -signal.SIGINT
+    assert err.count("Traceback") == 1, err
+    assert "ignored" not in err
+
+
 @pytest.mark.parametrize("name", ["surroundings", "error", "sys.exit(3)"])
 def test_a_module_as_under_python(name, tmp_path):
     package = tmp_path / "package"
