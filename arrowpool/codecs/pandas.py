@@ -2,7 +2,7 @@
 
 Found by :func:`arrowpool.codecs.encoder_for`. pandas reduces a frame to its blocks and axes, and those to plain arrays;
 the array codecs copy the visible elements straight into the room. Rebuilding wraps the views of the room in new blocks,
-never consolidated, which nobody else refers to. Left to do here:
+never consolidated, which only the rebuilt frame refers to. Left to do here:
 
 - a block that is not contiguous, as in a slice of rows: pandas 3 would copy it before pickling;
 - a frame of many small blocks (columns that were added one by one): packed into one room, not into the stream;

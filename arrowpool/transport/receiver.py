@@ -196,7 +196,7 @@ class Receiver:
                 copies[number, copy] = shared(number) if has_maps() or not copies else None
             whole = copies[number, copy]
             if whole is None:
-                # Of one that nobody is given, so that nobody has written to it.
+                # From a copy that no task gets, so that no task has written to it.
                 unmapped.check(nbytes)
                 if (number, -1) not in copies:
                     copies[number, -1] = shared(number)

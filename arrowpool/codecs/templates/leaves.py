@@ -94,7 +94,7 @@ def take_leaf(array: Array, is_sole: bool, out: Outbox, small: Small, parts: lis
 
 
 def _code_of(dtype: np.dtype[Any]) -> str | None:
-    """The code of a dtype that is no singleton: of times, or one that was unpickled. None if more belongs to it."""
+    """The code of a dtype that is not a singleton: of times, or one that was unpickled. None if it has more to it."""
     if dtype.kind in "biufcmM" and dtype.isnative and not dtype.metadata:
         return dtype.str
     return None
