@@ -152,6 +152,10 @@ TOGETHER: dict[str, Callable[[], Any]] = {
     "two series over one index": lambda: ((series := pd.Series([1.5], index=["x"])), series * 2),
     "frame and its column": lambda: ((frame := _frame()), frame["a"], frame["a"]),
     "frame and its empty attrs": lambda: ((frame := _frame()), frame.attrs),
+    "series that was read, and its block": lambda: (
+        (series := pd.Series([1.5, 2])),
+        series.values.sum() and series._mgr.blocks[0],
+    ),
     "series and its empty attrs": lambda: ((series := pd.Series([1.5, 2])), series.attrs),
     "series and its array": lambda: ((s := pd.Series(pd.date_range("2020", periods=3))), s.array),
     "series and its masked array": lambda: ((s := pd.Series([1, None], dtype="Int64")), s.array, s.array._mask),
@@ -646,6 +650,14 @@ def test_frames_and_indexes_that_were_read_still_have_templates() -> None:
         _read(frame)
         assert len(pickle_of(frame)) <= len(fresh)
         assert facts(move(frame).obj) == facts(as_the_stdlib_does(frame))
+
+
+def test_series_that_were_read_still_have_templates() -> None:
+    for series in (pd.Series([1.5, 2.5]), pd.Series([1, None], dtype="Int64"), _frame()["a"].copy()):
+        fresh = pickle_of(series)
+        series.values, series.size, series.iloc[0], repr(series), series.mean()
+        assert len(pickle_of(series)) <= len(fresh)
+        assert facts(move(series).obj) == facts(as_the_stdlib_does(series))
 
 
 def test_templates_are_written_once_a_message() -> None:

@@ -80,7 +80,7 @@ def _encode_series(series: Any, out: Outbox) -> Reduced:
         or getrefcount(series._mgr) > OWNER_ALONE + 1
         or series._metadata != ["_name"]
         or (getrefcount(manager.blocks) > OWNER_ALONE and getrefcount(manager.blocks) > OWNER_ALONE + _caches(manager))
-        or getrefcount(manager.blocks[0]) > OWNER_ALONE
+        or getrefcount(manager.blocks[0]) > OWNER_ALONE + _has_cached_block(manager)
     ):
         return NotImplemented
     block = manager.blocks[0]
@@ -118,6 +118,12 @@ def _caches(manager: Any) -> int:
         ):
             count += 1
     return count
+
+
+def _has_cached_block(manager: Any) -> bool:
+    """Whether the cache of a series' manager refers to its block, as after nearly all that is done with a series. It is not pickled."""
+    cache = manager.__dict__.get("_cache")
+    return cache is not None and cache.get("_block") is manager.blocks[0]
 
 
 def _common(obj: Any, parts: list[Any]) -> tuple[bool, bool]:
