@@ -11,16 +11,13 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
-from arrowpool.codecs.templates.arrow_backed import ArrowArray, new_arrow_array, token_of_arrow
 from arrowpool.codecs.templates.labels import labels_builder, labels_of_text
-from arrowpool.codecs.templates.leaves import Heap, Key, Reader, Small, heap_of, is_plain
+from arrowpool.codecs.templates.leaves import Heap, Key, Reader, Small, heap_of
 from arrowpool.codecs.templates.rebuild import Plan, fill, plans, rebuild, template
 from arrowpool.codecs.templates.reductions import Reductions
-from arrowpool.codecs.templates.text import STATE_OF_TEXT, TextArray, new_text
-from arrowpool.codecs.templates.tokens import text_token
+from arrowpool.codecs.templates.text import TextArray
 from arrowpool.codecs.templates.values import TAKERS, builder_of
 
 __all__ = ["ARRAYS", "encoder_of_array", "encoder_of_categories"]
@@ -58,14 +55,6 @@ def encoder_of_array(cls: type, otherwise: Encode | None = None) -> Encode | Non
         parts: list[Any] = []
         # Older versions of pandas have the frequency of an index on its array.
         key = take(values, out, small, parts) if getattr(values, "_freq", None) is None else None
-        if key is None and is_text and is_plain(values, STATE_OF_TEXT) and values._pa_array.num_chunks == 1:
-            token = text_token(values._dtype)
-            if token is not None:
-                return rebuild, (template(("text", token)), values._pa_array.chunk(0))
-        if key is None and cls is ArrowArray:
-            token = token_of_arrow(values)
-            if token is not None:
-                return rebuild, (template(("arrow", token)), values._pa_array.chunk(0))
         if key is None:
             return NotImplemented if otherwise is None else otherwise(values, out)
         return rebuild, (template(("array", key)), values.shape, heap_of(small, out), *parts)
@@ -84,26 +73,6 @@ def _plan_of_array(key: Key) -> Plan:
 
     def plan(shape: tuple[int, ...], heap: Heap, *parts: Any) -> Any:
         return build(Reader(heap, parts), shape[0] if len(shape) == 2 else None, shape[-1])
-
-    return plan
-
-
-@plans("text")
-def _plan_of_text(token: bytes) -> Plan:
-    dtype = pickle.loads(token)
-
-    def plan(chunk: Any) -> Any:
-        return new_text(pa.chunked_array([chunk]), dtype)
-
-    return plan
-
-
-@plans("arrow")
-def _plan_of_arrow(token: bytes) -> Plan:
-    dtype = pickle.loads(token)
-
-    def plan(chunk: Any) -> Any:
-        return new_arrow_array(pa.chunked_array([chunk]), dtype)
 
     return plan
 

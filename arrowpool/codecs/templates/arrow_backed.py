@@ -1,7 +1,7 @@
 """Arrays of an `ArrowDtype`: the validity and the one or two buffers of values are leaves.
 
-Called by `values`. As with strings (`text`), a column of `inline_limit` bytes or more is a part, which the Arrow codec puts into the
-message. So is one of several chunks, without rows, or of a type that is more than its buffers.
+Called by `values`. As with strings (`text`), the chunk of a column of `inline_limit` bytes or more is a part, which the Arrow codec puts
+into the message. A column of several chunks, or of a type that is more than its buffers, is a part itself.
 
 Guarantees: one chunk at offset zero, over read-only memory, with what is visible of the source.
 """
@@ -19,12 +19,14 @@ from arrowpool.codecs.buffers import OFFSETS, PLAIN, visible_buffers
 from arrowpool.codecs.outbox import Outbox
 from arrowpool.codecs.recent import Recent
 from arrowpool.codecs.templates.leaves import Build, Code, Key, Reader, Small, is_plain, reader_of, take_leaf
-from arrowpool.codecs.templates.text import HAS_CACHE, NO_BYTES, STATE_OF_TEXT, read_only
+from arrowpool.codecs.templates.text import HAS_CACHE, NO_BYTES, STATE_OF_TEXT, chunk_builder, read_only
 
-__all__ = ["ArrowArray", "arrow_builder", "new_arrow_array", "take_arrow", "token_of_arrow"]
+__all__ = ["ArrowArray", "arrow_builder", "take_arrow"]
 
 ArrowArray: Any = ArrowExtensionArray
 _BYTE = "|u1"
+#: In the place of the code of the validity.
+_CHUNK_IS_PART = ""
 _LIMIT = 256
 #: The attributes of a dtype: its storage, its type, and what is computed from that.
 _STATE = frozenset({"_storage", "storage", "pyarrow_dtype", "_cache"})
@@ -32,7 +34,7 @@ _STATE = frozenset({"_storage", "storage", "pyarrow_dtype", "_cache"})
 _tokens: Recent[pa.DataType, bytes] = Recent(_LIMIT)
 
 
-def token_of_arrow(values: Any) -> bytes | None:
+def _token_of(values: Any) -> bytes | None:
     """The bytes of the dtype of an array with one chunk; None for what is not as pandas makes it."""
     chunked, dtype = values._pa_array, values._dtype
     if (
@@ -55,26 +57,31 @@ def _token(type_: pa.DataType) -> bytes:
 
 def take_arrow(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     """Take such an array apart; return its key, or None for a part."""
-    token = token_of_arrow(values)
-    buffers = None if token is None else visible_buffers(values._pa_array.chunk(0))
-    if buffers is None:
+    token = _token_of(values)
+    if token is None:
         return None
-    validity, first, *more = buffers
-    assert first is not None
-    nbytes = sum(buffer.nbytes for buffer in buffers if buffer is not None)
-    # All of them lie in the heap: the reader has no codes for others.
-    if not first.nbytes or nbytes >= out.inline_limit or small.nbytes + nbytes >= out.heap_limit:
-        return None
-    for buffer in (first, *more, validity):
-        if buffer is not None and buffer.nbytes:
-            take_leaf(buffer, True, out, small, parts)
-    return "A", token, None if validity is None else _BYTE
+    chunk = values._pa_array.chunk(0)
+    buffers = visible_buffers(chunk)
+    if buffers is not None:
+        validity, first, *more = buffers
+        assert first is not None
+        nbytes = sum(buffer.nbytes for buffer in buffers if buffer is not None)
+        # All of them lie in the heap: the reader has no codes for others.
+        if first.nbytes and nbytes < out.inline_limit and small.nbytes + nbytes < out.heap_limit:
+            for buffer in (first, *more, validity):
+                if buffer is not None and buffer.nbytes:
+                    take_leaf(buffer, True, out, small, parts)
+            return "A", token, None if validity is None else _BYTE
+    parts.append(chunk)
+    return "A", token, _CHUNK_IS_PART
 
 
 def arrow_builder(token: bytes, codes: list[Code]) -> Build:
     """The function that makes arrays of this key."""
     (validity_code,) = codes
     dtype = pickle.loads(token)
+    if validity_code == _CHUNK_IS_PART:
+        return chunk_builder(_new, dtype)
     type_ = dtype.pyarrow_dtype
     byte_leaf = reader_of(_BYTE)
     offsets = OFFSETS.get(type_.id)
@@ -90,12 +97,12 @@ def arrow_builder(token: bytes, codes: list[Code]) -> Build:
             values = [read_only(reader.leaf(byte_leaf, ((rows * width + 7) // 8,)))]
         validity = None if validity_code is None else read_only(reader.leaf(byte_leaf, ((rows + 7) // 8,)))
         chunk = pa.Array.from_buffers(type_, rows, [validity, *values], 0 if validity is None else -1)
-        return new_arrow_array(pa.chunked_array([chunk]), dtype)
+        return _new(pa.chunked_array([chunk]), dtype)
 
     return build
 
 
-def new_arrow_array(chunked: pa.ChunkedArray, dtype: Any) -> Any:
+def _new(chunked: pa.ChunkedArray, dtype: Any) -> Any:
     """An array of an `ArrowDtype`, as unpickling makes it."""
     values = object.__new__(ArrowArray)
     values._pa_array = chunked

@@ -1,7 +1,7 @@
 """Strings in Arrow's memory: the offsets, the characters and the validity of a column or an index are three leaves.
 
-Called by `values`. Arrow's IPC costs more than a small column itself. A column of `inline_limit` bytes or more is a part, which
-the Arrow codec puts into the message, as is one of several chunks.
+Called by `values`. Arrow's IPC costs more than a small column itself. The chunk of a column of `inline_limit` bytes or more is a
+part, which the Arrow codec puts into the message. A column of several chunks is a part itself.
 
 Guarantees: one chunk at offset zero, over read-only memory, with what is visible of the source.
 """
@@ -9,6 +9,7 @@ Guarantees: one chunk at offset zero, over read-only memory, with what is visibl
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +20,17 @@ from arrowpool.codecs.outbox import Outbox
 from arrowpool.codecs.templates.leaves import Array, Build, Code, Key, Reader, Small, is_plain, reader_of, take_leaf
 from arrowpool.codecs.templates.tokens import text_token
 
-__all__ = ["HAS_CACHE", "NO_BYTES", "STATE_OF_TEXT", "TextArray", "new_text", "read_only", "take_text", "text_builder"]
+__all__ = [
+    "HAS_CACHE",
+    "NO_BYTES",
+    "STATE_OF_TEXT",
+    "TextArray",
+    "chunk_builder",
+    "new_text",
+    "read_only",
+    "take_text",
+    "text_builder",
+]
 
 TextArray: Any = ArrowStringArray
 #: The attributes of an array of strings. What is in the cache is computed from the others.
@@ -37,31 +48,32 @@ def take_text(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     chunked = values._pa_array
     if chunked.type.id not in _TEXTS or chunked.num_chunks != 1 or not is_plain(values, STATE_OF_TEXT):
         return None
-    buffers = visible_buffers(chunked.chunk(0))
-    if buffers is None:
-        return None
-    validity, ends, characters = buffers
-    assert ends is not None
-    assert characters is not None
-    nbytes = ends.nbytes + characters.nbytes + len(ends)
-    # All leaves of a text lie in the heap: the reader has no codes for others.
-    if nbytes >= out.inline_limit or small.nbytes + nbytes >= out.heap_limit:
-        return None
     token = text_token(values._dtype)
     if token is None:
         return None
-    ends_code = take_leaf(ends, True, out, small, parts)
-    if characters.nbytes:
-        take_leaf(characters, True, out, small, parts)
-    if validity is None:
-        return "T", token, ends_code, None
-    return "T", token, ends_code, take_leaf(validity, True, out, small, parts)
+    chunk = chunked.chunk(0)
+    buffers = visible_buffers(chunk)
+    if buffers is not None:
+        validity, ends, characters = buffers
+        assert ends is not None
+        assert characters is not None
+        nbytes = ends.nbytes + characters.nbytes + len(ends)
+        # All leaves of a text lie in the heap: the reader has no codes for others.
+        if nbytes < out.inline_limit and small.nbytes + nbytes < out.heap_limit:
+            ends_code = take_leaf(ends, True, out, small, parts)
+            if characters.nbytes:
+                take_leaf(characters, True, out, small, parts)
+            validity_code = None if validity is None else take_leaf(validity, True, out, small, parts)
+            return "T", token, ends_code, validity_code
+    parts.append(chunk)
+    return "T", token, None, None
 
 
 def text_builder(token: bytes, codes: list[Code]) -> Build:
     """The function that makes arrays of strings of this key."""
     ends_code, validity_code = codes
-    assert ends_code is not None
+    if ends_code is None:
+        return chunk_builder(new_text, pickle.loads(token))
     ends_leaf, byte_leaf = reader_of(ends_code), reader_of(_BYTE)
     has_nulls = validity_code is not None
     type_, dtype = _TYPES[ends_code], pickle.loads(token)
@@ -74,6 +86,15 @@ def text_builder(token: bytes, codes: list[Code]) -> Build:
         buffers = [validity, read_only(ends), characters]
         chunk = pa.Array.from_buffers(type_, rows, buffers, -1 if has_nulls else 0)
         return new_text(pa.chunked_array([chunk]), dtype)
+
+    return build
+
+
+def chunk_builder(make: Callable[[pa.ChunkedArray, Any], Any], dtype: Any) -> Build:
+    """The function that makes arrays of a chunk that is a part."""
+
+    def build(reader: Reader, columns: int | None, rows: int) -> Any:
+        return make(pa.chunked_array([reader.part()]), dtype)
 
     return build
 
