@@ -18,8 +18,8 @@ from pandas.arrays import ArrowExtensionArray
 from arrowpool.codecs.buffers import OFFSETS, PLAIN, visible_buffers
 from arrowpool.codecs.outbox import Outbox
 from arrowpool.codecs.recent import Recent
-from arrowpool.codecs.templates.leaves import Build, Code, Key, Reader, Small, is_plain, reader_of, take_leaf
-from arrowpool.codecs.templates.text import HAS_CACHE, NO_BYTES, STATE_OF_TEXT, chunk_builder, read_only
+from arrowpool.codecs.templates.leaves import INTEGERS, Build, Code, Key, Reader, Small, is_plain
+from arrowpool.codecs.templates.text import HAS_CACHE, NO_BYTES, STATE_OF_TEXT, chunk_builder
 
 __all__ = ["ArrowArray", "arrow_builder", "take_arrow"]
 
@@ -70,7 +70,7 @@ def take_arrow(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
         if first.nbytes and nbytes < out.inline_limit and small.nbytes + nbytes < out.heap_limit:
             for buffer in (first, *more, validity):
                 if buffer is not None and buffer.nbytes:
-                    take_leaf(buffer, True, out, small, parts)
+                    small.add(buffer)
             return "A", token, None if validity is None else _BYTE
     parts.append(chunk)
     return "A", token, _CHUNK_IS_PART
@@ -83,19 +83,17 @@ def arrow_builder(token: bytes, codes: list[Code]) -> Build:
     if validity_code == _CHUNK_IS_PART:
         return chunk_builder(_new, dtype)
     type_ = dtype.pyarrow_dtype
-    byte_leaf = reader_of(_BYTE)
     offsets = OFFSETS.get(type_.id)
-    ends_leaf = None if offsets is None else reader_of(offsets.str)
-    width = 0 if ends_leaf is not None else type_.bit_width
+    number = None if offsets is None else INTEGERS[offsets.itemsize]
+    width = 0 if number is not None else type_.bit_width
 
     def build(reader: Reader, columns: int | None, rows: int) -> Any:
-        if ends_leaf is not None:
-            ends = reader.leaf(ends_leaf, (rows + 1,))
-            nbytes = int(ends[-1])
-            values = [read_only(ends), read_only(reader.leaf(byte_leaf, (nbytes,))) if nbytes else NO_BYTES]
+        if number is not None:
+            ends, nbytes = reader.last_of(rows + 1, number)
+            values = [ends, reader.bytes_of(nbytes) if nbytes else NO_BYTES]
         else:
-            values = [read_only(reader.leaf(byte_leaf, ((rows * width + 7) // 8,)))]
-        validity = None if validity_code is None else read_only(reader.leaf(byte_leaf, ((rows + 7) // 8,)))
+            values = [reader.bytes_of((rows * width + 7) // 8)]
+        validity = None if validity_code is None else reader.bytes_of((rows + 7) // 8)
         chunk = pa.Array.from_buffers(type_, rows, [validity, *values], 0 if validity is None else -1)
         return _new(pa.chunked_array([chunk]), dtype)
 

@@ -17,15 +17,18 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from functools import partial
+from struct import Struct
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from arrowpool.codecs.numpy import CODES, bounds
 from arrowpool.codecs.outbox import ByteArray, Outbox
 from arrowpool.tuning import ALIGNMENT
 
 __all__ = [
+    "INTEGERS",
     "OWNER_ALONE",
     "Build",
     "Code",
@@ -63,6 +66,11 @@ class Small(list[Array]):
     def __init__(self) -> None:
         super().__init__()
         self.nbytes = 0
+
+    def add(self, array: Array) -> None:
+        """Put a contiguous array with the small ones that has room there."""
+        self.append(array)
+        self.nbytes += array.nbytes
 
     def drop_from(self, first: int) -> None:
         """Forget the leaves from this index on."""
@@ -126,19 +134,22 @@ def heap_of(small: Small, out: Outbox) -> Any:
         return None
     if len(small) == 1 and small.nbytes < out.inline_limit:
         return bytearray(small[0].tobytes())
+    total = 0
+    # Only with gaps may they reach the limit.
+    if small.nbytes + ALIGNMENT * len(small) >= out.inline_limit:
+        for array in small:
+            total += -total % ALIGNMENT + array.nbytes
+        if total >= out.inline_limit:
+            return out.place_with(total, partial(_write, small))
+        total = 0
     pieces = []
-    total = 0
-    for array in small:
-        total += -total % ALIGNMENT + array.nbytes
-    if total >= out.inline_limit:
-        return out.place_with(total, partial(_write, small))
-    total = 0
     for array in small:
         gap = -total % ALIGNMENT
         if gap:
             pieces.append(_PADDING[gap])
-        pieces.append(array.tobytes())
-        total += gap + array.nbytes
+        piece = array.tobytes()
+        pieces.append(piece)
+        total += gap + len(piece)
     return bytearray().join(pieces)
 
 
@@ -157,10 +168,11 @@ def _write(small: Small, room: ByteArray) -> None:
 class Reader:
     """Gives the leaves of a heap, and the parts, in the order in which they were taken."""
 
-    __slots__ = ("_end", "_heap", "_next_part", "_parts")
+    __slots__ = ("_end", "_heap", "_next_part", "_parts", "_read_only")
 
     def __init__(self, heap: Heap, parts: tuple[Any, ...], first: int = 0):
         self._heap = heap
+        self._read_only: Any = None
         self._end = 0
         self._parts = parts
         self._next_part = first
@@ -181,6 +193,20 @@ class Reader:
         self._end = start + count
         return np.ndarray(shape, dtype, self._heap, start, None, order)
 
+    def bytes_of(self, nbytes: int) -> Any:
+        """The next leaf, in a heap, of so many bytes: a `pyarrow.Buffer` that cannot be written to."""
+        start = self._end + -self._end % ALIGNMENT
+        self._end = start + nbytes
+        if self._read_only is None:
+            self._read_only = pa.py_buffer(memoryview(self._heap).toreadonly())  # type: ignore[arg-type]
+        return self._read_only.slice(start, nbytes)
+
+    def last_of(self, count: int, number: Struct) -> tuple[Any, int]:
+        """As `bytes_of`, for a leaf of so many numbers; with the last of them."""
+        nbytes = count * number.size
+        leaf = self.bytes_of(nbytes)
+        return leaf, number.unpack_from(self._heap, self._end - number.size)[0]  # type: ignore[arg-type]
+
     def part(self) -> Any:
         """The next part."""
         part = self._parts[self._next_part]
@@ -188,6 +214,8 @@ class Reader:
         return part
 
 
+#: Integers as they lie in memory, by their size.
+INTEGERS = {number.size: number for number in (Struct("=i"), Struct("=q"))}
 #: What a template says of values: see `values`.
 Key = Code | tuple[Any, ...]
 #: Makes values of the next leaves, given how many columns (None for one dimension) and how many rows they have.

@@ -17,7 +17,7 @@ from pandas.arrays import ArrowStringArray
 
 from arrowpool.codecs.buffers import visible_buffers
 from arrowpool.codecs.outbox import Outbox
-from arrowpool.codecs.templates.leaves import Array, Build, Code, Key, Reader, Small, is_plain, reader_of, take_leaf
+from arrowpool.codecs.templates.leaves import INTEGERS, Build, Code, Key, Reader, Small, is_plain
 from arrowpool.codecs.templates.tokens import text_token
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "TextArray",
     "chunk_builder",
     "new_text",
-    "read_only",
     "take_text",
     "text_builder",
 ]
@@ -35,8 +34,9 @@ __all__ = [
 TextArray: Any = ArrowStringArray
 #: The attributes of an array of strings. What is in the cache is computed from the others.
 STATE_OF_TEXT = frozenset({"_pa_array", "_dtype", "_cache", "_readonly"})
-_TEXTS = frozenset({pa.large_string().id, pa.string().id})
 _TYPES = {"<i8": pa.large_string(), "<i4": pa.string()}
+#: The codes of offsets.
+_CODES = {pa.large_string().id: "<i8", pa.string().id: "<i4"}
 _BYTE = "|u1"
 #: Newer versions of pandas clear the cache of an array that changes.
 HAS_CACHE = "_cache" in vars(TextArray(pa.chunked_array([pa.array(["a"], pa.large_string())])))
@@ -46,7 +46,8 @@ NO_BYTES = pa.py_buffer(b"")
 def take_text(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
     """Take an array of strings apart; return its key, or None for a part."""
     chunked = values._pa_array
-    if chunked.type.id not in _TEXTS or chunked.num_chunks != 1 or not is_plain(values, STATE_OF_TEXT):
+    ends_code = _CODES.get(chunked.type.id)
+    if ends_code is None or chunked.num_chunks != 1 or not is_plain(values, STATE_OF_TEXT):
         return None
     token = text_token(values._dtype)
     if token is None:
@@ -60,11 +61,13 @@ def take_text(values: Any, out: Outbox, small: Small, parts: list[Any]) -> Key:
         nbytes = ends.nbytes + characters.nbytes + len(ends)
         # All leaves of a text lie in the heap: the reader has no codes for others.
         if nbytes < out.inline_limit and small.nbytes + nbytes < out.heap_limit:
-            ends_code = take_leaf(ends, True, out, small, parts)
+            small.add(ends)
             if characters.nbytes:
-                take_leaf(characters, True, out, small, parts)
-            validity_code = None if validity is None else take_leaf(validity, True, out, small, parts)
-            return "T", token, ends_code, validity_code
+                small.add(characters)
+            if validity is None:
+                return "T", token, ends_code, None
+            small.add(validity)
+            return "T", token, ends_code, _BYTE
     parts.append(chunk)
     return "T", token, None, None
 
@@ -74,16 +77,15 @@ def text_builder(token: bytes, codes: list[Code]) -> Build:
     ends_code, validity_code = codes
     if ends_code is None:
         return chunk_builder(new_text, pickle.loads(token))
-    ends_leaf, byte_leaf = reader_of(ends_code), reader_of(_BYTE)
+    number = INTEGERS[int(ends_code[-1])]
     has_nulls = validity_code is not None
     type_, dtype = _TYPES[ends_code], pickle.loads(token)
 
     def build(reader: Reader, columns: int | None, rows: int) -> Any:
-        ends = reader.leaf(ends_leaf, (rows + 1,))
-        nbytes = int(ends[-1])
-        characters = read_only(reader.leaf(byte_leaf, (nbytes,))) if nbytes else NO_BYTES
-        validity = read_only(reader.leaf(byte_leaf, ((rows + 7) // 8,))) if has_nulls else None
-        buffers = [validity, read_only(ends), characters]
+        ends, nbytes = reader.last_of(rows + 1, number)
+        characters = reader.bytes_of(nbytes) if nbytes else NO_BYTES
+        validity = reader.bytes_of((rows + 7) // 8) if has_nulls else None
+        buffers = [validity, ends, characters]
         chunk = pa.Array.from_buffers(type_, rows, buffers, -1 if has_nulls else 0)
         return new_text(pa.chunked_array([chunk]), dtype)
 
@@ -107,9 +109,3 @@ def new_text(chunked: pa.ChunkedArray, dtype: Any) -> Any:
     if HAS_CACHE:
         values._cache = {}
     return values
-
-
-def read_only(leaf: Array) -> pa.Buffer:
-    """A leaf as a buffer, neither of which can be written to."""
-    leaf.flags.writeable = False
-    return pa.py_buffer(leaf)
