@@ -27,6 +27,10 @@ __all__ = ["encoder_for", "extents"]
 
 #: Arrays may be longer than 2**31 - 1: both ends are Arrow C++.
 _OPTIONS = pa.ipc.IpcWriteOptions(allow_64bit=True)
+#: Longer batches have no size without these options.
+_MOST_ROWS = 2**31 - 1
+#: Bytes of the end of a stream.
+_END = 8
 #: Upper bound for the bytes that a stream needs per column in addition to its values.
 _METADATA_ALLOWANCE = 4096
 
@@ -63,7 +67,7 @@ def _encode_table(table: pa.Table, out: Outbox) -> Reduced:
         return table.__reduce__()
     if is_small:
         return _as_messages(_rebuild_table, batches, schema, out)
-    return _as_stream(_rebuild_table, table, batches, out)
+    return _as_stream(_rebuild_table, table, batches, schema, out)
 
 
 def _cut_alike(table: pa.Table, lengths: list[int]) -> bool:
@@ -90,7 +94,7 @@ def _encode_batch(batch: pa.RecordBatch, out: Outbox) -> Reduced:
         return batch.__reduce__()
     if is_small:
         return _as_messages(_rebuild_batch, [batch], schema, out)
-    return _as_stream(_rebuild_batch, batch, [batch], out)
+    return _as_stream(_rebuild_batch, batch, [batch], schema, out)
 
 
 def _rebuild_batch(stream: ByteArray | bytes, *messages: bytes) -> pa.RecordBatch:
@@ -114,7 +118,7 @@ def _encode_chunked_array(array: pa.ChunkedArray, out: Outbox) -> Reduced:
         return array.__reduce__()
     if is_small:
         return _as_messages(_rebuild_chunked_array, batches, schema, out)
-    return _as_stream(_rebuild_chunked_array, array, batches, out)
+    return _as_stream(_rebuild_chunked_array, array, batches, schema, out)
 
 
 def _rebuild_chunked_array(stream: ByteArray | bytes, *messages: bytes) -> pa.ChunkedArray:
@@ -136,9 +140,10 @@ def _encode_array(array: pa.Array, out: Outbox) -> Reduced:
     if plain is not None:
         return plain
     batches = _as_batches([array])
-    if not carried(batches[0].schema).exactly:
+    schema = carried(batches[0].schema)
+    if not schema.exactly:
         return _compacted(array).__reduce__()
-    return _as_stream(_rebuild_array, array, batches, out)
+    return _as_stream(_rebuild_array, array, batches, schema, out)
 
 
 def _encode_small_array(array: pa.Array, out: Outbox) -> Reduced:
@@ -284,7 +289,11 @@ def _as_messages(rebuild: Callable[..., Any], batches: list[pa.RecordBatch], sch
     # Slices may show the same memory again and again.
     if sum(map(pa.ipc.get_record_batch_size, batches)) >= out.inline_limit + _METADATA_ALLOWANCE:
         return NotImplemented
-    return rebuild, (schema.token, *(batch.serialize().to_pybytes() for batch in batches))
+    return rebuild, _messages(batches, schema.token)
+
+
+def _messages(batches: list[pa.RecordBatch], token: bytes) -> tuple[bytes, ...]:
+    return token, *(batch.serialize().to_pybytes() for batch in batches)
 
 
 def _batches(token: Any, messages: Iterable[bytes]) -> list[pa.RecordBatch]:
@@ -295,37 +304,44 @@ def _batches(token: Any, messages: Iterable[bytes]) -> list[pa.RecordBatch]:
 # ------------------------------------------------------------------------------------------------------ IPC streams
 
 
-def _as_stream(rebuild: Callable[..., Any], obj: Any, batches: list[pa.RecordBatch], out: Outbox) -> Reduced:
+def _as_stream(
+    rebuild: Callable[..., Any], obj: Any, batches: list[pa.RecordBatch], schema: Carried, out: Outbox
+) -> Reduced:
     try:
-        return rebuild, (_stream(batches, out),)
+        return rebuild, _stream(batches, schema, out)
     except pa.ArrowNotImplementedError:  # types that this version of Arrow has, but not in IPC
         return obj.__reduce__()
 
 
-def _stream(batches: list[pa.RecordBatch], out: Outbox) -> Any:
-    """The token of the IPC stream of these batches; the stream itself if it is so small that it belongs in the message."""
+def _stream(batches: list[pa.RecordBatch], schema: Carried, out: Outbox) -> tuple[Any, ...]:
+    """The token of the IPC stream of these batches; if it is so small that it belongs in the message, its messages, or itself."""
     types = batches[0].schema.types
     if any(type_.id in _UNVIEWED for type_ in types):
         batches = [_map_columns(_without_hidden_bytes, batch) for batch in batches]
-    size = _size(batches)
+    size = _size(batches, schema)
     # IPC writes all memory behind a string array of length zero, at any depth. (The visible size takes long to compute, so it is
     # computed only where such an array is possible.)
     may_hide = any(type_.num_fields for type_ in types) or not all(batch.num_rows for batch in batches)
     if may_hide and size > 2 * _visible(batches) + _METADATA_ALLOWANCE * (1 + len(types)):
         batches = [_map_columns(_copied, batch) for batch in batches]
-        size = _size(batches)
-    if size < out.inline_limit:
-        sink = pa.BufferOutputStream()
-        _write(batches, sink)
-        return sink.getvalue().to_pybytes()
-    return out.place_with(size, functools.partial(_write_into, batches))
+        size = _size(batches, schema)
+    if size >= out.inline_limit:
+        return (out.place_with(size, functools.partial(_write_into, batches)),)
+    if schema.token is not None:
+        return _messages(batches, schema.token)
+    sink = pa.BufferOutputStream()
+    _write(batches, sink)
+    return (sink.getvalue().to_pybytes(),)
 
 
 def _visible(batches: list[pa.RecordBatch]) -> int:
     return sum(visible_bytes(column) for batch in batches for column in batch.columns)
 
 
-def _size(batches: list[pa.RecordBatch]) -> int:
+def _size(batches: list[pa.RecordBatch], schema: Carried) -> int:
+    """Bytes of the stream. They are those of its messages, unless there are dictionaries or schemas that are not known."""
+    if schema.token is not None and all(batch.num_rows <= _MOST_ROWS for batch in batches):
+        return len(schema.token) + sum(int(pa.ipc.get_record_batch_size(batch)) for batch in batches) + _END
     counter = pa.MockOutputStream()
     _write(batches, counter)
     return int(counter.size())

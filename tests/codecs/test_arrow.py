@@ -178,6 +178,29 @@ def test_small_tables_of_one_schema_have_it_once_in_a_message() -> None:
     assert not moved.rooms
 
 
+def test_small_slices_of_a_large_table_have_its_schema_once_in_a_message() -> None:
+    table = pa.table({f"column {i}": np.arange(float(N)) for i in range(5)}, metadata={"note": "x"})
+    table = table.append_column("texts", pa.array(_texts(N)))
+    for cut in (table.slice, table.combine_chunks().to_batches()[0].slice):
+        slices = [cut(start, 20) for start in range(0, 2000, 100)]
+        moved = move(slices, 32 * KIB)
+        assert not moved.rooms
+        assert moved.stream.count(b"column 3") == 1
+        assert facts(moved.obj) == facts(as_the_stdlib_does(slices))
+
+
+@pytest.mark.parametrize("name", sorted(ARROW_ARRAYS))
+def test_a_stream_fills_its_room(name: str) -> None:
+    array = ARROW_ARRAYS[name](60)
+    for start, length in ((0, 60), (7, 21), (8, 1)):
+        table = pa.table({"c": array, "i": np.arange(len(array))}, metadata={"note": "x"}).slice(start, length)
+        if not schemas.carried(table.schema).exactly:
+            continue
+        for obj in (table, pa.concat_tables([table, table])):
+            (room,) = move(obj, 1).rooms
+            assert room[-8:].tobytes() == b"\xff" * 4 + bytes(4)  # the end of a stream
+
+
 def test_small_tables_differ_in_all_that_a_schema_says() -> None:
     kinds = [
         pa.field("a", pa.int8()),
