@@ -1,8 +1,9 @@
 """Arrow tables, batches, arrays and buffers: their visible values are written once into the room.
 
-Found by :func:`arrowpool.codecs.encoder_for`. An array without children is copied buffer by buffer (`buffers`). All other objects
-become an Arrow IPC stream. The IPC writer writes only the visible slice (pickle sends all buffers of the parent), and takes a tenth
-of pickle's time for wide tables. The receiver's buffers lie inside the room: nothing is copied again.
+Found by :func:`arrowpool.codecs.encoder_for`. An array without children is copied buffer by buffer (`buffers`). A small table or
+batch is the bytes of its schema (`schemas`) and a message of Arrow IPC. All other objects become an Arrow IPC stream. The IPC writer
+writes only the visible slice (pickle sends all buffers of the parent), and takes a tenth of pickle's time for wide tables. The
+receiver's buffers lie inside the room: nothing is copied again.
 
 Guarantees the type, the values, the schema with all metadata, and the chunk layout that pickle delivers. Arrays arrive at offset zero
 and over read-only memory. Types that IPC does not deliver exactly are pickled, buffer by buffer.
