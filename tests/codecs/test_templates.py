@@ -622,10 +622,18 @@ def test_metadata_that_others_have_added_to_the_class_arrives(cls: type, monkeyp
     assert move(obj).obj.unit == "cm"
 
 
-@pytest.mark.parametrize("kind", [pd.Categorical, pd.DatetimeIndex, pd.arrays.IntegerArray, pd.RangeIndex])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pd.Categorical, pd.DatetimeIndex, pd.arrays.IntegerArray, pd.RangeIndex),
+        *(pd.IntervalIndex, pd.arrays.IntervalArray, pd.MultiIndex),
+    ],
+)
 def test_a_reducer_that_is_registered_for_a_part_of_a_frame_is_asked(kind: type, monkeypatch: Any) -> None:
-    frame = pd.DataFrame({"c": pd.Categorical(["x", "y"]), "i": pd.array([1, None], "Int64")})
+    intervals = pd.interval_range(0, 2)
+    frame = pd.DataFrame({"c": pd.Categorical(["x", "y"]), "i": pd.array([1, None], "Int64"), "v": intervals})
     other = frame.set_index(pd.date_range("2020", periods=2))
+    other = other, frame.set_index(intervals), frame.set_index(["c", "v"])
     move((frame, other))  # with templates
     asked = []
 
@@ -710,9 +718,12 @@ TEXTS: Any = ["string[python]", "string[pyarrow]", *(["str"] if PANDAS_3 else []
 NUMBERS = hnp.boolean_dtypes() | hnp.integer_dtypes(endianness=ENDIANNESS) | hnp.floating_dtypes(endianness=ENDIANNESS)
 
 
+KINDS = ["numbers", "times", "zoned", "masked", "categories", "text", "periods", "objects", "intervals"]
+
+
 @st.composite
 def _columns(draw: st.DrawFn, rows: int) -> Any:
-    kind = draw(st.sampled_from(["numbers", "times", "zoned", "masked", "categories", "text", "periods", "objects"]))
+    kind = draw(st.sampled_from(KINDS))
     ints = draw(hnp.arrays(np.int64, rows, elements=st.integers(0, 5)))
     if kind == "numbers":
         return draw(hnp.arrays(draw(NUMBERS), rows))
@@ -725,6 +736,9 @@ def _columns(draw: st.DrawFn, rows: int) -> Any:
     if kind == "masked":
         values = [None if number == 0 else int(number) for number in ints]
         return pd.array(values, draw(st.sampled_from(["Int8", "UInt64", "Float32"])))
+    if kind == "intervals":
+        ends = draw(st.sampled_from([ints, ints * 0.5, pd.DatetimeIndex(ints, tz="UTC"), pd.TimedeltaIndex(ints)]))
+        return pd.arrays.IntervalArray.from_arrays(ends, ends, draw(st.sampled_from(["left", "right", "both"])))
     if kind == "categories":
         return pd.Categorical(ints, ordered=draw(st.booleans()))
     if kind == "text":
