@@ -145,6 +145,11 @@ class Mapping:
         for start, end in rest:
             self.reclaim(start, end - start)
 
+    @property
+    def is_leased(self) -> bool:
+        """Whether something of an arena whose owner has ended is still leased."""
+        return bool(self._orphaned)
+
     def close_file(self) -> bool:
         """Close the file of an arena whose owner has ended, and that no lease is taken of any more; return whether it is closed.
 

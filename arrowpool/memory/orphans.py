@@ -24,13 +24,12 @@ os.register_at_fork(after_in_child=lambda: _forget_in_child())
 
 def add(mapping: Mapping) -> None:
     """The owner of this arena has ended. Any thread may call this."""
+    if not mapping.is_leased:
+        return
     with _lock:
-        _with_file.append(weakref.ref(mapping))
-        if len(_with_file) <= KEPT:
-            return
         alive = [reference for reference in _with_file if reference() is not None]
         _with_file.clear()
-        _with_file.extend(alive)
+        _with_file.extend((*alive, weakref.ref(mapping)))
         for _ in range(len(_with_file) - KEPT):
             oldest = _with_file.popleft()
             found = oldest()
