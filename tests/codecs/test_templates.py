@@ -648,6 +648,33 @@ def test_a_reducer_that_is_registered_for_a_part_of_a_frame_is_asked(kind: type,
     assert len(asked) == 2 * count > 0
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.array([1, None], "Int8"),
+        pd.Categorical(["a"]),
+        pd.date_range("2020", periods=2),
+        pd.period_range("2020", periods=2),
+    ],
+    ids=lambda values: type(values).__name__,
+)
+def test_a_reducer_that_is_registered_for_arrays_is_asked_for_those_inside_of_others(
+    values: Any, monkeypatch: Any
+) -> None:
+    asked = []
+
+    def reduce(array: Any) -> Any:
+        asked.append(array)
+        return array.__reduce__()
+
+    monkeypatch.setitem(copyreg.dispatch_table, np.ndarray, reduce)
+    for obj in (values, pd.Series(values)):
+        asked.clear()
+        moved = move(obj).obj
+        assert asked
+        assert facts(moved) == facts(as_the_stdlib_does(obj))
+
+
 @pytest.mark.skipif(
     not PANDAS_3,
     reason="in older versions, frames remember columns that were read, and so share their index with these",

@@ -10,6 +10,7 @@ import pickle
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from arrowpool.codecs.outbox import Encode, Outbox, Reduced
@@ -36,12 +37,13 @@ def _is_rebuilt_around(index: Any) -> bool:
 _SAMPLES: list[Any] = [pd.period_range("2020", periods=1), pd.interval_range(0, 1)]
 #: Whose exact types have templates.
 ARRAYS = frozenset(TAKERS) - {type(index._data) for index in _SAMPLES if not _is_rebuilt_around(index)}
-_reductions = Reductions((*TAKERS, pd.CategoricalDtype))
+_reductions = Reductions((*TAKERS, pd.CategoricalDtype, np.ndarray))
 
 
 def encoder_of_array(cls: type, otherwise: Encode | None = None) -> Encode | None:
     """How to encode an array whose type is `cls`, one of `ARRAYS`. What has no template is for `otherwise`, or pickle."""
-    if not _reductions.are_unchanged(cls):
+    # Also that of the arrays inside.
+    if not (_reductions.are_unchanged(cls) and _reductions.are_unchanged(np.ndarray)):
         return otherwise
     take = TAKERS[cls]
     is_text = cls is TextArray
