@@ -26,6 +26,7 @@ from arrowpool.errors import (
     WorkerLostError,
 )
 from arrowpool.executor import ProcessPoolExecutor
+from arrowpool.frames import split
 from arrowpool.patching import install, uninstall
 from arrowpool.pool import ArrowPool, Pool
 from arrowpool.stats import Stats, WorkerStats
@@ -83,6 +84,7 @@ __all__ = [
     "memory_usage",
     "put",
     "put_many",
+    "split",
     "uninstall",
 ]
 

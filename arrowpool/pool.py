@@ -1,6 +1,7 @@
 """The pool: `multiprocessing.Pool`, with frames, tables and arrays travelling through shared memory.
 
-`ArrowPool` is made and ended here, shares objects, and reports figures. The methods that make calls are in `call_methods`; the
+`ArrowPool` is made and ended here, shares objects, and reports figures. The methods that make calls are in `call_methods` and
+`frame_methods`; the
 threads and processes behind a pool are in `engine`.
 """
 
@@ -18,10 +19,10 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 from arrowpool.arguments import check, default_size, integer
-from arrowpool.call_methods import CallMethods
 from arrowpool.engine.engine import Engine, Options
 from arrowpool.engine.imap import IMapIterator, IMapUnorderedIterator
 from arrowpool.engine.results import ApplyResult, AsyncResult, MapResult
+from arrowpool.frame_methods import FrameMethods
 from arrowpool.guard import leave_if_unguarded
 from arrowpool.interrupts import check_process
 from arrowpool.sharing import Sharing
@@ -46,7 +47,7 @@ _S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
-class ArrowPool(CallMethods):
+class ArrowPool(FrameMethods):
     """A pool of worker processes: the standard library's, except for how data travels.
 
     DataFrames, Series, Tables and arrays, anywhere in arguments, functions and results, are copied once into shared memory and

@@ -1,0 +1,70 @@
+"""Which rows have the same keys: a number for each row, for frames of all libraries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from arrowpool.frames.cuts import Ints
+from arrowpool.frames.libraries import is_of, kind_of
+
+
+def codes_of(frame: Any, by: Any) -> Ints:
+    """Number the groups of a frame's rows in the order of their first rows.
+
+    Parameters
+    ----------
+    frame : DataFrame, Series, Table, RecordBatch or array
+        Of pandas, polars, pyarrow or NumPy.
+    by : str, list of str, or array
+        Names of key columns; or the keys themselves, one for each row. For pandas, all that `DataFrame.groupby` takes.
+
+    Returns
+    -------
+    array of int
+        The number of each row's group. Missing keys are a group.
+
+    Raises
+    ------
+    KeyError
+        For a column that the frame does not have.
+    ValueError
+        For keys of another length than the frame's.
+    """
+    if kind_of(frame) == "pandas" and not is_of(frame, "pandas", "Index"):
+        codes = frame.groupby(by, sort=False, dropna=False, observed=True).ngroup().to_numpy()
+        return np.asarray(codes, dtype=np.intp)
+    import pandas as pd
+
+    # Of frames without pandas only the keys become a pandas object.
+    names = [by] if isinstance(by, str) else by
+    if not all(isinstance(name, str) for name in names) or is_of(by, "numpy", "ndarray") or kind_of(by):
+        keys = pd.DataFrame({"by": by.to_pandas() if kind_of(by) == "arrow" else np.asarray(by)})
+    elif is_of(frame, "polars", "DataFrame"):
+        missing = [name for name in names if name not in frame.columns]
+        if missing:
+            raise KeyError(missing[0])
+        keys = pd.DataFrame({name: frame[name].to_arrow().to_pandas() for name in names})
+    elif is_of(frame, "pyarrow", "Table", "RecordBatch"):
+        keys = frame.select(names).to_pandas(ignore_metadata=True)
+    else:
+        raise TypeError(f"a {type(frame).__name__} has no columns: give the keys themselves, one for each row")
+    if len(keys) != len(frame):
+        raise ValueError(f"{len(keys)} keys for {len(frame)} rows")
+    return codes_of(keys, list(keys.columns))
+
+
+def order_of(codes: Ints) -> Ints | None:
+    """The order that puts the rows of each group together; None if they are together.
+
+    Groups stay in the order of their first rows, and rows in their order within the group.
+    """
+    if bool((codes[1:] >= codes[:-1]).all()):
+        return None
+    return np.argsort(codes, kind="stable")
+
+
+def bounds_of(sorted_codes: Ints, groups: int) -> Ints:
+    """The first row of each group, and the number of rows after all of them; rows with a code below 0 come first."""
+    return np.searchsorted(sorted_codes, np.arange(groups + 1)).astype(np.intp)
