@@ -150,6 +150,7 @@ AROUND = {
     "await pool.apply_async": "async",
     "backend=": "sklearn",
     "from arrowpool import progress": "tqdm",
+    "pool.map_groups": "tqdm",
     "arrowpool.put(prices)": "shelf",
     "ProcessPoolExecutor": "assert result.equals(frames[-1] * 2)",
 }
