@@ -47,7 +47,9 @@ class Groups:
         grouped = _grouped(frame, by, options)
         grouper = grouped._grouper
         data = grouped._obj_with_exclusions
-        order = grouper.result_ilocs if hasattr(grouper, "result_ilocs") else grouper._sort_idx
+        order = grouper.result_ilocs
+        if callable(order):  # pandas 2, where that is another thing
+            order = grouper._sort_idx
         in_order = len(order) == len(data) and bool((np.diff(order) == 1).all())
         groups = int(grouper.ngroups)
         # pandas 3 names all groups. Before, a frame without a group for a category may have fewer keys than groups.
