@@ -59,6 +59,8 @@ class ApplyToRun:
         for key, (start, end) in zip(run.keys, bounds, strict=True):
             group = rows.iloc[start:end]
             object.__setattr__(group, "name", key)
+            if hasattr(group, "_is_copy"):  # pandas 2 would warn of writes to a slice; not in `groupby.apply`
+                object.__setattr__(group, "_is_copy", None)
             axes = group.axes
             try:
                 value = function(group)
