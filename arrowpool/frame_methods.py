@@ -67,11 +67,9 @@ class FrameMethods(CallMethods):
         >>> import pandas as pd
         >>> from arrowpool import Pool
         >>> prices = pd.DataFrame({"ticker": ["A", "B", "A", "B"], "close": [1.0, 2.0, 3.0, 5.0]})
-        >>> def gain(group):
-        ...     return group["close"].iloc[-1] - group["close"].iloc[0]
         >>> with Pool(2) as pool:
-        ...     pool.map_groups(gain, prices, by="ticker").to_dict()
-        {'A': 2.0, 'B': 3.0}
+        ...     pool.map_groups(pd.DataFrame.max, prices, by="ticker")["close"].to_dict()
+        {'A': 3.0, 'B': 5.0}
         """
         self._check_running()
         groups, runs = self._runs(frame, by, chunksize, options)
@@ -144,14 +142,13 @@ class FrameMethods(CallMethods):
 
         Examples
         --------
+        >>> import numpy as np
         >>> import pandas as pd
         >>> from arrowpool import Pool
-        >>> prices = pd.DataFrame({"open": [1.0, 2.0, 4.0], "close": [1.5, 2.5, 3.0]})
-        >>> def gains(part):
-        ...     return part["close"] - part["open"]
+        >>> prices = pd.DataFrame({"open": [1.0, 2.0, 4.0], "close": [2.0, 4.0, 1.0]})
         >>> with Pool(2) as pool:
-        ...     pool.map_frame(gains, prices).tolist()
-        [0.5, 0.5, -1.0]
+        ...     pool.map_frame(np.log2, prices)["close"].tolist()
+        [1.0, 2.0, 0.0]
         """
         self._check_running()
         parts = split(frame, rows=rows) if rows is not None else split(frame, self._parts())

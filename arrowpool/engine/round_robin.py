@@ -114,5 +114,7 @@ class Turns:
         """Forget all calls, at the end of the feeder: they refer to the user's items."""
         for call in self.calls():
             self.exhausted(call)
+            call.items, call.stretches = None, None
+            call.shared.clear()
         for calls in (self._running, self._listed, self._drawn, self._known, self._throttled):
             calls.clear()
