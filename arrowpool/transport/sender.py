@@ -276,6 +276,10 @@ class Sender:
         """End the copying threads and close the arena, when nothing more is encoded."""
         if self._copiers is not None:
             self._copiers.close()
+        # Workers that were killed have not given their leases back. What was lent to them is the user's to keep or to delete.
+        for segment in list(self.lifecycle.live):
+            if isinstance(segment, Borrowed):
+                segment.memory = None
         if self.arena is not None:
             self.arena.close()
 
