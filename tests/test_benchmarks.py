@@ -156,7 +156,9 @@ def test_by_hand_with_frames_of_several_sizes(name):
 
 def test_memory_of_the_work_and_of_nothing_else():
     """A frame of 8 MB there and back: at least the results; not Python, pandas and the inputs, which take more."""
-    peak = memory.peak_of("frame_there_and_back", "arrowpool", rounds=1, scale=0.1)
+    peak = memory.peak_of(
+        "frame_there_and_back", "arrowpool", rounds=5, scale=0.1
+    )  # sampled, so in more than one round
     nbytes = inputs.frame_bytes(scenarios.scaled(scenarios.by_name("frame_in"), 0.1).inputs())
     assert nbytes == 32_000_000
     assert peak.shared >= nbytes
