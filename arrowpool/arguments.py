@@ -42,6 +42,20 @@ def integer(number: Any) -> Any:
         return number
 
 
+def checked_integer(number: Any, name: str) -> int:
+    """Return an integer of any type as an int.
+
+    Raises
+    ------
+    TypeError
+        For other objects; `name` is the argument's, for the message.
+    """
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {number!r}") from None
+
+
 def default_size() -> int:
     """Default number of workers."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13

@@ -7,9 +7,10 @@ iterating over them gives columns, so the standard library's `map` hangs or lose
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from arrowpool.arguments import checked_integer
 
 #: Top-level module and name of the types that are refused, and what iterating over them gives.
 _FRAMES = {
@@ -61,10 +62,7 @@ def checked_chunksize(chunksize: Any) -> int:
     ValueError
         For an integer below 1.
     """
-    try:
-        number = operator.index(chunksize)
-    except TypeError:
-        raise TypeError(f"chunksize must be an int, not {chunksize!r}") from None
+    number = checked_integer(chunksize, "chunksize")
     if number < 1:
         raise ValueError(f"Chunksize must be 1+, not {number:n}")
     return number

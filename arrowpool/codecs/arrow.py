@@ -12,17 +12,18 @@ and over read-only memory. Types that IPC does not deliver exactly are pickled, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from arrowpool.codecs.buffers import encode_plain
-from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
+from arrowpool.codecs import windows
+from arrowpool.codecs.buffers import encode_plain, immutable
+from arrowpool.codecs.outbox import ByteArray, Encode, Outbox, Reduced
 from arrowpool.codecs.schemas import Carried, carried, schema_of
 from arrowpool.codecs.visible import bytes_behind_views, visible_bytes
-from arrowpool.tuning import LEAST_WINDOW
+from arrowpool.codecs.windows import extents, windows_of
 
 __all__ = ["encoder_for", "extents"]
 
@@ -57,9 +58,9 @@ def encoder_for(cls: type) -> Encode | None:
 def _encode_table(table: pa.Table, out: Outbox) -> Reduced:
     is_small = table.get_total_buffer_size() < out.inline_limit
     if not is_small:
-        windows = _windows(table.itercolumns(), out)
-        if windows is not None:
-            return _rebuild_windows, (table.schema, windows)
+        found = windows_of(table.itercolumns(), out)
+        if found is not None:
+            return windows.rebuild_table, (table.schema, found)
     schema = carried(table.schema)
     if not schema.exactly or not table.num_columns:
         return table.__reduce__()
@@ -87,9 +88,9 @@ def _rebuild_table(stream: Any, *messages: bytes) -> pa.Table:
 def _encode_batch(batch: pa.RecordBatch, out: Outbox) -> Reduced:
     is_small = batch.get_total_buffer_size() < out.inline_limit
     if not is_small:
-        windows = _windows(batch.columns, out)
-        if windows is not None:
-            return _rebuild_batch_of_windows, (batch.schema, windows)
+        found = windows_of(batch.columns, out)
+        if found is not None:
+            return windows.rebuild_batch, (batch.schema, found)
     schema = carried(batch.schema)
     if batch.num_columns == 0 or not schema.exactly:
         return batch.__reduce__()
@@ -110,9 +111,9 @@ def _encode_chunked_array(array: pa.ChunkedArray, out: Outbox) -> Reduced:
         return NotImplemented
     is_small = array.get_total_buffer_size() < out.inline_limit
     if not is_small:
-        windows = _windows([array], out)
-        if windows is not None:
-            return _rebuild_chunked_windows, (array.type, windows[0])
+        found = windows_of([array], out)
+        if found is not None:
+            return windows.rebuild_chunked_array, (array.type, found[0])
     batches = _as_batches(array.chunks)
     schema = carried(batches[0].schema)
     if not schema.exactly:
@@ -134,9 +135,9 @@ def _encode_array(array: pa.Array, out: Outbox) -> Reduced:
     if isinstance(array.type, pa.BaseExtensionType):
         # The type is pickled; the storage is encoded by this codec.
         return _rebuild_extension_array, (array.type, array.storage)
-    windows = _windows([array], out)
-    if windows is not None:
-        return _rebuild_array_window, (array.type, windows[0][0])
+    found = windows_of([array], out)
+    if found is not None:
+        return windows.rebuild_array, (array.type, found[0][0])
     plain = encode_plain(array, out)
     if plain is not None:
         return plain
@@ -181,103 +182,7 @@ def _encode_buffer(buffer: pa.Buffer, out: Outbox) -> Reduced:
 
 
 def _rebuild_buffer(room: ByteArray, is_mutable: bool) -> pa.Buffer:
-    if not is_mutable:
-        room = room.view()
-        room.flags.writeable = False
-    return pa.py_buffer(room)
-
-
-# -------------------------------------------------------------------------------------------------------- windows
-
-
-def extents(obj: Any) -> Iterator[Extent]:
-    """The memory of all buffers of a table, batch or array: whole buffers, also those of which a slice shows little."""
-    columns = obj.itercolumns() if isinstance(obj, (pa.Table, pa.RecordBatch)) else [obj]
-    for array in _chunks(columns):
-        buffers = _buffers(array)
-        total = sum(buffer.size for buffer in buffers)
-        if total < LEAST_WINDOW:
-            continue
-        shown = visible_bytes(array) / total
-        for buffer in buffers:
-            yield Extent(buffer.address, buffer.address + buffer.size, int(buffer.size * shown), buffer)
-
-
-def _chunks(columns: Iterable[Any]) -> Iterator[pa.Array]:
-    for column in columns:
-        if isinstance(column, pa.ChunkedArray):
-            yield from column.chunks
-        elif isinstance(column, pa.Array):
-            yield column
-
-
-def _buffers(array: pa.Array) -> list[pa.Buffer]:
-    return [buffer for buffer in array.buffers() if buffer is not None and buffer.size and buffer.is_cpu]
-
-
-#: An array as buffers: length, offset, number of nulls, and a byte array or None for each buffer.
-_Window = tuple[int, int, int, list[Any]]
-
-
-def _windows(columns: Iterable[Any], out: Outbox) -> list[list[_Window]] | None:
-    """The chunks of each column as windows of memory that was copied as a whole; None unless all of them lie in such memory."""
-    found = []
-    for column in columns:
-        windows = []
-        for array in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-            window = _window(array, out)
-            if window is None:
-                return None
-            windows.append(window)
-        found.append(windows)
-    return found or None
-
-
-def _window(array: pa.Array, out: Outbox) -> _Window | None:
-    type_ = array.type
-    if type_.num_fields or type_.id in (_DICTIONARY, _NULL) or isinstance(type_, pa.BaseExtensionType):
-        return None  # their buffers are not all
-    places: list[Any] = []
-    found = False
-    for buffer in array.buffers():
-        if buffer is None:
-            places.append(None)
-        elif buffer.size < LEAST_WINDOW and buffer.is_cpu:
-            places.append(buffer.to_pybytes())
-        else:
-            token = out.place_window(buffer.address, buffer.size, writable=False) if buffer.is_cpu else None
-            if token is None:
-                return None
-            places.append(token)
-            found = True
-    return (len(array), array.offset, array.null_count, places) if found else None
-
-
-def _from_window(type_: pa.DataType, window: _Window) -> pa.Array:
-    length, offset, nulls, places = window
-    return pa.Array.from_buffers(type_, length, [_immutable(place) for place in places], nulls, offset)
-
-
-def _immutable(place: ByteArray | bytes | None) -> pa.Buffer | None:
-    return None if place is None else pa.py_buffer(place) if isinstance(place, bytes) else _rebuild_buffer(place, False)
-
-
-def _rebuild_windows(schema: pa.Schema, columns: list[list[_Window]]) -> pa.Table:
-    arrays = [_rebuild_chunked_windows(type_, windows) for type_, windows in zip(schema.types, columns, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _rebuild_batch_of_windows(schema: pa.Schema, columns: list[list[_Window]]) -> pa.RecordBatch:
-    arrays = [_from_window(type_, window) for type_, (window,) in zip(schema.types, columns, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _rebuild_chunked_windows(type_: pa.DataType, windows: list[_Window]) -> pa.ChunkedArray:
-    return pa.chunked_array([_from_window(type_, window) for window in windows], type_)
-
-
-def _rebuild_array_window(type_: pa.DataType, window: _Window) -> pa.Array:
-    return _from_window(type_, window)
+    return pa.py_buffer(room) if is_mutable else immutable(room)
 
 
 # ---------------------------------------------------------------------------------------------- small: IPC messages
@@ -359,17 +264,10 @@ def _write(batches: list[pa.RecordBatch], sink: pa.NativeFile) -> None:
 
 
 def _open(stream: ByteArray | bytes) -> pa.ipc.RecordBatchStreamReader:
-    if isinstance(stream, np.ndarray):
-        # Arrow values are immutable: users rely on that, and so does the pool when tasks share one.
-        stream = stream.view()
-        stream.flags.writeable = False
-    return pa.ipc.open_stream(pa.py_buffer(stream))
+    return pa.ipc.open_stream(immutable(stream))
 
 
 # ----------------------------------------------------------------------------------------- what IPC does not carry
-
-
-_DICTIONARY, _NULL = pa.lib.Type_DICTIONARY, pa.lib.Type_NA
 
 
 def _map_columns(change: Callable[[pa.Array], pa.Array], batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from arrowpool.codecs.outbox import ByteArray, Outbox, Reduced
 from arrowpool.tuning import ALIGNMENT
 
-__all__ = ["OFFSETS", "PLAIN", "encode_plain", "visible_buffers"]
+__all__ = ["OFFSETS", "PLAIN", "encode_plain", "immutable", "visible_buffers"]
 
 Bytes = np.ndarray[Any, Any]
 _BYTE = np.dtype("u1")
@@ -115,9 +115,14 @@ def _write(buffers: list[Bytes | None], spans: list[tuple[int, int] | None], roo
 def _rebuild(
     room: ByteArray | bytes, kind: Any, rows: int, nulls: int, spans: list[tuple[int, int] | None]
 ) -> pa.Array:
-    if isinstance(room, np.ndarray):
-        room = room.view()
-        room.flags.writeable = False
-    whole = pa.py_buffer(room)
+    whole = immutable(room)
     buffers = [None if span is None else whole.slice(*span) for span in spans]
     return pa.Array.from_buffers(_TYPES[kind] if type(kind) is int else kind, rows, buffers, nulls)
+
+
+def immutable(memory: ByteArray | bytes) -> pa.Buffer:
+    """A read-only buffer over this memory: Arrow values are immutable. Users rely on that, and so do tasks that share one."""
+    if isinstance(memory, np.ndarray):
+        memory = memory.view()
+        memory.flags.writeable = False
+    return pa.py_buffer(memory)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, TypeVar
 
+from arrowpool.arguments import checked_integer
 from arrowpool.frames.cuts import Cut, even_parts, even_runs, parts_of_size, runs_of_size
 from arrowpool.frames.keys import bounds_of, codes_of, order_of
 from arrowpool.frames.libraries import is_of, kind_of
@@ -86,10 +86,7 @@ def _split_groups(frame: _F, n: int | None, rows: int | None, by: Any) -> list[_
 def _positive(number: Any, name: str) -> int | None:
     if number is None:
         return None
-    try:
-        value = operator.index(number)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, not {number!r}") from None
+    value = checked_integer(number, name)
     if value < 1:
         raise ValueError(f"{name} must be at least 1, not {value}")
     return value

@@ -19,7 +19,7 @@ from arrowpool.codecs.buffers import OFFSETS, PLAIN, visible_buffers
 from arrowpool.codecs.outbox import Outbox
 from arrowpool.codecs.recent import Recent
 from arrowpool.codecs.templates.leaves import INTEGERS, Build, Code, Key, Reader, Small, is_plain
-from arrowpool.codecs.templates.text import HAS_CACHE, NO_BYTES, STATE_OF_TEXT, chunk_builder
+from arrowpool.codecs.templates.text import NO_BYTES, STATE_OF_TEXT, chunk_builder, maker_of
 
 __all__ = ["ArrowArray", "arrow_builder", "take_arrow"]
 
@@ -100,11 +100,4 @@ def arrow_builder(token: bytes, codes: list[Code]) -> Build:
     return build
 
 
-def _new(chunked: pa.ChunkedArray, dtype: Any) -> Any:
-    """An array of an `ArrowDtype`, as unpickling makes it."""
-    values = object.__new__(ArrowArray)
-    values._pa_array = chunked
-    values._dtype = dtype
-    if HAS_CACHE:
-        values._cache = {}
-    return values
+_new = maker_of(ArrowArray)

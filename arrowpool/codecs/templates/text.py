@@ -21,11 +21,11 @@ from arrowpool.codecs.templates.leaves import INTEGERS, Build, Code, Key, Reader
 from arrowpool.codecs.templates.tokens import text_token
 
 __all__ = [
-    "HAS_CACHE",
     "NO_BYTES",
     "STATE_OF_TEXT",
     "TextArray",
     "chunk_builder",
+    "maker_of",
     "new_text",
     "take_text",
     "text_builder",
@@ -39,7 +39,7 @@ _TYPES = {"<i8": pa.large_string(), "<i4": pa.string()}
 _CODES = {pa.large_string().id: "<i8", pa.string().id: "<i4"}
 _BYTE = "|u1"
 #: Newer versions of pandas clear the cache of an array that changes.
-HAS_CACHE = "_cache" in vars(TextArray(pa.chunked_array([pa.array(["a"], pa.large_string())])))
+_HAS_CACHE = "_cache" in vars(TextArray(pa.chunked_array([pa.array(["a"], pa.large_string())])))
 NO_BYTES = pa.py_buffer(b"")
 
 
@@ -101,11 +101,18 @@ def chunk_builder(make: Callable[[pa.ChunkedArray, Any], Any], dtype: Any) -> Bu
     return build
 
 
-def new_text(chunked: pa.ChunkedArray, dtype: Any) -> Any:
-    """An array of strings, as unpickling makes it."""
-    values = object.__new__(TextArray)
-    values._pa_array = chunked
-    values._dtype = dtype
-    if HAS_CACHE:
-        values._cache = {}
-    return values
+def maker_of(cls: Any) -> Callable[[pa.ChunkedArray, Any], Any]:
+    """The function that makes arrays of this class, in Arrow's memory and of a dtype, as unpickling makes them."""
+
+    def make(chunked: pa.ChunkedArray, dtype: Any) -> Any:
+        values = object.__new__(cls)
+        values._pa_array = chunked
+        values._dtype = dtype
+        if _HAS_CACHE:
+            values._cache = {}
+        return values
+
+    return make
+
+
+new_text = maker_of(TextArray)
