@@ -236,7 +236,6 @@ class Backlog:
             if call.set_length is not None:
                 call.set_length(call.last_index + 1)
             self._turns.exhausted(call)
-            self._encoder.exhausted(call)
             self._settlement.finish(call)
             return []
         last = taken[-1]

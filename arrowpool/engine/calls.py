@@ -154,6 +154,11 @@ class Call:
             blob.holds += 1
             self.held.add(blob)
 
+    def release_items(self) -> None:
+        """Release the user's objects: no task is taken from now on."""
+        self.items, self.stretches = None, None
+        self.shared.clear()
+
     def took(self, seconds: float, nbytes: int) -> None:
         """Note a reply: the seconds that the task took, and the bytes of its result in segments. For the collector."""
         self.replies += 1  # before the bytes: others divide by it

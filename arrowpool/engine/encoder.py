@@ -331,11 +331,6 @@ class Encoder:
         self._sender.refresh()
         return self._place_lasting(self._take_apart(obj))
 
-    def exhausted(self, call: Call) -> None:
-        """Release the user's objects of a call, when all its tasks are taken: as soon as the standard library does."""
-        call.items, call.stretches = None, None
-        call.shared.clear()
-
     # Ends. Each method returns the blobs that no task will refer to again.
 
     def holds(self, task: Task) -> bool:
@@ -359,9 +354,8 @@ class Encoder:
         self._let_go(call.held)
         self._snapshots.drop(call.snapshot)
         call.held.clear()
-        call.shared.clear()
         call.shares, call.snapshot = (), None
-        call.function, call.blobs, call.encoded, call.items, call.stretches = None, (), None, None, None
+        call.function, call.blobs, call.encoded = None, (), None
         return self._take_ended()
 
     def _let_go(self, blobs: Iterable[Blob]) -> None:

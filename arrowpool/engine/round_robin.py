@@ -101,6 +101,7 @@ class Turns:
         call.exhausted = True
         call.set_length = None
         call.tasks = iter(())
+        call.release_items()  # as soon as the standard library does
         self._throttled.pop(call.job, None)
         if call.source is not None:
             call.source.close()
@@ -114,7 +115,5 @@ class Turns:
         """Forget all calls, at the end of the feeder: they refer to the user's items."""
         for call in self.calls():
             self.exhausted(call)
-            call.items, call.stretches = None, None
-            call.shared.clear()
         for calls in (self._running, self._listed, self._drawn, self._known, self._throttled):
             calls.clear()
