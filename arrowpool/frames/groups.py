@@ -89,7 +89,7 @@ def _grouped(frame: Any, by: Any, options: Mapping[str, Any]) -> Any:
         if by is None and options.get("level") is None:
             raise TypeError("by= is missing: a column, a list of columns, or the keys; see DataFrame.groupby")
         return frame.groupby(by, **options)
-    if hasattr(frame, "_obj_with_exclusions") and hasattr(frame, "_grouper"):
+    if is_of(frame, "pandas.api.typing", "DataFrameGroupBy", "SeriesGroupBy"):  # not a Resampler, nor windows of groups
         if by is not None or options:
             raise TypeError("a GroupBy has its keys and options: give by= and options with a frame only")
         return frame

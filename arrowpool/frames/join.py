@@ -34,12 +34,18 @@ def joined(results: list[Any]) -> Any:
         chunks = [chunk for one in results for chunk in (one.chunks if hasattr(one, "chunks") else [one])]
         return modules["pyarrow"].chunked_array(chunks, type=results[0].type)
     if _all_are(results, "numpy", "ndarray"):
-        return modules["numpy"].concatenate(results)
+        numpy = modules["numpy"]
+        # The other one drops masks.
+        return (numpy.ma if _are_masked(results) else numpy).concatenate(results)
     kinds = sorted({type(result).__name__ for result in results})
     raise TypeError(
         f"results of type {', '.join(kinds)} cannot be put one below the other: return a frame or an array for each part, "
         "or use pool.map(f, arrowpool.split(frame, n)), which returns a list."
     )
+
+
+def _are_masked(results: list[Any]) -> bool:
+    return any(is_of(result, "numpy.ma", "MaskedArray") for result in results)
 
 
 def _all_are(results: list[Any], library: str, *names: str) -> bool:

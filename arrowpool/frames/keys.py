@@ -31,6 +31,8 @@ def codes_of(frame: Any, by: Any) -> Ints:
         For a column that the frame does not have.
     ValueError
         For keys of another length than the frame's.
+    TypeError
+        For keys that are lists or structs, and for names of columns if the frame has none.
     """
     if kind_of(frame) == "pandas" and not is_of(frame, "pandas", "Index"):
         codes = frame.groupby(by, sort=False, dropna=False, observed=True).ngroup().to_numpy()
@@ -40,19 +42,51 @@ def codes_of(frame: Any, by: Any) -> Ints:
     # Of frames without pandas only the keys become a pandas object.
     names = [by] if isinstance(by, str) else by
     if not all(isinstance(name, str) for name in names) or is_of(by, "numpy", "ndarray") or kind_of(by):
-        keys = pd.DataFrame({"by": by.to_pandas() if kind_of(by) == "arrow" else np.asarray(by)})
-    elif is_of(frame, "polars", "DataFrame"):
-        missing = [name for name in names if name not in frame.columns]
+        keys = pd.DataFrame({"by": _as_keys(by)})
+    elif is_of(frame, "polars", "DataFrame") or is_of(frame, "pyarrow", "Table", "RecordBatch"):
+        present = frame.columns if kind_of(frame) == "polars" else frame.schema.names
+        missing = [name for name in names if name not in present]
         if missing:
             raise KeyError(missing[0])
-        keys = pd.DataFrame({name: frame[name].to_arrow().to_pandas() for name in names})
-    elif is_of(frame, "pyarrow", "Table", "RecordBatch"):
-        keys = frame.select(names).to_pandas(ignore_metadata=True)
+        keys = pd.DataFrame({name: _as_keys(frame[name]) for name in names})
     else:
         raise TypeError(f"a {type(frame).__name__} has no columns: give the keys themselves, one for each row")
     if len(keys) != len(frame):
         raise ValueError(f"{len(keys)} keys for {len(frame)} rows")
     return codes_of(keys, list(keys.columns))
+
+
+def _as_keys(column: Any) -> Any:
+    """Keys as pandas can number them: equal ones are equal there, and others are not.
+
+    Raises
+    ------
+    TypeError
+        For keys that are lists or structs.
+    """
+    if kind_of(column) == "polars":
+        column = column.to_arrow()
+    if kind_of(column) == "arrow":
+        return _numbers_of(column)
+    # Not as an array of one dtype: 1 and "1" would be the same, and integers next to None would be rounded.
+    return np.fromiter(column, object, len(column)) if isinstance(column, (list, tuple)) else np.asarray(column)
+
+
+def _numbers_of(column: Any) -> Any:
+    """Keys of Arrow: a number for each value where pandas' type would be another one; -1 for a null."""
+    import pyarrow as pa
+
+    types, type_ = pa.types, column.type
+    if types.is_nested(type_):
+        raise TypeError(f"rows cannot be grouped by keys of the type {type_}")
+    if types.is_floating(type_) or types.is_dictionary(type_) or types.is_null(type_) or types.is_boolean(type_):
+        return column.to_pandas()
+    try:
+        encoded = column.dictionary_encode()
+    except pa.ArrowNotImplementedError:  # as for views of strings, and for extension types
+        return column.to_pandas()
+    chunks = encoded.chunks if isinstance(encoded, pa.ChunkedArray) else [encoded]
+    return np.concatenate([np.empty(0, np.int64), *(chunk.indices.fill_null(-1).to_numpy() for chunk in chunks)])
 
 
 def order_of(codes: Ints) -> Ints | None:

@@ -276,6 +276,20 @@ def as_it_is(part):
     return part
 
 
+def test_masks_stay(our_pool):
+    masked = np.ma.array(np.arange(6), mask=[0, 1, 0, 0, 1, 0])
+    answer = our_pool.map_frame(abs, masked)
+    assert answer.tolist() == masked.tolist()
+
+
+@pytest.mark.parametrize("method", ["map_groups", "imap_groups"])
+def test_windows_and_resamplers_are_not_groups(our_pool, method):
+    frame = pd.DataFrame({"k": [1, 1, 2], "x": [1.0, 2, 3]}, index=pd.date_range("2020", periods=3))
+    for other in (frame.resample("D"), frame.groupby("k").rolling(2), frame.groupby("k").resample("D")):
+        with pytest.raises(TypeError, match="not of a"):
+            getattr(our_pool, method)(len, other)
+
+
 def test_a_closed_pool():
     pool = arrowpool.Pool(1)
     pool.close()

@@ -187,3 +187,48 @@ def test_keys_of_several_columns_and_of_their_own():
 def test_what_cannot_be_split(arguments, options, kind):
     with pytest.raises(kind):
         split(*arguments, **options)
+
+
+BEYOND = 2**53
+EXACT = {
+    "integers next to a null": [BEYOND, BEYOND + 1, None, BEYOND, BEYOND + 1],
+    "times to a nanosecond": pa.array([1, 2, None, 1, 2], pa.time64("ns")),
+    "far times": pa.array([2**50, 2**50 + 1, None, 2**50, 2**50 + 1], pa.timestamp("s")),
+    "views of strings": pa.array(["a", "b", None, "a", "b"], pa.string_view()) if hasattr(pa, "string_view") else ["a", "b", None, "a", "b"],
+    "floats": [1.5, 2.5, None, 1.5, 2.5],
+    "categories": pa.array(["a", "b", None, "a", "b"]).dictionary_encode(),
+    "bytes": [b"a", b"b", None, b"a", b"b"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["table", "chunks", "polars", "array by them", "array by a list"])
+@pytest.mark.parametrize("name", EXACT)
+def test_keys_are_told_apart_exactly(name, kind):
+    if name == "views of strings" and kind in ("table", "chunks"):
+        pytest.skip("pyarrow cannot put rows with such views in another order")
+    keys = EXACT[name] if isinstance(EXACT[name], pa.Array) else pa.array(EXACT[name])
+    table = pa.table({"k": keys, "x": range(5)})
+    if kind == "array by a list":
+        if isinstance(EXACT[name], pa.Array):
+            pytest.skip("no Python objects")
+        parts = split(np.arange(5), by=EXACT[name])
+    elif kind == "array by them":
+        parts = split(np.arange(5), by=keys)
+    elif kind == "polars":
+        if name in ("far times", "categories"):
+            pytest.skip("another type in polars")
+        parts = [part["x"].to_numpy() for part in split(pl.from_arrow(table), by="k")]
+    else:
+        table = pa.concat_tables([table[:2], table[2:]]) if kind == "chunks" else table
+        parts = [part["x"].to_numpy() for part in split(table, by="k")]
+    assert [part.tolist() for part in parts] == [[0, 3], [1, 4], [2]]
+
+
+def test_keys_of_several_types():
+    assert [part.tolist() for part in split(np.arange(4), by=[1, "1", 1, None])] == [[0, 2], [1], [3]]
+
+
+@pytest.mark.parametrize("keys", [[[1], [2]], [{"a": 1}, {"a": 2}]], ids=["lists", "structs"])
+def test_keys_that_rows_cannot_be_grouped_by(keys):
+    with pytest.raises(TypeError, match="cannot be grouped by keys of the type"):
+        split(pa.table({"k": keys}), by="k")
