@@ -12,6 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from arrowpool import portable
+
+if (
+    portable.missing() is not None or not portable.has_shelf()
+):  # before all else: the modules below import the ones that it replaces
+    portable.stand_in()
+
 from arrowpool.context import get_context
 from arrowpool.errors import (
     ArenaFullError,
@@ -22,14 +29,19 @@ from arrowpool.errors import (
     TaskExitError,
     TaskTimeoutError,
     TransferError,
+    UnsupportedError,
     WorkerInitError,
     WorkerLostError,
 )
 from arrowpool.executor import ProcessPoolExecutor
+from arrowpool.explaining import explain
 from arrowpool.frames import split
+from arrowpool.health import Health
 from arrowpool.patching import install, uninstall
 from arrowpool.pool import ArrowPool, Pool
-from arrowpool.stats import Stats, WorkerStats
+from arrowpool.stats import Stats
+from arrowpool.stats_rows import WorkerStats
+from arrowpool.timeline import Trace
 
 if TYPE_CHECKING:
     from arrowpool.shelf import (
@@ -56,6 +68,7 @@ __all__ = [
     "ArrowPool",
     "ArrowPoolError",
     "ForkedPoolError",
+    "Health",
     "Info",
     "Pool",
     "PoolTerminatedError",
@@ -65,7 +78,9 @@ __all__ = [
     "Stats",
     "TaskExitError",
     "TaskTimeoutError",
+    "Trace",
     "TransferError",
+    "UnsupportedError",
     "WorkerInitError",
     "WorkerLostError",
     "WorkerStats",
@@ -73,6 +88,7 @@ __all__ = [
     "delete",
     "delete_all",
     "exists",
+    "explain",
     "get",
     "get_arrow",
     "get_context",

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from arrowpool import portable
 from arrowpool.cli.output import until_not_read
 
 
@@ -16,9 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["run"]:  # the other arguments belong to the program
-        from arrowpool.patching import run
-
-        return run(words[1:])
+        return _run(words[1:])
     chosen = _parser().parse_args(words)
     return until_not_read(lambda: chosen.do(chosen))
 
@@ -46,6 +45,21 @@ def _parser() -> argparse.ArgumentParser:
     file = bench.add_mutually_exclusive_group()
     file.add_argument("--csv", metavar="FILE", help="measure with this file")
     file.add_argument("--parquet", metavar="FILE", help="measure with this file")
+    bench.add_argument("--function", metavar="MODULE:NAME", help="your own function, to measure with the file")
+    bench.add_argument(
+        "--by",
+        metavar="COLUMN",
+        nargs="+",
+        default=[],
+        help="call it with each group (default: with parts of the rows)",
+    )
+    bench.add_argument(
+        "--dates",
+        metavar="COLUMN",
+        nargs="+",
+        default=[],
+        help="columns of the CSV file to read as dates (parse_dates)",
+    )
     bench.add_argument("--megabytes", type=_positive, default=160, help="size of generated frames (default: 160)")
     bench.add_argument("--seconds", type=_positive, default=120, help="about how long to measure (default: 120)")
     bench.add_argument("--processes", type=_positive, help="workers of each pool (default: one per core)")
@@ -55,13 +69,21 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what this machine lacks, what that costs, and how to fix it")
     doctor.set_defaults(do=_doctor)
 
-    top = commands.add_parser("top", help="open pools of this user: tasks and memory of each worker")
-    top.add_argument("--interval", type=_seconds, metavar="SECONDS", help="print it repeatedly, until Ctrl-C")
+    top = commands.add_parser("top", help="open pools of this user: what each worker runs, and the memory in use")
+    top.add_argument(
+        "--interval",
+        type=_seconds,
+        metavar="SECONDS",
+        help="time between two looks (on a terminal: 1; elsewhere it is printed once without this)",
+    )
+    top.add_argument("--once", action="store_true", help="print it once, also on a terminal")
     top.set_defaults(do=_top)
 
     # For the help only: `main` handles this command itself.
     run = commands.add_parser(
-        "run", help="run a program in which multiprocessing.Pool is arrowpool.Pool", add_help=False
+        "run",
+        help="run a program with arrowpool in place of multiprocessing.Pool, ProcessPoolExecutor and joblib's backend",
+        add_help=False,
     )
     run.add_argument("program", nargs=argparse.REMAINDER, metavar="SCRIPT | -m MODULE [ARGUMENT...]")
 
@@ -74,6 +96,33 @@ def _parser() -> argparse.ArgumentParser:
     for of_the_shelf in (ls, info, rm, clean):
         of_the_shelf.set_defaults(do=_shelf)
     return parser
+
+
+def _run(words: Sequence[str]) -> int:
+    from arrowpool.running import run
+
+    if words[:1] != ["--scheduler"]:
+        return run(words)
+    if len(words) < 3:
+        return run([])  # says how
+    try:
+        from distributed import Client
+
+        from arrowpool.integrations.dask.program import pool_class
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("dask", "distributed"):
+            raise
+        print("a cluster needs Dask: pip install 'arrowpool[dask]'", file=sys.stderr)
+        return 1
+    from arrowpool.patching import count
+
+    try:
+        client = Client(words[1])  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        print(f"cannot reach the scheduler at {words[1]}: {error}", file=sys.stderr)
+        return 1
+    with client:
+        return run(words[2:], pool_class(client, lambda: count("pool")))
 
 
 def _positive(text: str) -> int:
@@ -104,6 +153,15 @@ def _demo(chosen: argparse.Namespace) -> int:
 def _bench(chosen: argparse.Namespace) -> int:
     from arrowpool.cli.bench import run
 
+    if chosen.function and not (chosen.csv or chosen.parquet):
+        print("--function needs a file: --csv FILE or --parquet FILE", file=sys.stderr)
+        return 2
+    if chosen.by and not chosen.function:
+        print("--by needs --function MODULE:NAME", file=sys.stderr)
+        return 2
+    if chosen.dates and not chosen.csv:
+        print("--dates needs --csv FILE", file=sys.stderr)
+        return 2
     try:
         return run(
             csv=chosen.csv,
@@ -112,6 +170,9 @@ def _bench(chosen: argparse.Namespace) -> int:
             seconds=chosen.seconds,
             processes=chosen.processes,
             method=chosen.start_method,
+            by=chosen.by,
+            dates=chosen.dates,
+            function=chosen.function,
         )
     except BrokenPipeError:  # the output is no longer read; `until_not_read` handles that
         raise
@@ -121,15 +182,23 @@ def _bench(chosen: argparse.Namespace) -> int:
 
 
 def _doctor(_: argparse.Namespace) -> int:
+    if portable.missing() is not None:
+        from arrowpool.portable import commands
+
+        return commands.doctor()
     from arrowpool.cli.doctor import run
 
     return run()
 
 
 def _top(chosen: argparse.Namespace) -> int:
+    if portable.missing() is not None:
+        from arrowpool.portable import commands
+
+        return commands.top()
     from arrowpool.cli.top import run
 
-    return run(chosen.interval)
+    return run(chosen.interval, chosen.once)
 
 
 def _shelf(chosen: argparse.Namespace) -> int:

@@ -1,50 +1,31 @@
 """The methods of a pool that make calls: `apply`, `map`, `starmap`, `imap` and their asynchronous versions.
 
-They differ from the standard library's in three points: each call carries its own copy of the list and the objects that were shared
-when it was made; an interrupt ends the call that waits; and results can be awaited. The other methods of a pool are in `pool`.
+They differ from the standard library's in four points: each call carries its own copy of the list and the objects that were shared
+when it was made; an interrupt ends the call that waits; results can be awaited; and errors can be returned. How a call is made is in
+`calling`; the other methods of a pool are in `pool`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
-from multiprocessing import pool as stdlib
 from multiprocessing.pool import mapstar, starmapstar  # type: ignore[attr-defined]
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
-from arrowpool.engine.calls import Call, Share, Snapshot
-from arrowpool.engine.engine import Engine
+from arrowpool.calling import Calling
+from arrowpool.engine.calls import Call
 from arrowpool.engine.imap import IMapIterator, IMapUnorderedIterator
 from arrowpool.engine.results import ApplyResult, MapResult
-from arrowpool.engine.source import runs_code, tasks_of
-from arrowpool.errors import add_note, again
-from arrowpool.interrupts import check_process
-from arrowpool.iterables import batches_of, checked_chunksize, expect_no_more, is_grouped, refuse_frame
+from arrowpool.errors import add_note
+from arrowpool.iterables import is_grouped
 
 _S = TypeVar("_S")
 _T = TypeVar("_T")
+_Raise = Literal["raise"]
+_Return = Literal["return"]
 
 
-class CallMethods(stdlib.Pool):
-    """Base class of `ArrowPool`, which sets the attributes below."""
-
-    #: Process that made the pool. A forked child does not have the pool's threads, and cannot make calls.
-    _pid: int
-    _processes: int
-    _engine: Engine
-    #: Objects that are shared now, oldest first. Any thread adds, removes and reads, with one atomic operation each.
-    _shares: dict[Share, None]
-
-    def _check_running(self) -> None:
-        check_process(self._pid)
-        super()._check_running()  # type: ignore[misc]
-        if self._broken is not None:
-            raise again(self._broken)
-
-    @property
-    def _broken(self) -> BaseException | None:
-        """The error for all calls when no worker of this pool can run a task; None otherwise."""
-        return self._engine.error
+class CallMethods(Calling):
+    """Base class of `ArrowPool`."""
 
     def apply(self, func: Callable[..., _T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> _T:
         """Return ``func(*args, **kwds)``, computed in a worker. Blocks until the result is there.
@@ -70,7 +51,29 @@ class CallMethods(stdlib.Pool):
         """
         return self._wait_for(self.apply_async(func, args, kwds))
 
-    def map(self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = None) -> list[_T]:
+    @overload
+    def map(
+        self,
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
+        chunksize: int | None = None,
+        *,
+        on_error: _Raise = "raise",
+    ) -> list[_T]: ...
+
+    @overload
+    def map(
+        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = None, *, on_error: _Return
+    ) -> list[_T | BaseException]: ...
+
+    def map(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> list[Any]:
         """Return ``[func(item) for item in iterable]``, computed in the workers. Blocks until all results are there.
 
         Parameters
@@ -82,6 +85,10 @@ class CallMethods(stdlib.Pool):
         chunksize : int, optional
             Number of items that a worker gets in one task. By default each worker gets about four tasks. Large chunks suit
             many small items; 1 suits few large ones.
+        on_error : {"raise", "return"}
+            With "return", exceptions are in the places of their results, and the other items are computed; also `WorkerLostError`
+            and `TaskTimeoutError`, for all items of the lost chunk. Errors of the call as a whole are raised: a function that
+            cannot be pickled, an iterable that raises, the end of the pool.
 
         Returns
         -------
@@ -91,11 +98,11 @@ class CallMethods(stdlib.Pool):
         Raises
         ------
         TypeError, ValueError
-            For a frame as `iterable`, for a chunksize that is not an integer or is below 1, and for an iterable that has fewer or
-            more items than its length says.
+            For a frame as `iterable`, for a chunksize that is not an integer or is below 1, for an iterable that has fewer or
+            more items than its length says, and for another `on_error`.
         Exception
-            The first exception that a task raises, once all tasks are answered; errors of the pool, such as
-            `WorkerLostError`.
+            The first exception that a task raises, once all tasks are answered, with a note that says for which item; errors
+            of the pool, such as `WorkerLostError`.
         KeyboardInterrupt
             On Ctrl-C. It ends the call: running tasks are interrupted, waiting tasks are dropped.
 
@@ -104,18 +111,45 @@ class CallMethods(stdlib.Pool):
         >>> from arrowpool import Pool
         >>> with Pool(2) as pool:
         ...     pool.map(abs, [-1, -2, -3])
+        ...     pool.map(int, ["1", "x", "3"], on_error="return")
         [1, 2, 3]
+        [1, ValueError("invalid literal for int() with base 10: 'x'"), 3]
         """
         try:
-            return self._wait_for(self._map_async(func, iterable, mapstar, chunksize))
+            return self._wait_for(self._map_async(func, iterable, mapstar, chunksize, on_error=on_error))
         except Exception as error:
             if is_grouped(iterable):
                 add_note(error, "each item of a GroupBy is a pair: pool.starmap(f, groups) calls f(key, frame)")
             raise
 
+    @overload
     def starmap(
-        self, func: Callable[..., _T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
-    ) -> list[_T]:
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        on_error: _Raise = "raise",
+    ) -> list[_T]: ...
+
+    @overload
+    def starmap(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        on_error: _Return,
+    ) -> list[_T | BaseException]: ...
+
+    def starmap(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> list[Any]:
         """Return ``[func(*item) for item in iterable]``: as `map`, but each item holds the arguments of one call.
 
         Examples
@@ -125,7 +159,7 @@ class CallMethods(stdlib.Pool):
         ...     pool.starmap(pow, [(2, 3), (2, 4)])
         [8, 16]
         """
-        return self._wait_for(self._map_async(func, iterable, starmapstar, chunksize))
+        return self._wait_for(self._map_async(func, iterable, starmapstar, chunksize, on_error=on_error))
 
     def apply_async(
         self,
@@ -167,6 +201,7 @@ class CallMethods(stdlib.Pool):
         self._submit(Call(tasks, None, job=result._job, length=1, snapshot=snapshot, shares=shares))
         return result  # type: ignore[no-any-return]
 
+    @overload
     def map_async(
         self,
         func: Callable[[_S], _T],
@@ -174,12 +209,37 @@ class CallMethods(stdlib.Pool):
         chunksize: int | None = None,
         callback: Callable[[list[_T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult[_T]:
+        *,
+        on_error: _Raise = "raise",
+    ) -> MapResult[_T]: ...
+
+    @overload
+    def map_async(
+        self,
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T | BaseException]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        on_error: _Return,
+    ) -> MapResult[_T | BaseException]: ...
+
+    def map_async(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> MapResult[Any]:
         """Start a `map`. Does not block, except to read an iterable without a length.
 
         Parameters
         ----------
-        func, iterable, chunksize
+        func, iterable, chunksize, on_error
             As for `map`.
         callback, error_callback : callable, optional
             As for `apply_async`; called once, with the list of results or with the first exception.
@@ -196,8 +256,9 @@ class CallMethods(stdlib.Pool):
         ...     pool.map_async(abs, [-1, -2, -3]).get()
         [1, 2, 3]
         """
-        return self._map_async(func, iterable, mapstar, chunksize, callback, error_callback)
+        return self._map_async(func, iterable, mapstar, chunksize, callback, error_callback, on_error=on_error)
 
+    @overload
     def starmap_async(
         self,
         func: Callable[..., _T],
@@ -205,7 +266,32 @@ class CallMethods(stdlib.Pool):
         chunksize: int | None = None,
         callback: Callable[[list[_T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult[_T]:
+        *,
+        on_error: _Raise = "raise",
+    ) -> MapResult[_T]: ...
+
+    @overload
+    def starmap_async(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T | BaseException]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        on_error: _Return,
+    ) -> MapResult[_T | BaseException]: ...
+
+    def starmap_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> MapResult[Any]:
         """Start a `starmap`: as `map_async`, but each item holds the arguments of one call.
 
         Examples
@@ -215,41 +301,21 @@ class CallMethods(stdlib.Pool):
         ...     pool.starmap_async(pow, [(2, 3), (2, 4)]).get()
         [8, 16]
         """
-        return self._map_async(func, iterable, starmapstar, chunksize, callback, error_callback)
+        return self._map_async(func, iterable, starmapstar, chunksize, callback, error_callback, on_error=on_error)
 
-    def _map_async(
-        self,
-        func: Callable[..., Any],
-        iterable: Any,
-        mapper: Any,
-        chunksize: int | None = None,
-        callback: Callable[[Any], Any] | None = None,
-        error_callback: Callable[[BaseException], Any] | None = None,
-    ) -> MapResult[Any]:
-        self._check_running()
-        refuse_frame(iterable, "map" if mapper is mapstar else "starmap")
-        # Copied also when it is a list: the caller may change that while tasks wait.
-        if type(iterable) is list or not hasattr(iterable, "__len__"):
-            iterable = list(iterable)
-        lazy, count = runs_code(iterable), len(iterable)
-        if count == 0:
-            chunksize = 0
-            if lazy:
-                expect_no_more(iter(iterable), 0)
-        elif chunksize is None:
-            chunksize = -(-count // (self._processes * 4))
-        else:
-            chunksize = checked_chunksize(chunksize)
-        batches = batches_of(func, iterable, chunksize, count, lazy)
-        result: Any = MapResult(self, chunksize, count, callback, error_callback=error_callback)
-        length = result._number_left
-        tasks = tasks_of(result._job, mapper, batches, length)
-        items = iterable if type(iterable) in (list, tuple) else None
-        shares = self._shared_now()
-        self._submit(Call(tasks, None, items, job=result._job, length=length, lazy=lazy, shares=shares))
-        return result  # type: ignore[no-any-return]
+    @overload
+    def imap(
+        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = 1, *, on_error: _Raise = "raise"
+    ) -> IMapIterator[_T]: ...
 
-    def imap(self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = 1) -> IMapIterator[_T]:
+    @overload
+    def imap(
+        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = 1, *, on_error: _Return
+    ) -> IMapIterator[_T | BaseException]: ...
+
+    def imap(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1, *, on_error: str = "raise"
+    ) -> IMapIterator[Any]:
         """Return an iterator over the results of ``func(item)``, in the order of the items. Does not block.
 
         Parameters
@@ -261,6 +327,8 @@ class CallMethods(stdlib.Pool):
             may wait for results of its own items.
         chunksize : int
             Number of items that a worker gets in one task.
+        on_error : {"raise", "return"}
+            As for `map`: with "return", exceptions are yielded in the places of their results.
 
         Returns
         -------
@@ -273,7 +341,7 @@ class CallMethods(stdlib.Pool):
         Raises
         ------
         TypeError, ValueError
-            For a frame as `iterable`, and for a chunksize that is not an integer or is below 1.
+            For a frame as `iterable`, for a chunksize that is not an integer or is below 1, and for another `on_error`.
 
         Examples
         --------
@@ -285,11 +353,21 @@ class CallMethods(stdlib.Pool):
         2
         3
         """
-        return self._imap(IMapIterator, func, iterable, chunksize)
+        return self._imap(IMapIterator, func, iterable, chunksize, on_error=on_error)
+
+    @overload
+    def imap_unordered(
+        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = 1, *, on_error: _Raise = "raise"
+    ) -> IMapIterator[_T]: ...
+
+    @overload
+    def imap_unordered(
+        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = 1, *, on_error: _Return
+    ) -> IMapIterator[_T | BaseException]: ...
 
     def imap_unordered(
-        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = 1
-    ) -> IMapIterator[_T]:
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1, *, on_error: str = "raise"
+    ) -> IMapIterator[Any]:
         """As `imap`, with the results in the order in which they arrive.
 
         Examples
@@ -299,49 +377,4 @@ class CallMethods(stdlib.Pool):
         ...     sorted(pool.imap_unordered(abs, [-1, -2, -3]))
         [1, 2, 3]
         """
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize)
-
-    def _imap(
-        self, kind: type[IMapIterator[_T]], func: Any, iterable: Iterable[Any], chunksize: Any
-    ) -> IMapIterator[_T]:
-        self._check_running()
-        refuse_frame(iterable, "imap")
-        chunksize = checked_chunksize(chunksize)
-        chunked = chunksize != 1
-        batches = stdlib.Pool._get_tasks(func, iterable, chunksize) if chunked else iterable  # type: ignore[attr-defined]
-        result = kind(self, chunked)
-        tasks = tasks_of(result._job, mapstar if chunked else func, batches)
-        lazy, shares = runs_code(iterable), self._shared_now()
-        self._submit(Call(tasks, result.results._set_length, job=result._job, lazy=lazy, shares=shares))
-        return result
-
-    def _snapshot(
-        self, func: Callable[..., Any], args: Any, kwds: Mapping[str, Any], shares: tuple[Share, ...]
-    ) -> Snapshot | None:
-        return self._engine.snapshot(func, args, kwds, shares)
-
-    def _submit(self, call: Call) -> None:
-        self._engine.submit(call)
-
-    def _wait_for(self, result: ApplyResult[_T]) -> _T:
-        """Wait for a call and return its value. An interrupt, or another exception of a signal handler, ends the call."""
-        try:
-            return result.get()
-        except BaseException:
-            if not result.ready():
-                self._cancel(result._job)  # type: ignore[attr-defined]
-            raise
-
-    def _cancel(self, job: int, error: BaseException | None = None) -> None:
-        """End a call: interrupt its running tasks, drop its waiting ones. Its result is `error`, or `CancelledError`."""
-        if self._pid == os.getpid():
-            self._engine.cancel(job, error)
-
-    def _drop(self, job: int, ends: bool) -> None:
-        """Note that the results of an imap will not be read. Called in finalizers, so it takes no lock."""
-        if self._pid == os.getpid():
-            self._engine.drop(job, ends)
-
-    def _shared_now(self) -> tuple[Share, ...]:
-        """The objects that a call made now refers to, newest last."""
-        return tuple(self._shares) if self._shares else ()
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, on_error=on_error)

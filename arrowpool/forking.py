@@ -65,6 +65,9 @@ class ParentOnly(Protocol):
         """Close all its descriptors in a forked child. At the fork, any thread may have been in the middle of any method."""
 
 
+#: `os.register_at_fork`; systems that cannot fork do not have it.
+_at_fork: Callable[..., None] = getattr(os, "register_at_fork", lambda **_: None)
+
 # The state of this process. A forked child, which has one thread, reads it and resets it.
 #: Owners of descriptors that children must not keep. Any thread that holds `_gate` adds; a child reads.
 _parent_only: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -82,7 +85,10 @@ _outlasted: weakref.WeakSet[Any] = weakref.WeakSet()
 _outlasted_starts: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 #: The code that starts a program, or a process under any start method. None if a library has replaced it by something that is not
 #: written in Python.
-_STARTS = [getattr(kind.__init__, "__code__", None) for kind in (subprocess.Popen, popen_fork.Popen)]
+_STARTS = [
+    getattr(getattr(kind, "__init__", None), "__code__", None)
+    for kind in (subprocess.Popen, getattr(popen_fork, "Popen", None))
+]
 #: The gates that each fork holds, in the order of registration. Forks shut them in the reverse order. Any thread appends; forking
 #: threads read a copy.
 _gates: list[Gate] = []
@@ -160,20 +166,25 @@ def hold_across_forks(
     """
     global _looks
     if not _looks:
-        os.register_at_fork(before=_await_starts)  # before all gates, so it runs when all are shut
+        _at_fork(before=_await_starts)  # before all gates, so it runs when all are shut
         _looks = True
     held = Gate(gate, before)
-    os.register_at_fork(after_in_child=after_in_child)
+    _at_fork(after_in_child=after_in_child)
     if after_in_parent is not None:
-        os.register_at_fork(after_in_parent=after_in_parent)
+        _at_fork(after_in_parent=after_in_parent)
     # In one call: if another thread forked between two calls, the gate would stay shut. After the hooks above, and not Python code:
     # an exception of a signal handler cannot keep the gate shut.
-    os.register_at_fork(
+    _at_fork(
         before=held.shut,
         after_in_parent=gate.release,
         after_in_child=gate._at_fork_reinit,  # type: ignore[attr-defined]
     )
     _gates.append(held)
+
+
+def run_in_children(hook: Callable[[], object]) -> None:
+    """Call `hook` in each forked child from now on. Does nothing on systems that cannot fork."""
+    _at_fork(after_in_child=hook)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """Checks of the items of a call, and of the size of its chunks.
 
-What the standard library accepts and answers is accepted. Frames and tables are refused: their length is the number of their rows, and
-iterating over them gives columns, so the standard library's `map` hangs or loses results.
+What the standard library accepts and answers is accepted: also a GroupBy, whose items are pairs of a key and a frame
+(``pool.starmap(f, frame.groupby("ticker"))`` calls ``f(key, group)``), and an Index, whose items are its labels
+(``pool.map(f, frame.columns)``). Frames and tables are refused: their length is the number of their rows, and iterating over them
+gives columns, so the standard library's `map` hangs or loses results.
 """
 
 from __future__ import annotations
@@ -66,6 +68,19 @@ def checked_chunksize(chunksize: Any) -> int:
     if number < 1:
         raise ValueError(f"Chunksize must be 1+, not {number:n}")
     return number
+
+
+def returns_errors(on_error: Any) -> bool:
+    """Return whether a call returns the errors of its tasks, by its argument `on_error`.
+
+    Raises
+    ------
+    ValueError
+        For anything but "raise" and "return".
+    """
+    if not isinstance(on_error, str) or on_error not in ("raise", "return"):
+        raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")
+    return on_error == "return"
 
 
 def batches_of(

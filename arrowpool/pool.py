@@ -18,16 +18,20 @@ from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
+from arrowpool import explaining
 from arrowpool.arguments import check, default_size, integer
 from arrowpool.engine.engine import Engine, Options
 from arrowpool.engine.imap import IMapIterator, IMapUnorderedIterator
 from arrowpool.engine.results import ApplyResult, AsyncResult, MapResult
-from arrowpool.frame_methods import FrameMethods
+from arrowpool.errors import ForkedPoolError
+from arrowpool.frame_methods import FrameMethods, GroupIterator
 from arrowpool.guard import leave_if_unguarded
+from arrowpool.health import Health
 from arrowpool.interrupts import check_process
 from arrowpool.sharing import Sharing
 from arrowpool.stats import Stats
-from arrowpool.tuning import COPY_THREADS
+from arrowpool.timeline import Trace
+from arrowpool.tuning import COPY_THREADS, MAX_EVENTS
 from arrowpool.worker.signals import handlers_put_off
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ __all__ = [
     "ApplyResult",
     "ArrowPool",
     "AsyncResult",
+    "GroupIterator",
     "IMapIterator",
     "IMapUnorderedIterator",
     "MapResult",
@@ -68,8 +73,8 @@ class ArrowPool(FrameMethods):
         How many times a task is run again after its worker was lost; for tasks that may run twice. After that, and by
         default at once, its call raises `WorkerLostError`.
     task_timeout : float, optional
-        Seconds that a task may run (for `map`, a task is a chunk), counted from when the worker starts to rebuild its
-        arguments and, the first time, to import its function. After that, its worker is killed and replaced, and its call
+        Seconds that a task may run; each item of a chunk, and each group of `map_groups`, has as many. They are counted from
+        when the worker starts to rebuild the arguments and, the first time, to import the function. After that, its worker is killed and replaced, and its call
         raises `TaskTimeoutError`, without a retry. By default there is no limit. With a limit, short tasks are sent one by
         one, which costs about 0.1 ms for each task.
 
@@ -87,10 +92,11 @@ class ArrowPool(FrameMethods):
     [100000.0, 0.0]
     """
 
-    # Class attributes, so that __del__ and __repr__ find them even if the arguments do not fit __init__.
+    # A class attribute, so that __del__ and __repr__ find it even if the arguments do not fit __init__.
     #: The standard library's attribute: set by the user's calls of `close` and `terminate`. The engine's threads use a `PoolState`.
     _state = INIT
-    _pid = -1
+    #: Whether tasks may start processes with `multiprocessing`. In the standard library, those of its executor may, those of its pool not.
+    _workers_may_have_children = False
 
     def __init__(
         self,
@@ -131,6 +137,7 @@ class ArrowPool(FrameMethods):
             retries=retries,
             task_timeout=task_timeout,
             copy_threads=min(COPY_THREADS, default_size()),
+            may_have_children=self._workers_may_have_children,
         )
         try:
             # An exception of a signal handler in here would leave descriptors, processes and threads without an owner.
@@ -144,6 +151,7 @@ class ArrowPool(FrameMethods):
     def _begin(self, options: Options) -> None:
         """Assemble the engine and start it. If that fails, end all its parts."""
         self._engine = engine = Engine(options)
+        self._recorder = engine.recorder
         # The standard library, CPython's tests and dask use these names.
         self._pool = engine.workers
         self._taskqueue = engine.inbox
@@ -152,7 +160,7 @@ class ArrowPool(FrameMethods):
         self._worker_handler = engine.supervisor
         self._task_handler = engine.feeder
         self._result_handler = engine.collector
-        self._terminate = util.Finalize(self, engine.terminate, exitpriority=15)
+        self._terminate = util.Finalize(self, _end, (engine.terminate, explaining.opened(engine)), exitpriority=15)
         try:
             self._repopulate_pool()
             engine.start()
@@ -164,11 +172,6 @@ class ArrowPool(FrameMethods):
     def _repopulate_pool(self) -> None:
         """Start workers until there are as many as the pool was made with."""
         self._engine.repopulate()
-
-    def __del__(self, *args: Any, _getpid: Callable[[], int] = os.getpid, **kwargs: Any) -> None:
-        # An argument, since at the end of the interpreter the module may be empty by now.
-        if self._pid == _getpid():
-            super().__del__(*args, **kwargs)
 
     def __enter__(self) -> Self:
         # A broken pool can be entered: the end of the block terminates it, and its calls say why it is broken.
@@ -268,6 +271,43 @@ class ArrowPool(FrameMethods):
         """
         return Sharing(obj, self._engine, self._shares, self._check_running)
 
+    def trace(self, path: str | os.PathLike[str] | None = None, *, max_events: SupportsIndex = MAX_EVENTS) -> Trace:
+        """Record what this process's threads and the workers do in the ``with`` block: who computes, who moves data, who waits.
+
+        Costs nothing outside the block; in it, a few microseconds for each task. Tasks that were sent before the block are not shown,
+        unless they still run at its end. A pool has one trace at a time.
+
+        Parameters
+        ----------
+        path : path, optional
+            File to write at the end of the block, in one step: https://ui.perfetto.dev and chrome://tracing open it. It shows one row
+            for each thread and each worker, with functions, items and bytes.
+        max_events : int
+            Maximum number of events. Later ones are dropped and counted.
+
+        Returns
+        -------
+        Trace
+            After the block: `Trace.plot` draws it, and printing it gives a table.
+
+        Raises
+        ------
+        OSError
+            At the beginning of the block, when the file cannot be written.
+        RuntimeError
+            When a trace of this pool is open.
+
+        Examples
+        --------
+        >>> from arrowpool import Pool
+        >>> with Pool(2) as pool:
+        ...     with pool.trace("trace.json") as trace:
+        ...         values = pool.map(abs, range(100), chunksize=10)
+        >>> [row.name for row in trace.rows if not row.is_worker]
+        ['MainThread', 'feeder', 'collector']
+        """
+        return Trace(self._engine, path, max_events, self._check_running)
+
     def stats(self) -> Stats:
         """Return the figures of this pool so far: data moved, copies saved, time of each worker, objects pickled and why.
 
@@ -288,6 +328,28 @@ class ArrowPool(FrameMethods):
         """
         return self._engine.stats()
 
+    def health(self) -> Health:
+        """Return whether the pool takes calls, and what it does now. Never waits; also for a broken pool, and after its end.
+
+        Returns
+        -------
+        Health
+            In a forked child, the pool is broken: its threads are in its parent.
+
+        Examples
+        --------
+        >>> from arrowpool import Pool
+        >>> with Pool(2) as pool:
+        ...     health = pool.health()
+        >>> health.ok, health.broken, health.size, health.waiting
+        (True, None, 2, 0)
+        >>> pool.health().state
+        'terminated'
+        """
+        if self._pid != os.getpid():
+            return Health(state="terminated", broken=str(ForkedPoolError(self._pid)), size=self._processes)
+        return self._engine.health()
+
     def __repr__(self) -> str:
         if self._state == INIT:
             return super().__repr__()
@@ -299,6 +361,13 @@ class ArrowPool(FrameMethods):
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p>" + ("" if self._state == INIT else self.stats()._repr_html_())
+
+
+def _end(terminate: Callable[[], None], leave: Callable[[], None]) -> None:
+    try:
+        terminate()
+    finally:
+        leave()
 
 
 Pool = ArrowPool

@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import BuiltinFunctionType, FunctionType, NoneType, TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from arrowpool.engine.calls import Share
-from arrowpool.engine.engine import Engine
+
+if TYPE_CHECKING:  # it needs shared memory, which not every system has
+    from arrowpool.engine.engine import Engine
 
 _T = TypeVar("_T")
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from arrowpool.interrupts import slices
 
 
-def tell(log: Callable[..., None], text: str, *args: object) -> None:
-    """Log from a thread that serves all calls: an error in the user's handlers or filters does not end the thread."""
+def tell(log: Callable[..., None], text: str, *args: object, extra: Mapping[str, object] | None = None) -> None:
+    """Log from a thread that serves all calls: an error in the user's handlers or filters does not end the thread.
+
+    `extra` has fields for the record.
+    """
     with contextlib.suppress(Exception):
-        log(text, *args)
+        log(text, *args, extra=extra, stacklevel=2)
 
 
 #: For each thread of the package, the service that runs in it. Thread-local: no other thread reads or writes it.
@@ -45,6 +49,8 @@ class Service:
         #: Set by the thread at the end of `run`; any thread waits for it. Not `Thread.join` alone: before Python 3.13, a thread
         #: whose `join` was interrupted once counts as ended.
         self._over = threading.Event()
+        #: Seconds that the thread has computed. Written by it at the end of `run`; read by any thread. None until then.
+        self._cpu_seconds: float | None = None
 
     def run(self) -> None:
         raise NotImplementedError
@@ -54,6 +60,7 @@ class Service:
         try:
             self.run()
         finally:
+            self._cpu_seconds = time.thread_time()
             self._over.set()
             self._act_for_the_last_time()
 
@@ -89,6 +96,17 @@ class Service:
         except RuntimeError:
             return False
         return True
+
+    def cpu_seconds(self) -> float:
+        """Seconds that the thread has computed so far. Any thread may call this."""
+        number = self._thread.native_id
+        if self._cpu_seconds is None and number is not None:
+            # The kernel's number for the clock of a thread, which `pthread_getcpuclockid` computes as well. Unlike that function,
+            # it can be asked about a thread that ends meanwhile.
+            with contextlib.suppress(OSError, AttributeError):  # not every system has clocks of threads
+                seconds: float = getattr(time, "clock_gettime")((~number << 3) | 6)  # noqa: B009 (mypy knows Linux only)
+                return seconds
+        return self._cpu_seconds or 0.0
 
     def is_here(self) -> bool:
         """Whether the current thread belongs to this service, or to a service that works for it."""

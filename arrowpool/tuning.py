@@ -80,3 +80,6 @@ HEADROOM_STEP = 64 * MIB
 RELIEF_SECONDS = 1.0
 #: It waits this long when they have none: results may be released at any moment.
 HOPELESS_SECONDS = 0.1
+
+#: A trace keeps this many events: about 100 MB of memory while it is open, and a file of about as many.
+MAX_EVENTS = 200_000

@@ -12,6 +12,10 @@ import select
 from collections.abc import Iterable
 from multiprocessing import util
 
+#: For loops that keep a poll object. No other module imports these from `select`.
+poll = select.poll
+POLLIN, POLLHUP, POLLERR, POLLNVAL = select.POLLIN, select.POLLHUP, select.POLLERR, select.POLLNVAL
+
 
 def wait_readable(fds: Iterable[int], timeout: float | None = 0) -> list[int]:
     """Wait until at least one descriptor is readable.
@@ -33,10 +37,17 @@ def wait_readable(fds: Iterable[int], timeout: float | None = 0) -> list[int]:
     OverflowError
         When `timeout` is above the kernel's limit of 2**31 milliseconds.
     """
-    poll = select.poll()
+    poller = poll()
     for fd in fds:
-        poll.register(fd, select.POLLIN)
-    return [fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)]
+        poller.register(fd, POLLIN)
+    return [fd for fd, _ in poller.poll(None if timeout is None else timeout * 1000)]
+
+
+def has_reader(fd: int) -> bool:
+    """Whether a pipe that this process writes to still has a reader: the kernel reports an error for a pipe that has none."""
+    poller = poll()
+    poller.register(fd, 0)
+    return not any(event & POLLERR for _, event in poller.poll(0))
 
 
 class SelfPipe:

@@ -78,7 +78,7 @@ def header(kinds: Sequence[type[Contender]]) -> list[str]:
 def row(job: Scenario, kinds: Sequence[type[Contender]], measured: Sequence[Measurement]) -> list[str]:
     """The job's row of the table."""
     found = {m.contender: m for m in measured}
-    cells = [cell(found[kind.name]) for kind in kinds]
+    cells = [cell(found[kind.name]) if kind.name in found else "-" for kind in kinds]
     seconds = {name: m.median for name, m in found.items()}
     ours = seconds.get(OURS, math.nan)
     return [job.title, *cells, *(ratio(seconds.get(name, math.nan) / ours) for name in ("serial", "stdlib"))]

@@ -1,4 +1,4 @@
-"""The plots of a run: throughput against size, seconds beside peers, peak memory. Called by `report`; needs matplotlib.
+"""The plots of a run: whole jobs beside a loop, throughput against size, seconds beside peers, peak memory. Called by `report`; needs matplotlib.
 
 A contender has the same colour everywhere. SVG files are small (text stays text) and the same for the same figures.
 """
@@ -31,8 +31,9 @@ COLOURS = {
     "dask": "#E69F00",
     "futures": "#999999",
     "memcpy": "#777777",
+    "threads": "#009E73",
 }
-MARKERS = dict(zip(COLOURS, "osDvP^X<.", strict=True))
+MARKERS = dict(zip(COLOURS, "osDvP^X<.h", strict=True))
 #: Scenarios in two lines, in the size that they were measured in.
 SHORT = {
     "frame_in": "{mb:g} MB frame in,\n40 row chunks",
@@ -61,7 +62,7 @@ def draw(records: Iterable[Record], directory: Path, form: str) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(_STYLE):
         for record in records:
-            figure = {"sizes": _sizes, "compare": _bars, "memory": _memory}[record.kind](record)
+            figure = {"jobs": _jobs, "sizes": _sizes, "compare": _bars, "memory": _memory}[record.kind](record)
             workers = f"{record.workers} workers; load when it began {record.load:g}"
             figure.text(0.01, 0.008, f"{record.machine}, {workers}", fontsize=6, color="#555555", va="bottom")
             path = directory / f"{record.kind}.{form}"
@@ -89,6 +90,44 @@ def _short(point: Point) -> str:
 def _contenders(points: Iterable[Point]) -> list[str]:
     found = {point.contender for point in points}
     return [name for name in COLOURS if name in found]
+
+
+def _jobs(record: Record) -> Any:
+    """How many times as fast as a loop each contender is: a row for each job, a mark for each contender."""
+    groups = by_scenario(record.points)
+    figure, axes = plt.subplots(figsize=(9.5, 1.5 + 0.36 * len(groups)))
+    titles = []
+    for row, points in enumerate(groups.values()):
+        loop = next(point.median for point in points if point.contender == "serial")
+        # A job that is called as the one before it, but for its chunksize.
+        titles.append(points[0].title.replace("...", "       the same,"))
+        for contender in reversed(_contenders(points)):
+            (median,) = [point.median for point in points if point.contender == contender]
+            axes.plot(
+                loop / median,
+                row,
+                marker=MARKERS[contender],
+                markersize=9 if contender == "arrowpool" else 5.5,
+                color=COLOURS[contender],
+                linestyle="",
+                label=_label(contender) if row == 0 else None,
+                zorder=3 if contender == "arrowpool" else 2,
+            )
+    axes.axvline(1, color="#000000", linewidth=1)
+    axes.set_yticks(range(len(titles)), titles, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks([0.1, 0.2, 0.5, 1, 2])
+    axes.set_xlabel("times as fast as a loop (1x)")
+    axes.grid(True, axis="both", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="upper right", ncols=len(labels), frameon=False, fontsize=8)
+    figure.suptitle("Whole jobs: further right is better", x=0.01, ha="left", fontweight="bold")
+    figure.tight_layout(rect=(0, 0.03, 1, 0.97))
+    return figure
 
 
 def _sizes(record: Record) -> Any:

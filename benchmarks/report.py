@@ -1,7 +1,7 @@
 """One Markdown table and the plots of what was measured: `python -m benchmarks.report [FILE.json ...] [--measure]`.
 
-Reads what `compare`, `sizes` and `memory` wrote with `--json`; without arguments what lies in `benchmarks/plots`. With
-`--measure` it runs the three of them first, each in a process of its own, and writes their files there.
+Reads what `jobs`, `compare`, `sizes` and `memory` wrote with `--json`; without arguments what lies in `benchmarks/plots`. With
+`--measure` it runs the four of them first, each in a process of its own, and writes their files there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.record import Point, Record, by_scenario, read
 from benchmarks.sizes import SIZES
 
 PLOTS = ROOT / "benchmarks" / "plots"
-KINDS = ("compare", "sizes", "memory")
+KINDS = ("jobs", "compare", "sizes", "memory")
 #: What is shown of all that can be measured: one of each kind, without what would take an hour with all peers.
 COMPARED = (
     "frame_in",
@@ -35,14 +35,15 @@ WATCHED = ("frame_in", "frame_there_and_back", "mixed_there_and_back", "numpy_ar
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="A Markdown table and plots from the benchmarks' JSON files.")
     parser.add_argument("files", nargs="*", metavar="FILE", help="written by --json (default: those in --to)")
-    parser.add_argument("--measure", action="store_true", help="run compare, sizes and memory first")
+    parser.add_argument("--measure", action="store_true", help="run jobs, compare, sizes and memory first")
     parser.add_argument("--to", type=Path, default=PLOTS, metavar="DIR", help="default: benchmarks/plots")
     parser.add_argument("--format", choices=("svg", "png"), default="svg")
     parser.add_argument("--no-plots", action="store_true", help="the table only; needs no matplotlib")
     trial = parser.add_argument_group("of --measure")
     trial.add_argument("--contenders", metavar="A,B", help="default: all that are installed")
     trial.add_argument("--sizes", default=",".join(map(str, SIZES)), metavar="MB,MB", help="default: %(default)s")
-    trial.add_argument("--scale", type=float, default=1.0, help="size of the inputs of compare and memory")
+    trial.add_argument("--scale", type=float, default=1.0, help="size of the inputs, but for sizes")
+    trial.add_argument("--jobs", metavar="A,B", help="default: all")
     trial.add_argument("--scenario", nargs="+", metavar="NAME", help="of compare and memory; default: the most telling")
     trial.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args(argv)
@@ -72,7 +73,9 @@ def _measure(arguments: argparse.Namespace) -> None:
     common = ["--rounds", str(arguments.rounds)]
     common += ["--contenders", arguments.contenders] if arguments.contenders else []
     scaled = ["--scale", str(arguments.scale)] if arguments.scale != 1 else []
+    jobs = ["--jobs", arguments.jobs] if arguments.jobs else []
     options = {
+        "jobs": [*scaled, *jobs, *(["--contenders", f"serial,{arguments.contenders}"] if arguments.contenders else [])],
         "compare": [*scaled, "--scenario", *(arguments.scenario or COMPARED)],
         "sizes": ["--sizes", arguments.sizes],
         "memory": [*scaled, "--scenario", *(arguments.scenario or WATCHED)],
@@ -91,7 +94,7 @@ def table(records: Sequence[Record]) -> str:
     for record in records:
         for points in by_scenario(record.points).values():
             cells = {point.contender: _cell(record.kind, point) for point in points}
-            unit = {"compare": "s", "sizes": "GB/s", "memory": "MB"}[record.kind]
+            unit = {"jobs": "s", "compare": "s", "sizes": "GB/s", "memory": "MB"}[record.kind]
             title = f"peak memory: {points[0].title}" if record.kind == "memory" else points[0].title
             rows.append([title, unit, *(cells.get(name, "") for name in contenders)])
     return markdown(rows)

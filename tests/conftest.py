@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import copyreg
 import gc
 import multiprocessing
 import os
 import re
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -19,7 +22,6 @@ import pytest
 
 import arrowpool
 from arrowpool.memory import facilities
-from arrowpool.shelf import this_process
 from tests import programs
 from tests.pool import tasks
 
@@ -70,8 +72,9 @@ def pytest_collection_modifyitems(items):
 
 _PATIENCE_SECONDS = 3.0
 
-# A thousand processes import the package in a run of the tests. Python compiles it once.
+# A thousand processes import the package in a run of the tests. Python compiles it once, and pytest the tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,15 +102,9 @@ def _frozen_imports():
 _SHELVES = {f"arrowpool-{os.geteuid()}"}
 
 
-def _leavings() -> dict[str, set[str]]:
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    return {
-        "children": _children(),
-        "descriptors": {f"{fd} {_target(fd)}" for fd in os.listdir("/proc/self/fd")},
-        "threads": {thread.name for thread in threading.enumerate()},
-        "shared memory": {name for name in os.listdir("/dev/shm") if name.startswith("arrowpool")} - _SHELVES,
-        "arenas": {line.split()[0] for line in maps if "arrowpool" in line and is_arena(line)},
-    }
+def _leavings(kinds) -> dict[str, set[str]]:
+    """What there is of these kinds: to read all maps, for one, takes longer than most tests."""
+    return {kind: _KINDS[kind]() for kind in kinds}
 
 
 def _children() -> set[str]:
@@ -126,11 +123,39 @@ def _target(fd: str) -> str:
         return "gone"  # the descriptor that listed the directory
 
 
+def _descriptors() -> set[str]:
+    return {f"{fd} {_target(fd)}" for fd in os.listdir("/proc/self/fd")}
+
+
+def _threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
+
+
+def _shared_memory() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if name.startswith("arrowpool")} - _SHELVES
+
+
+def _arenas() -> set[str]:
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return {line.split()[0] for line in maps if "arrowpool" in line and is_arena(line)}
+
+
+_KINDS = {
+    "children": _children,
+    "descriptors": _descriptors,
+    "threads": _threads,
+    "shared memory": _shared_memory,
+    "arenas": _arenas,
+}
+#: A pool opens files and maps memory when it first needs them, and keeps them: compared once the pool has ended.
+_KINDS_WHILE_A_POOL_RUNS = ("children", "threads", "shared memory")
+
+
 def _wait_until_nothing_is_left(before, kinds, whose) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         gc.collect()
-        now = _leavings()
+        now = _leavings(kinds)
         left = {kind: now[kind] - before[kind] for kind in kinds}
         if kinds is _KINDS_WHILE_A_POOL_RUNS:
             left["threads"].discard("arrowpool-copy")  # started with the first large copy
@@ -143,11 +168,6 @@ def _wait_until_nothing_is_left(before, kinds, whose) -> None:
         time.sleep(0.01)  # a process or thread that was told to end is on its way
 
 
-_KINDS = ("children", "descriptors", "threads", "shared memory", "arenas")
-#: A pool opens files and maps memory when it first needs them, and keeps them: compared once the pool has ended.
-_KINDS_WHILE_A_POOL_RUNS = ("children", "threads", "shared memory")
-
-
 @pytest.fixture(autouse=True)
 def _census(request):
     """Children, descriptors, threads, shared memory and arenas, before and after each test."""
@@ -157,14 +177,32 @@ def _census(request):
         pools, shared = request.getfixturevalue("_pools"), request.getfixturevalue(name)
         workers = {worker.pid for worker in shared._pool}
     stdlib = "multiprocessing-" in request.node.name  # its pool closes its pipes only when it is collected
+    kinds = _KINDS if shared is None else _KINDS_WHILE_A_POOL_RUNS
     gc.collect()
-    before = None if stdlib else _leavings()
+    before = None if stdlib else _leavings(kinds)
     yield
     request.node.funcargs.clear()  # pytest would hold the test's pool a little longer
     if shared is not None:
         pools.verify(shared, workers)
     if not stdlib:
-        _wait_until_nothing_is_left(before, _KINDS if shared is None else _KINDS_WHILE_A_POOL_RUNS, "the test")
+        _wait_until_nothing_is_left(before, kinds, "the test")
+
+
+@contextlib.contextmanager
+def exceptions_pickled_as_before():
+    """Where Dask is imported, it has all exceptions of the process pickled in a way of its own. That is taken back at the end."""
+    known = set(copyreg.dispatch_table)
+    try:
+        yield
+    finally:
+        for cls in [cls for cls in copyreg.dispatch_table if issubclass(cls, BaseException) and cls not in known]:
+            del copyreg.dispatch_table[cls]
+
+
+@pytest.fixture(autouse=True)
+def _pickling():
+    with exceptions_pickled_as_before():
+        yield
 
 
 class Implementation:
@@ -260,7 +298,7 @@ class Pools:
 
 @pytest.fixture(scope="module")
 def _pools(request):
-    before = _leavings()
+    before = _leavings(_KINDS)
     pools = Pools(request.module.__name__)
     yield pools
     stdlib = any(one.library is multiprocessing for one in pools._open)
@@ -290,10 +328,20 @@ def our_pool(request, ours, _pools):
     yield from _pool_of(request, ours)
 
 
+@pytest.fixture(scope="session")
+def kept_directory(request, tmp_path_factory):
+    """Makes directories that later runs find as this one has left them, for tools with a cache; empty ones without pytest's own."""
+    cache = getattr(request.config, "cache", None)
+    return tmp_path_factory.mktemp if cache is None else cache.mkdir
+
+
 @pytest.fixture
 def own_shelf(tmp_path_factory, monkeypatch):
     """Persistent objects lie in a directory of the test's; what this process owns is let go of at its end."""
     directory = tmp_path_factory.mktemp("shelf")
     monkeypatch.setenv("ARROWPOOL_SHELF_DIR", str(directory / "root"))
     yield directory / "root"
-    this_process.close()
+    if facilities.has("linux"):  # elsewhere, the shelf is files
+        from arrowpool.shelf import this_process
+
+        this_process.close()

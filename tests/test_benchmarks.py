@@ -12,9 +12,23 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks import by_hand, contenders, inputs, jobs, memory, parent, real_jobs, record, report, scenarios, sizes
+from benchmarks import (
+    by_hand,
+    contenders,
+    groups,
+    inputs,
+    jobs,
+    memory,
+    parent,
+    real_jobs,
+    record,
+    report,
+    scenarios,
+    sizes,
+)
 from benchmarks.measure import call_once
 from benchmarks.scenarios import Timing
 from tests import programs
@@ -36,15 +50,16 @@ def measured(tmp_path_factory):
     directory = tmp_path_factory.mktemp("measured")
     done = run(
         *("benchmarks.report", "--measure", "--no-plots", "--to", str(directory), "--contenders", FEW),
-        *("--sizes", "0.01,0.04", "--scale", "0.0001", "--rounds", "1", "--scenario", *DRAWN),
+        *("--sizes", "0.01,0.04", "--scale", "0.0001", "--rounds", "1", "--scenario", *DRAWN, "--jobs", "rolling"),
     )
     return directory, done.stdout
 
 
 def test_what_is_measured_is_written(measured):
     directory, _ = measured
-    compared, grown, held = (record.read(directory / f"{kind}.json") for kind in report.KINDS)
+    whole, compared, grown, held = (record.read(directory / f"{kind}.json") for kind in report.KINDS)
     names = FEW.split(",")
+    assert [point.contender for point in whole.points] == ["serial", *names[:2]]
     assert [(point.scenario, point.contender) for point in compared.points] == [
         *(("frame_in", name) for name in names),
         *(("mixed_there_and_back", name) for name in names if name != "by_hand"),
@@ -53,7 +68,7 @@ def test_what_is_measured_is_written(measured):
     assert {(point.scenario, point.contender) for point in grown.points} == {
         (f"{scenario}_{size}", name) for scenario in sizes.SCENARIOS for size in (0.01, 0.04) for name in names
     }
-    for point in (*compared.points, *grown.points):
+    for point in (*whole.points, *compared.points, *grown.points):
         assert not point.failure
         assert len(point.seconds) == 1
         assert point.seconds[0] > 0
@@ -68,11 +83,11 @@ def test_what_is_measured_is_written(measured):
 def test_the_table(measured):
     directory, said = measured
     lines = [line.split(" | ") for line in said.splitlines() if line.startswith("| ")]
-    assert lines[0] == ["| what", "unit", *FEW.split(",")[:-1], "memcpy |"]
+    assert lines[0] == ["| what", "unit", "serial", *FEW.split(",")[:-1], "memcpy |"]
     assert len({len(line) for line in lines}) == 1
-    assert [line[1] for line in lines[2:]] == ["s"] * 3 + ["GB/s"] * 4 + ["MB"] * 3
+    assert [line[1] for line in lines[2:]] == ["s"] * 4 + ["GB/s"] * 4 + ["MB"] * 3
     first = record.read(directory / "compare.json").points[0]
-    assert lines[2][2] == f"{first.median:.3g}"
+    assert lines[3][3] == f"{first.median:.3g}" + ("" if first.warmed else "*")
 
 
 def test_the_plots(measured, tmp_path):
@@ -81,6 +96,7 @@ def test_the_plots(measured, tmp_path):
     files = [str(measured[0] / f"{kind}.json") for kind in report.KINDS]
     run("benchmarks.report", *files, "--to", str(tmp_path), MPLCONFIGDIR=str(tmp_path))
     for kind, wanted in (
+        ("jobs", ["arrowpool", "stdlib", "times as fast as a loop"]),
         ("sizes", ["SharedMemory by hand", "arrowpool", "0.01", "0.04", "GB/s"]),
         ("compare", ["SharedMemory by hand", "stdlib", "seconds", "40 tiny tasks,"]),
         ("memory", ["SharedMemory by hand", "stdlib", "MB"]),
@@ -248,3 +264,11 @@ def test_a_result_that_differs_is_an_error():
         parent.costs([Wrong()], dataclasses.replace(parent.TRAFFIC[0], task=parent.same), [1, 2], rounds=1)
     with pytest.raises(SystemExit):
         parent.main(["--traffic", "other"])
+
+
+def test_groups(capsys):
+    groups.main(["--scale", "0.005", "--rounds", "1", "--jobs", "rsi,rsi_shuffled,mean"])
+    out = capsys.readouterr().out
+    assert re.search(r"^RSI and MACD of 2,000 tickers x 250 days +[\d.]+ \([\d.]+\)", out, re.MULTILINE)
+    with pytest.raises(AssertionError):
+        groups.check(pd.Series([1.0]), pd.Series([2.0]))

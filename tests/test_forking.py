@@ -21,6 +21,7 @@ from arrowpool.forking import Handover, keep_from_children, worker_fork
 from arrowpool.transport.channel import Channel
 from arrowpool.waiting import wait_readable
 from arrowpool.worker.lifeline import Lifeline
+from arrowpool.worker.signals import signals_held_back
 
 LIMIT = 30
 
@@ -358,3 +359,28 @@ def test_a_child_closes_no_file_that_has_the_number_of_a_closed_one(make, monkey
         owner.close()
     assert codes
     assert all(codes)
+
+
+def test_no_fork_while_the_resource_tracker_is_looked_at(monkeypatch):
+    """Its lock would be held in the child, whose first pool would wait for it for ever."""
+    is_forked, seen = threading.Event(), []
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        is_forked.set()
+
+    thread = threading.Thread(target=fork)
+
+    def look():
+        thread.start()
+        seen.append(is_forked.wait(0.2))
+
+    monkeypatch.setattr("arrowpool.worker.signals.resource_tracker.ensure_running", look)
+    with signals_held_back(True):
+        pass
+    thread.join(LIMIT)
+    assert seen == [False]
+    assert is_forked.is_set()

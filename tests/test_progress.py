@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from arrowpool import progress
@@ -81,6 +85,13 @@ def test_results_are_the_pool_s_own_and_the_bar_counts_them(one_pool, name, chun
     assert screen.counts[-1] == 10
     assert "10/10" in screen.getvalue()
     assert screen.closed_bars == 1
+
+
+@pytest.mark.parametrize("make", [np.asarray, pd.Series, pd.Index])
+@pytest.mark.parametrize("name", ["map", "imap"])
+def test_items_in_an_array(one_pool, name, make):
+    for items in ([0], [0, 1, 2], []):
+        assert call(one_pool, name, tasks.identity, make(items), None, **Screen().options) == items
 
 
 @pytest.mark.parametrize("name", [*MAPS, *IMAPS])
@@ -208,6 +219,91 @@ def test_a_closed_pool(name):
     assert screen.closed_bars == 1
 
 
+@pytest.mark.parametrize("name", [*MAPS, *IMAPS, "imap_groups"])
+def test_errors_that_are_returned_are_counted(one_pool, name):
+    screen = Screen()
+    options = {"on_error": "return", **screen.options}
+    if name == "imap_groups":
+        frame, by = grouped(4)
+        found = [value for _, value in progress.imap_groups(one_pool, fail_for_odd, frame, by, **options)]
+    else:
+        items = [(number,) for number in range(4)] if name == "starmap" else range(4)
+        found = call(one_pool, name, tasks.fail_if_odd, items, 1, **options)
+    assert sum(isinstance(value, ValueError) for value in found) == 2
+    assert "4/4" in screen.getvalue()
+
+
+def fail_for_odd(group):
+    return tasks.fail_if_odd(group.name)
+
+
+def grouped(count=10):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"key": [number % count for number in range(100)], "value": range(100)})
+    return frame, "key"
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 3])
+def test_groups_are_counted(one_pool, chunksize):
+    frame, by = grouped()
+    expected = one_pool.map_groups(len, frame, by)
+    screen = Screen()
+    found = progress.map_groups(one_pool, len, frame, by, chunksize, sort=False, **screen.options)
+    assert found.equals(frame.groupby(by, sort=False)["value"].size())
+    assert found.sort_index().equals(expected)
+    assert screen.counts == sorted(screen.counts)
+    assert screen.counts[-1] == 10
+    assert "10/10" in screen.getvalue()
+    assert screen.closed_bars == 1
+    screen = Screen()
+    pairs = list(progress.imap_groups(one_pool, len, frame, by, chunksize, **screen.options))
+    assert pairs == [(key, 10) for key in range(10)]
+    assert sorted(set(screen.counts)) == list(range(11))
+    assert screen.closed_bars == 1
+
+
+@pytest.mark.parametrize("name", ["map_groups", "imap_groups"])
+def test_an_error_of_a_group_closes_the_bar(one_pool, name):
+    frame, by = grouped()
+
+    def fail(group):
+        if group.name == 0:
+            raise ValueError(f"group {group.name}")
+
+    screen = Screen()
+    with pytest.raises(ValueError, match="group 0"):
+        list(getattr(progress, name)(one_pool, fail, frame, by, 1, **screen.options))
+    assert screen.closed_bars == 1
+    with pytest.raises(TypeError, match="by= is missing"):
+        getattr(progress, name)(one_pool, fail, frame, **Screen().options)
+    assert one_pool.map(tasks.square, [3]) == [9]
+
+
+@pytest.mark.parametrize("name", [*MAPS, *IMAPS])
+def test_the_bytes_that_have_moved(one_pool, name):
+    np = pytest.importorskip("numpy")
+    arrays = [np.full(125_000, float(number)) for number in range(8)]
+    items = [(array, array[:1]) for array in arrays] if name == "starmap" else arrays
+    screen = Screen()
+    call(one_pool, name, tasks.add if name == "starmap" else tasks.double, items, 1, **screen.options)
+    moved = re.findall(r"([\d.]+) MB moved, [\d.,]+ [MG]B/s", screen.getvalue())
+    assert 16 <= float(moved[-1]) < 17
+    screen = Screen()
+    call(
+        one_pool,
+        name,
+        abs if name != "starmap" else max,
+        [(1, 2)] * 3 if name == "starmap" else [1],
+        1,
+        **screen.options,
+    )
+    assert " MB moved" not in screen.getvalue(), "of this call only"
+    screen = Screen()
+    call(one_pool, name, abs if name != "starmap" else max, [(1, 2)] if name == "starmap" else [1], 1, postfix="mine", **screen.options)  # fmt: skip
+    assert "mine" in screen.getvalue()
+    assert "moved" not in screen.getvalue()
+
+
 def test_without_tqdm_it_says_what_to_install(one_pool, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'arrowpool\[progress\]'"):
@@ -219,3 +315,45 @@ def test_without_tqdm_it_says_what_to_install(one_pool, monkeypatch):
 def test_tqdm_is_imported_by_the_first_bar():
     program = "import sys, arrowpool.progress; sys.exit('tqdm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=LIMIT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["imap", "imap_unordered", "imap_groups"])
+def test_an_iterator_in_an_event_loop_and_its_end(one_pool, name):
+    frame = pd.DataFrame({"key": range(10), "x": 1})
+    arguments = (len, frame, "key", 1) if name == "imap_groups" else (abs, range(10))
+
+    async def main():
+        screen = Screen()
+        results = getattr(progress, name)(one_pool, *arguments, **screen.options)
+        taken = [result async for result in results]
+        assert len(taken) == 10
+        assert screen.counts[-1] == 10
+        assert screen.closed_bars == 1
+
+    asyncio.run(main())
+    screen = Screen()
+    results = getattr(progress, name)(one_pool, *arguments, **screen.options)
+    next(results)
+    results.close()
+    assert list(results) == []
+    assert screen.closed_bars == 1
+
+
+def test_a_timeout_leaves_the_bar(one_pool, tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    screen = Screen()
+    results = progress.imap(one_pool, read, [str(gate)], **screen.options)
+    with pytest.raises(multiprocessing.TimeoutError):
+        results.next(0.01)
+    assert screen.closed_bars == 0
+    gate.write_text("x")
+    assert results.next() == "x"
+    with pytest.raises(StopIteration):
+        results.next(10)
+    assert screen.closed_bars == 1
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -36,6 +37,10 @@ SMALL = {
     "python -m arrowpool demo": ("--rows 2000 --processes 2", "results equal"),
     "python -m arrowpool bench": ("--megabytes 1 --seconds 1 --processes 2", "Of 5 jobs, arrowpool.Pool was"),
     "python -m arrowpool bench --csv prices.csv": ("--seconds 1 --processes 2", "prices.csv: 1,000 rows of 3 columns"),
+    "python -m arrowpool bench --csv prices.csv --by ticker --function mymodule:features": (
+        "--seconds 1 --processes 2",
+        "mymodule:features on each group of ticker: 2 calls",
+    ),
     "python -m arrowpool doctor": ("", "shared memory"),
     "python -m arrowpool top": ("", "pools of"),
     "python -m arrowpool run backtest.py --year 2013": ("", "ArrowPool True ['--year', '2013']"),
@@ -44,14 +49,16 @@ SMALL = {
     "python -m arrowpool ls": ("", "KEY"),
     "python -m benchmarks.compare": ("--contenders arrowpool --scenario frame_in --scale 0.001 --rounds 1", "frame_in"),
     "python -m benchmarks.jobs": ("--jobs rolling --contenders serial,arrowpool --scale 0.001 --rounds 1", "x serial"),
+    "python -m benchmarks.groups": ("--jobs mean --scale 0.01 --rounds 1", "map_groups"),
     "python -m benchmarks.parent": ("--traffic tiny --scale 0.01 --rounds 1 --sleepers 2", "feeds at 10 ms"),
     "python -m benchmarks.memory --contenders stdlib,arrowpool": (
         "--scenario frame_in --scale 0.001 --rounds 1",
         "arrowpool",
     ),
+    "python -m benchmarks.cluster": ("--scale 0.001 --rounds 1", "MB into a node"),
     "python -m benchmarks.shelf": ("--mb 1 --rounds 1 --readers 1", "memcpy"),
     "python -m benchmarks.report --measure": (
-        "--no-plots --to {tmp} --contenders arrowpool --sizes 0.01 --scale 0.0001 --rounds 1 --scenario frame_in",
+        "--no-plots --to {tmp} --contenders arrowpool --sizes 0.01 --scale 0.0001 --rounds 1 --scenario frame_in --jobs rolling",
         "| peak memory",
     ),
     "python -m pytest -n 0 benchmarks --benchmark-enable": (
@@ -91,10 +98,13 @@ def test_all_commands_are_known():
 
 @pytest.mark.parametrize("command", SMALL)
 def test_a_command(command, tmp_path):
+    if "cluster" in command and importlib.util.find_spec("distributed") is None:
+        pytest.skip("distributed is not installed")
     options, said = SMALL[command]
     words = shlex.split(command)
     benchmarks = "benchmarks" in words[2] or "benchmarks" in words
     (tmp_path / "backtest.py").write_text(BACKTEST)
+    (tmp_path / "mymodule.py").write_text("def features(prices):\n    return prices['close'].mean()\n")
     pd.DataFrame({"ticker": ["A", "B"] * 500, "day": range(1000), "close": np.arange(1000) / 8}).to_csv(
         tmp_path / "prices.csv", index=False
     )
@@ -145,13 +155,20 @@ frames = [prices.iloc[at : at + 10_000] for at in range(0, 40_000, 10_000)]
 thresholds = [1.0, 2.0]
 """
 AROUND = {
-    "returns = pool.map(total_return, chunks)": "    assert all(a.equals(total_return(b)) for a, b in zip(returns, chunks))",
+    "pd.read_parquet(": '    assert features.index.unique("ticker").tolist() == ["A", "B"]',
     "pool.share(prices)": "range(5, 200)",
     "await pool.apply_async": "async",
     "backend=": "sklearn",
     "from arrowpool import progress": "tqdm",
     "pool.map_groups": "tqdm",
+    'on_error="return"': "tqdm",
+    "partial(backtest, prices, 20)": "tqdm",
+    "pool.imap(featurise, chunks)": "tqdm",
+    "pool.trace(": "tqdm",
+    "pool.health()": '    assert pool.health().state == "terminated"',
+    "PoolCollector(": "tqdm",
     "arrowpool.put(prices)": "shelf",
+    "integrations.dask": "dask",
     "ProcessPoolExecutor": "assert result.equals(frames[-1] * 2)",
 }
 
@@ -169,6 +186,9 @@ def program_of(body):
         first, second = body.split("# compute_rsi_macd.py\n")
         Path("compute_rsi_macd.py").write_text(HEAD + second)
         body = first.replace("subprocess.run(", "subprocess.run(check=True, args=")
+    elif kind == "dask":
+        local = "Client(n_workers=2, threads_per_worker=1, dashboard_address=':0')"
+        body = body.replace('Client("tcp://scheduler:8786")', local) + "assert features[-1].equals(frames[-1] * 2)\n"
     elif kind == "range(5, 200)":
         body = "with arrowpool.Pool(2) as pool:\n" + textwrap.indent(body.replace(kind, "range(5, 7)"), "    ")
     elif kind == "tqdm":
@@ -176,10 +196,13 @@ def program_of(body):
     elif kind == "sklearn":
         body = (
             "from sklearn.model_selection import GridSearchCV\nfrom sklearn.linear_model import Ridge\n"
-            "model, grid, targets = Ridge(), {'alpha': [1.0, 2.0]}, prices['A']\n" + body
+            "model, grid, targets = Ridge(), {'alpha': [1.0, 2.0]}, prices['A']\n"
+            + body.replace("n_jobs=4", "n_jobs=2")  # each imports scikit-learn
         )
     else:
         body += kind + "\n"
+    if "__main__" not in body:  # from Python 3.14 on, workers import the program
+        body = 'if __name__ == "__main__":\n' + textwrap.indent(body, "    ")
     return HEAD + body
 
 
@@ -187,11 +210,13 @@ def program_of(body):
     "body", [body for kind, body in FENCES if kind == "python"], ids=lambda body: body.split("\n")[0][:40]
 )
 def test_a_program(body, tmp_path, monkeypatch):
-    for module in re.findall(r"\b(?:import|from) (joblib|tqdm)\b", body):
+    for module in re.findall(r"\b(?:import|from) (joblib|tqdm|prometheus_client|distributed)\b", body):
         pytest.importorskip(module)
     if "GridSearchCV" in body:
         pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
+    days = {"ticker": ["A", "B"] * 50, "day": range(100), "close": np.arange(100.0)}
+    pd.DataFrame(days).to_parquet("prices.parquet")
     script = tmp_path / "program.py"
     script.write_text(program_of(body))
     ran = programs.run(

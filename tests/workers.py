@@ -8,6 +8,7 @@ import numpy as np
 
 from arrowpool.engine.calls import Blob, Call, Task
 from arrowpool.engine.worker_handle import WorkerHandle
+from arrowpool.memory.announcements import END, Announcements
 from arrowpool.transport.parcel import Parcel
 from arrowpool.transport.protocol import encoded
 
@@ -19,11 +20,15 @@ class Control:
 
     def __init__(self):
         self.started = 0
+        self.task_began = 0.0
+        self.cpu = self.delayed = 0.0
+        self.running = range(0)
         self.recalled = []
         self.interrupted = []
         self.answers = []
         self.arguments = None
         self.results = types.SimpleNamespace(resident=0)
+        self.announcements = Announcements(memoryview(bytearray(END)))
         self.released_by_worker = np.zeros(16, dtype=np.uint8)
 
     def recall(self, end):

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile
 
+from arrowpool import portable
 from arrowpool.cli.bench_runner import Job
-from arrowpool.memory.limits import memory
 
 _CHUNKS = 40
 _CAPTURING_TASKS = 8
@@ -25,6 +27,9 @@ _TINY_TASKS = 100_000
 #: A frame may take one part in so many of the available memory: both sides have copies, and there are results.
 _SHARE = 10
 _SAMPLE_ROWS = 10_000
+#: The beginning of a date, and in how many rows it is looked for.
+_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
+_LIKE_DATES_ROWS = 100
 
 
 # -- tasks -------------------------------------------------------------------------------------------------------------
@@ -142,18 +147,55 @@ def frame_bytes(frame: pd.DataFrame) -> int:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def read_csv(path: str) -> tuple[pd.DataFrame, bool]:
-    """The file as a frame, and whether the frame has all rows: rows that do not fit into memory several times are left out."""
-    first = pd.read_csv(path, nrows=_SAMPLE_ROWS)
+def read_csv(path: str, by: Sequence[str] = (), dates: Sequence[str] = ()) -> tuple[pd.DataFrame, bool]:
+    """The file as a frame, and whether the frame has all rows: rows that do not fit into memory several times are left out.
+
+    Raises
+    ------
+    OSError, ValueError
+        When the file cannot be read, has no column of `by`, or something else than dates in a column of `dates`.
+    """
+    parsed = list(dates)
+    first = _checked_dates(pd.read_csv(path, nrows=_SAMPLE_ROWS, parse_dates=parsed), dates)
+    _check_columns(first, by)
     if len(first) < _SAMPLE_ROWS:
         return first, True
     most = _most_rows(first)
-    frame = pd.read_csv(path, nrows=most + 1, low_memory=False)
-    return frame.iloc[:most], len(frame) <= most
+    frame = pd.read_csv(path, nrows=most + 1, low_memory=False, parse_dates=parsed)
+    return _checked_dates(frame, dates).iloc[:most], len(frame) <= most
 
 
-def read_parquet(path: str) -> tuple[pd.DataFrame, bool]:
+def _check_columns(frame: pd.DataFrame, by: Sequence[str]) -> None:
+    missing = [column for column in by if column not in frame.columns]
+    if missing:
+        raise ValueError(f"there is no column {missing[0]!r}; the columns are {', '.join(map(str, frame.columns))}")
+
+
+def _checked_dates(frame: pd.DataFrame, dates: Sequence[str]) -> pd.DataFrame:
+    for column in dates:
+        if len(frame) and not pd.api.types.is_datetime64_any_dtype(frame[column]):
+            raise ValueError(f"pandas cannot read column {column!r} as dates")
+    return frame
+
+
+def columns_like_dates(frame: pd.DataFrame) -> list[Any]:
+    """Columns of text that begins as dates do."""
+    texts = frame.columns[[pd.api.types.is_string_dtype(dtype) for dtype in frame.dtypes]]
+    return [column for column in texts if _all_like_dates(frame[column].dropna().head(_LIKE_DATES_ROWS).tolist())]
+
+
+def _all_like_dates(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, str) and _DATE.match(value) for value in values)
+
+
+def read_parquet(path: str, by: Sequence[str] = ()) -> tuple[pd.DataFrame, bool]:
     """As `read_csv`, for a Parquet file."""
+    frame, whole = _read_parquet(path)
+    _check_columns(frame, by)
+    return frame, whole
+
+
+def _read_parquet(path: str) -> tuple[pd.DataFrame, bool]:
     with ParquetFile(path) as file:
         first = next(file.iter_batches(_SAMPLE_ROWS), None)
         total: int = file.metadata.num_rows
@@ -169,5 +211,15 @@ def read_parquet(path: str) -> tuple[pd.DataFrame, bool]:
 
 
 def _most_rows(sample: pd.DataFrame) -> int:
-    _, available = memory()
+    available = _available()
     return max(_SAMPLE_ROWS, int(available / _SHARE / max(1, frame_bytes(sample)) * len(sample)))
+
+
+def _available() -> int:
+    """Bytes of memory that are available; without the limits of containers where those cannot be known."""
+    if portable.missing() is not None:
+        found: int = psutil.virtual_memory().available
+        return found
+    from arrowpool.memory.limits import memory
+
+    return memory()[1]

@@ -10,7 +10,7 @@ import gc
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 import arrowpool
+from arrowpool.cli.bench_advice import Gain
 from arrowpool.stats import Stats
 
 MOST_ROUNDS = 15
@@ -28,15 +29,29 @@ MOST_ROUNDS = 15
 _PIECE = 1 << 26
 
 
+class ResultsDifferError(AssertionError):
+    """Two contestants have different results."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A call of ``pool.map``, and the least number of bytes that it moves (0 if negligible)."""
+    """A call of ``pool.map``, and the least number of bytes that it moves (0 if negligible).
+
+    `ways` has, by contestant, what is called with its pool instead; `compare` then compares its result with the first one.
+    """
 
     title: str
     function: Callable[[Any], Any]
     items: Sequence[Any]
     chunksize: int | None = 1
     nbytes: int = 0
+    ways: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    compare: Callable[[Any, Any], None] | None = None
+
+    def call(self, name: str, pool: Any) -> Any:
+        """The job's result, by this contestant."""
+        way = self.ways.get(name)
+        return pool.map(self.function, self.items, self.chunksize) if way is None else way(pool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +72,13 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The bytes that one call of arrowpool moved, and the seconds that its tasks ran, summed over all workers."""
+    """The bytes that one call of arrowpool moved, and where the time of its workers went, summed over all of them.
+
+    `run` are seconds in tasks; `moved` those of moving data, also as long as this process kept the workers waiting with that.
+    """
 
     run: float
+    moved: float
     piped_bytes: int
     shared_bytes: int
     copies: int
@@ -67,8 +86,10 @@ class Moved:
     @classmethod
     def between(cls, before: Stats, after: Stats) -> Moved:
         """The difference of two states of one pool."""
+        spent = after.since(before).spent
         return cls(
-            sum(worker.run for worker in after.workers) - sum(worker.run for worker in before.workers),
+            spent.run if spent is not None else 0.0,
+            spent.moved if spent is not None else 0.0,
             after.piped_bytes - before.piped_bytes,
             after.shared_bytes - before.shared_bytes,
             after.copies - before.copies,
@@ -90,9 +111,20 @@ class Measured:
         """Median seconds of a contestant."""
         return statistics.median(self.seconds[name])
 
-    def gain(self, name: str, over: str) -> float:
-        """How many times as fast one contestant is as another, by the medians."""
-        return self.median(over) / self.median(name)
+    def gain(self, name: str, over: str) -> Gain:
+        """How many times as fast one contestant is as another."""
+        rounds = zip(self.seconds[over], self.seconds[name], strict=True)
+        return Gain.of(self.median(over) / self.median(name), [other / ours for other, ours in rounds])
+
+    @property
+    def run(self) -> float:
+        """Median seconds of arrowpool's workers in tasks; 0 where workers do not say."""
+        return statistics.median(one.run for one in self.moved) if self.moved else 0.0
+
+    @property
+    def moving(self) -> float:
+        """As `run`, in moving data."""
+        return statistics.median(one.moved for one in self.moved) if self.moved else 0.0
 
 
 @contextmanager
@@ -119,12 +151,19 @@ def contestants(
         yield found, ours._processes
 
 
-def measure(jobs: Sequence[Job], contestants: Sequence[Contestant], deadline: float) -> list[Measured]:
+def measure(
+    jobs: Sequence[Job],
+    contestants: Sequence[Contestant],
+    deadline: float,
+    begins: Callable[[str], None] = lambda step: None,
+) -> list[Measured]:
     """Run all jobs in turns until the deadline: one round to warm up, then at least one measured round.
+
+    `begins` is called before each run of a job, with words for it.
 
     Raises
     ------
-    AssertionError
+    ResultsDifferError
         When results differ; the message names the job and the contestants.
     """
     found = [Measured(job, seconds={one.name: [] for one in contestants}) for job in jobs]
@@ -134,6 +173,7 @@ def measure(jobs: Sequence[Job], contestants: Sequence[Contestant], deadline: fl
         order = contestants if turn % 2 else contestants[::-1]
         for measured in found:
             for one in order:
+                begins(f"{measured.job.title}, {one.name}")
                 _run(measured, one, contestants[0].name, counts=turn >= 0)
             if turn >= 0 and measured.job.nbytes:
                 measured.memcpy.append(_memcpy(measured.job.nbytes))
@@ -146,11 +186,11 @@ def measure(jobs: Sequence[Job], contestants: Sequence[Contestant], deadline: fl
 def _run(measured: Measured, one: Contestant, first: str, *, counts: bool) -> None:
     job = measured.job
     before = one.stats() if one.stats else None
-    seconds, result = _timed(partial(one.pool.map, job.function, job.items, job.chunksize))
+    seconds, result = _timed(partial(job.call, one.name, one.pool))
     if measured.expected is None:
         measured.expected = result
     else:
-        _compare(job.title, (first, one.name), measured.expected, result)
+        _compare(job, (first, one.name), measured.expected, result)
     if counts:
         measured.seconds[one.name].append(seconds)
         if one.stats and before:
@@ -175,14 +215,32 @@ def _memcpy(nbytes: int) -> float:
     return time.perf_counter() - began
 
 
-def _compare(title: str, names: tuple[str, str], expected: list[Any], found: list[Any]) -> None:
+def _compare(job: Job, names: tuple[str, str], expected: Any, found: Any) -> None:
     try:
+        if job.compare is not None:
+            return job.compare(expected, found)
         assert len(found) == len(expected), f"{len(found)} results instead of {len(expected)}"
         if expected and isinstance(expected[0], pd.DataFrame):
             for one, other in zip(expected, found, strict=True):
                 if not other.equals(one):  # far quicker than the function that says where they differ
                     pd.testing.assert_frame_equal(other, one, check_exact=True)
         else:
-            assert found == expected
+            assert _is_equal(found, expected)
     except AssertionError as error:
-        raise AssertionError(f"the results of '{title}' differ between {' and '.join(names)}: {error}") from error
+        raise ResultsDifferError(
+            f"the results of '{job.title}' differ between {' and '.join(names)}: {error}"
+        ) from error
+
+
+def _is_equal(found: list[Any], expected: list[Any]) -> bool:
+    """Whether lists are equal: of arrays, series and NaN, too."""
+    try:
+        return bool(found == expected) or _is_nested_equal(found, expected)
+    except ValueError:  # arrays have no truth value
+        return _is_nested_equal(found, expected)
+
+
+def _is_nested_equal(found: list[Any], expected: list[Any]) -> bool:
+    one, other = (pd.Series(list(values), dtype=object) for values in (found, expected))
+    pd.testing.assert_series_equal(one, other, rtol=0, atol=0)
+    return True

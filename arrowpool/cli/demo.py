@@ -15,8 +15,12 @@ import numpy as np
 import pandas as pd
 
 from arrowpool.cli.bench_runner import Job, contestants, measure
+from arrowpool.cli.steps import Steps
 
 _CHUNKS = 40
+_TITLES = ("features of row chunks", "history of each carrier")
+#: One to warm up, one that is measured: see `measure`.
+_ROUNDS = 2
 
 
 def load_flights() -> pd.DataFrame:
@@ -81,8 +85,8 @@ def _jobs(flights: pd.DataFrame) -> list[Job]:
     chunks = [flights.iloc[at : at + step] for at in range(0, len(flights), step)]
     carriers = [group for _, group in flights.groupby("carrier", observed=True)]
     return [
-        Job("features of row chunks", features, chunks, None),
-        Job("history of each carrier", carrier_history, carriers, None),
+        Job(_TITLES[0], features, chunks, None),
+        Job(_TITLES[1], carrier_history, carriers, None),
     ]
 
 
@@ -109,22 +113,29 @@ def run(rows: int, processes: int | None, method: str | None) -> None:
     AssertionError
         When the results of the two pools differ.
     """
-    real = load_flights()
-    flights = scale_up(real, rows)
-    jobs = _jobs(flights)
+    with Steps(2 + _ROUNDS * 2 * len(_TITLES) + len(_TITLES)) as steps:
+        steps.begin("reading the flights")
+        real = load_flights()
+        steps.begin(f"making {rows:,} of {len(real):,} flights")
+        flights = scale_up(real, rows)
+        jobs = _jobs(flights)
+        with contestants(processes, method, without_pool=False) as (pools, workers):
+            found = measure(jobs, pools, time.monotonic(), steps.begin)
+        piped = []
+        for measured in found:
+            steps.begin(f"{measured.job.title}, what multiprocessing.Pool sends")
+            piped.append(_piped_bytes(measured.job.items) + _piped_bytes(measured.expected))
     size = flights.memory_usage(deep=True).sum() / 1e6
     kind = "all real" if len(flights) <= len(real) else f"{len(real):,} real ones, repeated with varied delays"
     print(f"{len(flights):,} New York flights ({kind}), {flights.shape[1]} columns, {size:,.0f} MB\n")
-    with contestants(processes, method, without_pool=False) as (pools, workers):
-        print(f"{workers} workers             seconds   through the pipe   through shared memory   copies of a buffer")
-        for measured in measure(jobs, pools, deadline=time.monotonic()):
-            frames, results, moved = measured.job.items, measured.expected, measured.moved[-1]
-            piped = _piped_bytes(frames) + _piped_bytes(results)
-            print(f"\n{measured.job.title} ({len(frames)} frames in, {len(results)} frames out; results equal)")
-            print(f"  multiprocessing.Pool  {measured.median('stdlib'):7.3f}  {piped / 1e6:12,.1f} MB")
-            print(
-                f"  arrowpool.Pool        {measured.median('arrowpool'):7.3f}  {moved.piped_bytes / 1e6:12,.1f} MB"
-                f"   {moved.shared_bytes / 1e6:15,.1f} MB   {moved.copies:16,}"
-            )
-            print(f"  {measured.gain('arrowpool', 'stdlib'):.1f} times as fast")
+    print(f"{workers} workers             seconds   through the pipe   through shared memory   copies of a buffer")
+    for measured, nbytes in zip(found, piped, strict=True):
+        frames, results, moved = measured.job.items, measured.expected, measured.moved[-1]
+        print(f"\n{measured.job.title} ({len(frames)} frames in, {len(results)} frames out; results equal)")
+        print(f"  multiprocessing.Pool  {measured.median('stdlib'):7.3f}  {nbytes / 1e6:12,.1f} MB")
+        print(
+            f"  arrowpool.Pool        {measured.median('arrowpool'):7.3f}  {moved.piped_bytes / 1e6:12,.1f} MB"
+            f"   {moved.shared_bytes / 1e6:15,.1f} MB   {moved.copies:16,}"
+        )
+        print(f"  {measured.gain('arrowpool', 'stdlib').median:.1f} times as fast")
     print("\nOne line was changed: from arrowpool import Pool")

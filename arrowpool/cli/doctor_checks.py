@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -122,26 +121,26 @@ def heap() -> Iterator[Finding]:
 
 def _faults() -> int:
     """Page faults of a task that makes temporaries of 1 MB."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    before = platform.page_faults()
     for _ in range(_TEMPORARIES):
         np.ones(MIB, dtype=np.uint8)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return platform.page_faults() - before
 
 
 def room_for_files() -> Iterator[Finding]:
     """Descriptors, the limit on file sizes, and /dev/shm."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = platform.descriptors_limit()
     workers = os.cpu_count() or 1
     of_pool = _FDS_OF_POOL + _FDS_PER_WORKER * workers
     wanted = _FDS_OTHERWISE + of_pool
     found = f"{soft:,}; a pool of {workers} needs about {of_pool}, however much data is in flight"
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    if soft != platform.UNLIMITED and soft < wanted:
         advice = f"Pool() may fail. Run `ulimit -n {max(wanted, min(hard, 4096))}` first."
         yield Finding(Grade.WRONG, "open files", found, advice)
     else:
         yield Finding(Grade.OK, "open files", found)
-    size, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if size != resource.RLIM_INFINITY:
+    size = platform.file_size_limit()
+    if size != platform.UNLIMITED:
         # `shared_memory` finds out whether it is too small: it makes a file of the size that a pool needs.
         yield Finding(Grade.OK, "size of files", f"limited to {show_bytes(size)} (RLIMIT_FSIZE), in memory as well")
     try:

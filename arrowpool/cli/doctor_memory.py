@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -38,8 +37,8 @@ def shared_memory() -> Iterator[Finding]:
 
 
 def _likely_cause() -> str:
-    size, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if size != resource.RLIM_INFINITY:
+    size = platform.file_size_limit()
+    if size != platform.UNLIMITED:
         return f"The limit on file sizes ({show_bytes(size)}) applies to shared memory too. Run `ulimit -f unlimited` first."
     return (
         "It needs memfd_create (refused by some seccomp filters, and by sysctl vm.memfd_noexec=2), or a writable "
@@ -65,9 +64,9 @@ def _place(fd: int) -> Finding:
 
 
 def _size(capacity: int, wanted: int) -> Finding:
-    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    space = platform.address_space_limit()
     found = f"{show_bytes(capacity)} of address space for each sending process; memory is allocated when it is used"
-    if space != resource.RLIM_INFINITY:
+    if space != platform.UNLIMITED:
         found += f"; address space is limited to {show_bytes(space)} (RLIMIT_AS)"
         if capacity < LITTLE:
             advice = "Larger objects raise ArenaFullError. Raise the limit: `ulimit -v unlimited`."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
 from collections.abc import Callable
 
@@ -24,18 +23,13 @@ def until_not_read(command: Callable[[], int]) -> int:
         sys.stdout.flush()  # here, not at the exit of the interpreter
         return code
     except BrokenPipeError:
-        if _is_read():
+        from arrowpool.waiting import has_reader  # not on Windows, where a pipe fails in another way
+
+        if has_reader(sys.stdout.fileno()):
             raise  # another pipe
         # The interpreter flushes the rest of the buffer when it exits: to the null device, without an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _NOT_READ
-
-
-def _is_read() -> bool:
-    """Whether standard output still has a reader: the kernel reports an error for a pipe that has none."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from arrowpool import shelf
 from arrowpool.cli.output import printable
 from arrowpool.errors import ShelfKeyError
-from arrowpool.shelf import store
 from arrowpool.stats import aligned, show_bytes
 
 _REFUSALS = (ShelfKeyError, PermissionError, TimeoutError)
@@ -61,7 +60,7 @@ def rm(keys: Sequence[str]) -> int:
 
 def clean() -> int:
     """Remove the unfinished objects of killed processes."""
-    removed = [place for name in store.stores() for place in store.Store(name).clean()]
+    removed = shelf.remove_unfinished()
     print(f"{len(removed)} unfinished objects removed")
     return 0
 

@@ -7,13 +7,25 @@ an optional library.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Iterator
 
 from arrowpool.codecs.outbox import ByteArray, Encode, Extent, Outbox, Reduced
 
-__all__ = ["ByteArray", "Encode", "Extent", "Outbox", "Reduced", "encoder_for", "extents", "library_of", "settle"]
+__all__ = [
+    "ByteArray",
+    "Encode",
+    "Extent",
+    "Outbox",
+    "Reduced",
+    "encoder_for",
+    "extents",
+    "library_of",
+    "load",
+    "settle",
+]
 
 #: Top-level name of a library -> the module here that knows its types.
 _MODULES = {
@@ -42,6 +54,19 @@ def encoder_for(cls: type) -> Encode | None:
         return None
     encode: Encode | None = importlib.import_module(_MODULES[library]).encoder_for(cls)
     return encode
+
+
+def load() -> None:
+    """Import the codecs of all libraries that are loaded: before workers are forked, and before a worker's first task.
+
+    Otherwise the first task of each process imports them while the others wait for it.
+    """
+    for library, module in _MODULES.items():
+        spec = getattr(sys.modules.get(library), "__spec__", None)
+        if spec is not None and not getattr(spec, "_initializing", False):
+            # What is wrong with the library shows when an object of it is encoded.
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
 
 
 def settle() -> None:

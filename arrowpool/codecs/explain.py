@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+from arrowpool.tuning import INLINE_LIMIT
+
 _DEPTH = 4
 _MEMBERS = 50
 _SAMPLE = 200
@@ -42,6 +44,29 @@ def reasons(obj: Any) -> list[str]:
         return [f"{type(obj).__name__}: cannot be looked into"]
 
 
+def is_small(why: str) -> bool:
+    """Whether a reason says that nothing is wrong: small objects, and small parts, are not shared one by one."""
+    return why.endswith(_IN_THE_STREAM)
+
+
+def how_many(obj: Any) -> int:
+    """The number of frames, tables and arrays in an object, by a sample of what is long; at least 1."""
+    try:
+        return max(1, round(_count(obj, _DEPTH)))
+    except Exception:  # as in `reasons`
+        return 1
+
+
+def _count(obj: Any, depth: int) -> float:
+    if _is_of_library(type(obj)):
+        return 1
+    for base, length, members in _CONTAINERS if depth else ():
+        if issubclass(type(obj), base) and length(obj):
+            sample = [_count(member, depth - 1) for member in islice(members(obj), _MEMBERS)]
+            return sum(sample) / len(sample) * length(obj)
+    return 0
+
+
 def _look(obj: Any, depth: int) -> Iterator[str]:
     cls = type(obj)  # not `isinstance`, which asks proxies for the class of their target
     if depth == 0 or obj is None or issubclass(cls, (int, float, complex, type)):
@@ -60,7 +85,7 @@ def _look(obj: Any, depth: int) -> Iterator[str]:
             return
     known = list(_of_library(obj))
     yield from known
-    if not known and str(cls.__module__).partition(".")[0] not in _LIBRARIES:
+    if not known and not _is_of_library(cls):
         yield from _look_at_members(_attributes(obj).values(), depth)
 
 
@@ -78,6 +103,13 @@ def _attributes(obj: Any) -> dict[str, Any]:
 
 
 _LIBRARIES = frozenset({"numpy", "pandas", "pyarrow", "polars"})
+_IN_THE_STREAM = "travel in the stream"
+_SMALL = f"small ones {_IN_THE_STREAM}"
+_SMALL_PARTS = f"parts below {INLINE_LIMIT >> 10} kB {_IN_THE_STREAM}"
+
+
+def _is_of_library(cls: type) -> bool:
+    return str(cls.__module__).partition(".")[0] in _LIBRARIES
 
 
 def _of_library(obj: Any) -> Iterator[str]:
@@ -128,6 +160,11 @@ def _kinds(sample: list[Any]) -> str:
 
 
 def _nothing_in(obj: Any) -> str:
+    found = list(_of_libraries_in(obj, _DEPTH))
+    if found:
+        # What is large and whole would have been shared.
+        kinds = sorted({type(one).__name__ for one in found})
+        return f"{', '.join(kinds[:5])}: {_SMALL_PARTS if max(map(_size, found)) >= INLINE_LIMIT else _SMALL}"
     what = type(obj).__name__
     for base, length, members in _CONTAINERS:
         if issubclass(type(obj), base) and length(obj):
@@ -135,3 +172,24 @@ def _nothing_in(obj: Any) -> str:
             kinds = sorted({type(member).__name__ for member in islice(members(obj), _SAMPLE)})
             what += f" of {', '.join(kinds[:5])}"
     return f"{what}: nothing in it offers its memory"
+
+
+def _size(obj: Any) -> int:
+    """Bytes of an object of a library, about; 0 if it does not say."""
+    blocks = getattr(getattr(obj, "_mgr", None), "blocks", None)
+    if blocks is not None:  # of a frame or series of pandas, whose own figure costs more
+        return sum(int(block.values.nbytes) for block in blocks)
+    nbytes = getattr(obj, "nbytes", None)
+    if nbytes is None and hasattr(obj, "estimated_size"):  # a frame of polars
+        nbytes = obj.estimated_size()
+    return nbytes if isinstance(nbytes, int) else 0
+
+
+def _of_libraries_in(obj: Any, depth: int) -> Iterator[Any]:
+    if _is_of_library(type(obj)):
+        yield obj
+        return
+    for base, _, members in _CONTAINERS if depth else ():
+        if issubclass(type(obj), base):
+            for member in islice(members(obj), _MEMBERS):
+                yield from _of_libraries_in(member, depth - 1)

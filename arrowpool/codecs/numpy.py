@@ -80,7 +80,9 @@ def _encode(array: Array, out: Outbox) -> Reduced:
 
 
 def _window(source: Array, out: Outbox) -> PickleBuffer | None:
-    return out.place_window(source.ctypes.data, source.nbytes) if source.flags.c_contiguous else None
+    if not out.has_windows or not source.flags.c_contiguous:
+        return None
+    return out.place_window(source.ctypes.data, source.nbytes)
 
 
 def extents(array: Any) -> Iterator[Extent]:

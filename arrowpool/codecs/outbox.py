@@ -40,6 +40,10 @@ class Outbox(Protocol):
     #: on its own, and keeping one keeps all.
     heap_limit: int
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether `place_window` may return a token."""
+
     def place(self, array: np.ndarray[Any, Any]) -> PickleBuffer:
         """Take the elements of `array`, in C order for any strides; return the token that stands for them.
 

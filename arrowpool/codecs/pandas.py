@@ -155,7 +155,7 @@ def extents(obj: Any) -> Iterator[Extent]:
             yield from _extents_of_values(block.values)
         obj = obj.index
     if isinstance(obj, pd.Index) and not isinstance(obj, (pd.RangeIndex, pd.MultiIndex)):
-        yield from _extents_of_values(obj.array)
+        yield from _extents_of_values(obj._data)  # type: ignore[attr-defined]  # not `array`, which pandas keeps
 
 
 def _extents_of_values(values: Any) -> Iterator[Extent]:

@@ -78,7 +78,9 @@ def _encode_series(series: pl.Series, out: Outbox) -> Reduced:
 
 
 def _can_be_shared(frame: pl.DataFrame, out: Outbox) -> bool:
-    return frame.estimated_size() >= max(out.inline_limit, 1) and all(map(_survives_arrow, frame.dtypes))
+    # Each column costs some 16 us on either side. With few bytes in each, polars' own pickling is faster.
+    least = max(out.inline_limit, 1) * max(frame.width, 1)
+    return frame.estimated_size() >= least and all(map(_survives_arrow, frame.dtypes))
 
 
 def _reduced(frame: pl.DataFrame) -> tuple[Any, dict[str, bool]]:
@@ -152,12 +154,24 @@ _SIMPLE = frozenset(
 
 
 def _survives_arrow(dtype: Any) -> bool:
-    known = _answers.get(dtype)
+    kind = _kind(dtype)
+    known = _answers.get(kind)
     if known is None:
         if len(_answers) >= _ANSWERS_KEPT:
             _answers.clear()
-        known = _answers[dtype] = _may_survive(dtype) and _comes_back(dtype)
+        known = _answers[kind] = _may_survive(dtype) and _comes_back(dtype)
     return known
+
+
+def _kind(dtype: Any) -> Any:
+    """The dtype without the categories of its enums, of which there may be many. Which they are makes no difference here."""
+    if isinstance(dtype, pl.Enum):
+        return pl.Enum, len(dtype.categories) > 0
+    if isinstance(dtype, (pl.List, pl.Array)):
+        return type(dtype), getattr(dtype, "shape", None), _kind(dtype.inner)
+    if isinstance(dtype, pl.Struct):
+        return pl.Struct, *((field.name, _kind(field.dtype)) for field in dtype.fields)
+    return dtype
 
 
 def _may_survive(dtype: Any) -> bool:
@@ -168,7 +182,7 @@ def _may_survive(dtype: Any) -> bool:
     return dtype.base_type() in _SIMPLE
 
 
-#: By dtype: whether it survives.
+#: By the kind of a dtype: whether it survives.
 _answers: dict[Any, bool] = {}
 _ANSWERS_KEPT = 1024
 

@@ -1,14 +1,16 @@
 """A dictionary that forgets: what templates are remembered in, on both sides.
 
-Guarantees: at most twice `limit` entries. What was looked up since half of them were forgotten is kept.
+Guarantees: at most twice `limit` entries, and twice so many bytes. What was looked up since half of them were forgotten is kept.
 
 Threads: several may read and write at a time, without a lock. Each step is one operation on one dictionary. If two threads
-interleave, an entry is forgotten too early or the limit is exceeded by one entry a thread; the entry is then made again.
+interleave, an entry is forgotten too early or the limit is exceeded by one entry a thread; the entry is then made again. The
+count of bytes may miss an entry.
 """
 
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -23,12 +25,20 @@ class Recent(Generic[Key, Value]):
     ----------
     limit : int
         Half of the number of entries to keep.
+    most_bytes : int
+        Half of the number of bytes to keep.
+    weigh : callable
+        The bytes of an entry, given its key and its value. By default, entries are small, and only counted.
     """
 
-    __slots__ = ("_limit", "_new", "_old")
+    __slots__ = ("_bytes", "_limit", "_most_bytes", "_new", "_old", "_weigh")
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int, most_bytes: int = sys.maxsize, weigh: Callable[[Key, Value], int] = lambda *_: 0):
         self._limit = limit
+        self._most_bytes = most_bytes
+        self._weigh = weigh
+        #: Of the entries in `_new`.
+        self._bytes = 0
         #: Entries stored or looked up lately; becomes `_old` when it is full. Written by any thread.
         self._new: dict[Key, Value] = {}
         self._old: dict[Key, Value] = {}
@@ -57,13 +67,15 @@ class Recent(Generic[Key, Value]):
 
     def put(self, key: Key, value: Value) -> None:
         """Remember an entry, which is not None."""
-        if len(self._new) >= self._limit:
-            self._old, self._new = self._new, {}
+        nbytes = self._weigh(key, value)
+        if len(self._new) >= self._limit or self._bytes + nbytes > self._most_bytes:
+            self._old, self._new, self._bytes = self._new, {}, 0
         self._new[key] = value
+        self._bytes += nbytes
 
     def clear(self) -> None:
         """Forget everything."""
-        self._old, self._new = {}, {}
+        self._old, self._new, self._bytes = {}, {}, 0
 
 
 def template_of(key: Any) -> bytes:

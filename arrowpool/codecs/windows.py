@@ -52,6 +52,8 @@ Window = tuple[int, int, int, list[Any]]
 
 def windows_of(columns: Iterable[Any], out: Outbox) -> list[list[Window]] | None:
     """The chunks of each column as windows of memory that was copied as a whole; None unless all of them lie in such memory."""
+    if not out.has_windows:
+        return None
     found = []
     for column in columns:
         windows = []

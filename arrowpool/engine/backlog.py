@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from arrowpool.engine.budget import Budget, Verdict
-from arrowpool.engine.calls import Call, Task
-from arrowpool.engine.encoder import Encoder, Unplaced
+from arrowpool.engine.calls import Call, Task, Unplaced
+from arrowpool.engine.encoder import Encoder
 from arrowpool.engine.events import Failed
 from arrowpool.engine.reclaim import Reclaim
 from arrowpool.engine.round_robin import Turns
@@ -84,6 +84,10 @@ class Backlog:
 
     def __repr__(self) -> str:
         return f"<Backlog ahead: {len(self._ahead)}{' | one waits for memory' if self._waiting is not None else ''}>"
+
+    def __len__(self) -> int:
+        """Number of tasks that are encoded, or wait for memory. For any thread."""
+        return len(self._ahead) + (self._waiting is not None)
 
     def __bool__(self) -> bool:
         """Whether there is a task now, or one that waits for memory."""
@@ -219,7 +223,7 @@ class Backlog:
             if verdict is Verdict.PLACE_OR_WAIT and isinstance(error, ArenaFullError):
                 self._waiting = unplaced
                 return None
-            self._tell_collector(Failed(call.job, unplaced.at, error))
+            self._tell_collector(Failed(call, unplaced.at, error, unplaced.items))
             call.pending -= 1
             self._settlement.finish(call)
             self.draw_on(call)

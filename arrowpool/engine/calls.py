@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import enum
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import util
-from typing import Any, NamedTuple
+from multiprocessing.pool import mapstar, starmapstar  # type: ignore[attr-defined]
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from arrowpool.engine.item_names import Names
 from arrowpool.engine.source import Source
 from arrowpool.errors import said
+from arrowpool.frames.work import ApplyToPart, ApplyToRun
 from arrowpool.interrupts import InterruptibleFuture
 from arrowpool.transport.overlaps import Stretch
 from arrowpool.transport.parcel import Parcel, Reduced
-from arrowpool.transport.protocol import PlainBody, plain
-from arrowpool.transport.reducer import Seen
+from arrowpool.transport.protocol import PlainBody, Star, is_plain, plain
+
+if TYPE_CHECKING:  # it needs shared memory, which not every system has
+    from arrowpool.transport.reducer import Seen
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +39,8 @@ class Blob:
         Number of calls and other owners that may still refer to it.
     pinned : int
         Bytes of its memory that do not count as in flight.
+    item_seconds : float or None
+        Of a function: how long it took for an item in the last call that has ended.
     """
 
     number: int
@@ -39,6 +48,7 @@ class Blob:
     parcel: Parcel
     holds: int = 1
     pinned: int = 0
+    item_seconds: float | None = None
 
 
 class EncodedFunction(NamedTuple):
@@ -66,6 +76,16 @@ class EncodedFunction(NamedTuple):
     constants: tuple[Any, ...] | None
     may_change: bool
     blobs: tuple[Blob, ...]
+
+
+class OnError(enum.Enum):
+    """What becomes of the error of a task."""
+
+    RAISE = enum.auto()
+    #: It is the value of the task.
+    RETURN = enum.auto()
+    #: Values of tasks are lists: it is in the place of its item, or of all items of the task if it concerns all.
+    RETURN_EACH = enum.auto()
 
 
 class Snapshot(NamedTuple):
@@ -103,6 +123,12 @@ class Call:
     items: list[Any] | tuple[Any, ...] | None = None
     #: Number of tasks, if it is known.
     length: int | None = None
+    #: How messages name the items; None for a call without items. Not changed: the collector reads it, too.
+    names: Names | None = None
+    #: Name of the function for `top`; None until the first task is sent.
+    title: bytes | None = None
+    #: What becomes of errors of tasks. Not changed: the collector reads it, too.
+    on_error: OnError = OnError.RAISE
     #: Whether user code makes the items one by one. It may block, wait for results of earlier items, and change earlier items.
     lazy: bool = False
     #: The thread in which user code makes the tasks; the same object as `tasks`. None without such a thread.
@@ -132,8 +158,11 @@ class Call:
     exhausted: bool = False
     #: Whether the call's results are not wanted.
     cancelled: bool = False
+    #: Number of items in a task.
+    items_of_task: int = 1
     #: Moving average of a task's seconds, None until the first reply; number of replies; bytes of their results. The collector
-    #: writes them, the acting thread reads them. Safe: they are estimates, and `replies` is not 0 when `result_bytes` is not.
+    #: writes them, the acting thread reads them. Safe: they are estimates, and `replies` is not 0 when `result_bytes` is not. The
+    #: average may begin with that of an earlier call, which the acting thread writes before it sends the first task.
     mean_seconds: float | None = None
     replies: int = 0
     result_bytes: int = 0
@@ -159,6 +188,21 @@ class Call:
         self.items, self.stretches = None, None
         self.shared.clear()
 
+    def expect(self, count: int) -> None:
+        """Expect that the tasks, of so many items, take as long as those of the last call of the same function. Before the first task.
+
+        Not where an iterator gives the items: it is read further ahead only when the call's own tasks are known to be short.
+        """
+        self.items_of_task = count
+        if self.blobs and not self.lazy and self.mean_seconds is None:
+            known = self.blobs[0].item_seconds
+            self.mean_seconds = None if known is None else known * count
+
+    def note_item_seconds(self) -> None:
+        """At the end: note with the function how long it took, for the next call."""
+        if self.blobs and self.mean_seconds is not None:
+            self.blobs[0].item_seconds = self.mean_seconds / self.items_of_task
+
     def took(self, seconds: float, nbytes: int) -> None:
         """Note a reply: the seconds that the task took, and the bytes of its result in segments. For the collector."""
         self.replies += 1  # before the bytes: others divide by it
@@ -183,9 +227,42 @@ class Task:
     #: The body, if it is a few plain values; the parcel is `PLAIN` then. A parcel per task would be one more object for the garbage
     #: collector to visit, and there may be thousands of tasks.
     plain: PlainBody | None = None
+    #: Number of items that the function is applied to.
+    count: int = 1
 
     def __repr__(self) -> str:
         return f"<Task {self.index} of {self.call!r}>"
+
+
+class Unplaced(NamedTuple):
+    """A task whose large memory is not placed. With its function, if that has changed and has large memory that is not placed."""
+
+    call: Call
+    at: int
+    star: int
+    items: int
+    payload: Reduced | Parcel
+    blobs: tuple[Blob, ...]
+    function: EncodedFunction | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the task needs in segments."""
+        return self.payload.nbytes + (self.function.nbytes if self.function is not None else 0)
+
+    @property
+    def borrows(self) -> bool:
+        """Whether the task refers to memory in segments of other processes, which is not copied."""
+        return isinstance(self.payload, Reduced) and any(unit.leased is not None for unit in self.payload.units)
+
+
+class TaskOfCall(Protocol):
+    """A task of any pool, as messages name it: see `Task`."""
+
+    call: Call
+    index: int
+    count: int
+    losses: int
 
 
 #: The parcel of all tasks whose body is plain.
@@ -237,14 +314,28 @@ def _popped(first: deque[Any], rest: Iterator[Any]) -> Iterator[Any]:
     yield from rest
 
 
-def describe(task: Task) -> str:
-    """A task in words: "task 3 of compute"."""
-    return f"task {task.index} of {name_of(task)}"
+def parts_of(function: Any, args: Any, kwds: Any, on_error: OnError = OnError.RAISE) -> tuple[Star, Any, Any, bool]:
+    """How a worker applies the function of a task, the function, its payload, and whether the payload is a few plain values."""
+    if function is mapstar or function is starmapstar:
+        star = Star.MAP if function is mapstar else Star.STARMAP
+        if on_error is OnError.RETURN_EACH:
+            star = Star.MAP_ALL if function is mapstar else Star.STARMAP_ALL
+        function, payload = args[0]
+        return star, function, payload, is_plain(payload)
+    # Exact types only: marshal does not keep subclasses.
+    plain = type(args) is tuple and type(kwds) is dict and not kwds and is_plain(args)
+    return Star.CALL, function, (args, kwds), plain
 
 
-def name_of(task: Task) -> str:
-    """The name of a task's function."""
-    function = task.call.function
+def name_of(task: TaskOfCall) -> str:
+    """The name of a task's function: of the user's, where a partial or one of this package is around it."""
+    return name_of_function(task.call.function)
+
+
+def name_of_function(function: Any) -> str:
+    """As `name_of`, of a function."""
+    while type(function) in (partial, ApplyToPart, ApplyToRun):
+        function = function.func
     try:
         name = getattr(function, "__qualname__", None)
     except BaseException:  # user code must not end a thread that serves all calls

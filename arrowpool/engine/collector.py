@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import select
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from multiprocessing import util
 from typing import Any, ClassVar
 
 from arrowpool.codecs import settle
-from arrowpool.engine.calls import Task, describe
+from arrowpool.engine.calls import Task
 from arrowpool.engine.events import (
     Broken,
     Cancelled,
@@ -33,15 +33,23 @@ from arrowpool.engine.events import (
 )
 from arrowpool.engine.inbox import Inbox
 from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.naming import describe, name_error, numbers_of
+from arrowpool.engine.obituary import Reason, ended, reason_of
 from arrowpool.engine.open_calls import OpenCalls
+from arrowpool.engine.outcomes import outcome_of
+from arrowpool.engine.recorder import Recorder
 from arrowpool.engine.replies import Replies
 from arrowpool.engine.scheduling import gather_seconds
 from arrowpool.engine.state import PoolState
+from arrowpool.engine.tracing import note_end
 from arrowpool.engine.worker_handle import WorkerHandle
-from arrowpool.errors import PoolTerminatedError, TaskTimeoutError, WorkerLostError, said
+from arrowpool.errors import ArenaFullError, PoolTerminatedError, TaskTimeoutError, WorkerLostError, describe_exit, said
+from arrowpool.guard import UNGUARDED
+from arrowpool.memory.descendants import Descendants
 from arrowpool.memory.forks import settle_forks
 from arrowpool.threads import Service
-from arrowpool.waiting import wait_readable
+from arrowpool.transport.protocol import SOME_ITEM
+from arrowpool.waiting import POLLIN, poll, wait_readable
 
 
 class Collector(Service):
@@ -67,6 +75,8 @@ class Collector(Service):
         Maximum number of seconds that a task may run, for messages. The supervisor kills its worker after that.
     metrics : Metrics
         Gets the ends of workers.
+    recorder : Recorder
+        Notes the waits of this thread, and the ends of workers.
     """
 
     def __init__(
@@ -81,8 +91,10 @@ class Collector(Service):
         retries: int,
         task_timeout: float | None,
         metrics: Metrics,
+        recorder: Recorder,
     ):
         super().__init__("arrowpool-collector")
+        self._recorder = recorder
         self._inbox = inbox
         self._feeder_inbox = feeder_inbox
         self._answered = answered
@@ -97,8 +109,8 @@ class Collector(Service):
         self._workers: dict[int, WorkerHandle] = {}
         #: The descriptors of the workers and of the inbox: the same threads use it. Kept, since registering all descriptors for
         #: each wait costs more.
-        self._poll = select.poll()
-        self._poll.register(inbox.reader, select.POLLIN)
+        self._poll = poll()
+        self._poll.register(inbox.reader, POLLIN)
         #: How to end; None to go on. For this thread only.
         self._stop: Stop | None = None
 
@@ -118,10 +130,7 @@ class Collector(Service):
     def run(self) -> None:
         try:
             while self._stop is None or (self._stop.drain and self._workers):
-                pause = gather_seconds(self._workers.values())
-                if pause:
-                    wait_readable([self._inbox.reader], pause)
-                for fd, _ in self._poll.poll():
+                for fd in self._wait():
                     if fd == self._inbox.reader:
                         self._inbox.drain()
                     elif fd in self._workers:
@@ -132,7 +141,7 @@ class Collector(Service):
         except BaseException as error:
             self._break(PoolTerminatedError(f"the pool cannot go on: {said(error)}"))
             for worker in list(self._workers.values()):
-                worker.process.kill()  # otherwise it blocks while it sends replies that no thread reads
+                worker.kill()  # otherwise it blocks while it sends replies that no thread reads
             raise
         finally:
             self._state.answers_no_more = True
@@ -142,8 +151,19 @@ class Collector(Service):
     def close(self) -> None:
         """Release the descriptors, after this thread has ended."""
         for worker in list(self._workers.values()):
+            self._metrics.ended(worker)
             self._forget(worker)
         self._inbox.close()
+
+    def _wait(self) -> list[int]:
+        """Wait for replies and events; return the descriptors that have some."""
+        wait = self._recorder.wait_begins("for results")
+        pause = gather_seconds(self._workers.values())
+        if pause:
+            wait_readable([self._inbox.reader], pause)
+        ready = [fd for fd, _ in self._poll.poll()]
+        self._recorder.wait_ends(wait)
+        return ready
 
     # Events
 
@@ -165,13 +185,16 @@ class Collector(Service):
     def _worker_joined(self, event: WorkerJoined) -> None:
         fd = event.worker.channel.fileno()
         self._workers[fd] = event.worker
-        self._poll.register(fd, select.POLLIN)
+        self._poll.register(fd, POLLIN)
 
     def _worker_exited(self, event: WorkerExited) -> None:
         self._bury(event.worker, event.exitcode)
 
     def _failed(self, event: Failed) -> None:
-        self._open_calls.set(event.job, event.index, False, event.error)
+        self._metrics.refused += isinstance(event.error, ArenaFullError)
+        given = event.call, event.index, event.count, event.at
+        name_error(event.error, *given)
+        self._open_calls.set(event.call.job, event.index, *outcome_of(event.error, *given))
 
     def _cancel(self, event: Cancelled) -> None:
         """End a call.
@@ -180,6 +203,7 @@ class Collector(Service):
         result of the call. The feeder gets the event first: it ends when the last call of a closed pool has its result.
         """
         self._feeder_inbox.put(event)
+        self._metrics.cancelled += self._open_calls.find(event.job) is not None
         self._open_calls.end(event.job, event.error or CancelledError("the call was interrupted"))
 
     def _drop(self, event: Dropped) -> None:
@@ -213,7 +237,7 @@ class Collector(Service):
             with contextlib.suppress(KeyError):
                 self._poll.unregister(worker.channel.fileno())
             if worker.outstanding:
-                worker.process.kill()
+                worker.kill()
             return False
         settled = self._replies.settle(worker, messages)
         for event in settled.for_feeder:
@@ -231,11 +255,14 @@ class Collector(Service):
 
     def _bury(self, worker: WorkerHandle, exitcode: int | None) -> None:
         """Bury a worker that has ended: read its last replies, fail the task that it had begun, give its other tasks back."""
-        while worker.channel.readable() and self._read(worker):
-            pass
+        is_over = False
+        while not is_over and worker.channel.readable():
+            is_over = not self._read(worker)
         self._metrics.ended(worker)
         begun = worker.control.started
+        self._note_cut_short(worker, exitcode)
         lost: list[Task] = []
+        retried: list[Task] = []
         returned: list[Task] = []
         for number in sorted(worker.outstanding):
             task = worker.outstanding.pop(number, None)
@@ -243,28 +270,65 @@ class Collector(Service):
                 continue
             if number < begun:
                 task.losses += 1
-                (returned if task.losses <= self._retries and not worker.overdue else lost).append(task)
+                (retried if task.losses <= self._retries and not worker.overdue else lost).append(task)
             else:
                 returned.append(task)
         pid = worker.process.pid or 0
+        tape = self._recorder.tape
+        if tape is not None:
+            note_end(tape, worker, exitcode, lost + retried)
+        wanted = next((task for task in (*lost, *retried) if self._open_calls.find(task.call.job) is not None), None)
+        self._note_end(worker, exitcode, wanted)
         for task in lost:
-            error: WorkerLostError | TaskTimeoutError = WorkerLostError(pid, exitcode, describe(task))
+            numbers = numbers_of(task.call, task.index, task.count, worker.control.running)
+            index = numbers[0] if numbers is not None and len(numbers) == 1 else None
+            text = describe(task, numbers)
+            error: WorkerLostError | TaskTimeoutError = WorkerLostError(pid, exitcode, text, index, task.losses)
             if worker.overdue and self._task_timeout is not None:
-                error = TaskTimeoutError(pid, self._task_timeout, describe(task))
-            self._open_calls.set(task.call.job, task.index, False, error)
-        self._forget(worker)
-        self._feeder_inbox.put(WorkerExited(worker, exitcode))
-        if returned:
-            self._feeder_inbox.put(Returned(returned))
+                error = TaskTimeoutError(pid, self._task_timeout, text, index)
+            outcome = outcome_of(error, task.call, task.index, task.count, SOME_ITEM)
+            self._open_calls.set(task.call.job, task.index, *outcome)
+        descendants = self._forget(worker, is_over)
+        self._feeder_inbox.put(WorkerExited(worker, exitcode, descendants))
+        if retried or returned:
+            self._feeder_inbox.put(Returned(retried + returned))
         if lost:
             self._answered(lost, True)
 
-    def _forget(self, worker: WorkerHandle) -> None:
+    def _note_cut_short(self, worker: WorkerHandle, exitcode: int | None) -> None:
+        """Note the task that a worker ran when it ended."""
+        control = worker.control
+        task, began = worker.outstanding.get(control.started - 1), control.began
+        if task is not None and began:
+            how = "was killed for time" if worker.overdue else describe_exit(exitcode)
+            self._metrics.cut_short(task, max(0.0, time.monotonic() - began), how, control.running)
+
+    def _note_end(self, worker: WorkerHandle, exitcode: int | None, task: Task | None) -> None:
+        """Count and log the end of a worker, with the task that was lost, if its call waits for it."""
+        reason = reason_of(exitcode, overdue=worker.overdue, ready=worker.ready, lost=task is not None)
+        state = self._state
+        if state.given_up is not None or state.error is not None or exitcode == UNGUARDED:
+            return  # the user has ended the workers, or calls raise an error that says why
+        if state.is_taking_calls() or task is not None:
+            self._metrics.timeouts += reason is Reason.TIMEOUT
+            self._metrics.lost_workers += reason in (Reason.LOST, Reason.UNREADY)
+            ended(reason, worker.process.pid or 0, exitcode, self._describe(worker, task), self._task_timeout)
+
+    def _describe(self, worker: WorkerHandle, task: Task | None) -> str | None:
+        if task is None:
+            return None
+        return describe(task, numbers_of(task.call, task.index, task.count, worker.control.running))
+
+    def _forget(self, worker: WorkerHandle, is_over: bool = True) -> Descendants | None:
+        """Forget a worker that has ended. Unless its channel `is_over`, processes that it has forked have it: return these."""
         fd = worker.channel.fileno()
-        if self._workers.pop(fd, None) is not None:
-            with contextlib.suppress(KeyError):  # `_read` has seen its end
-                self._poll.unregister(fd)
-            worker.disconnect()
+        if self._workers.pop(fd, None) is None:
+            return None
+        with contextlib.suppress(KeyError):  # `_read` has seen its end
+            self._poll.unregister(fd)
+        descendants = None if is_over else Descendants(worker.channel.give_reader_away())
+        worker.disconnect()
+        return descendants
 
     def _break(self, error: BaseException) -> None:
         """Note that no worker can run a task, and end all calls. The first error stays."""

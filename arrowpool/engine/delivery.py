@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 
-from arrowpool.engine.calls import Task
+from arrowpool.engine.announcing import announce
+from arrowpool.engine.calls import Task, name_of
+from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.naming import items_of
 from arrowpool.engine.reclaim import Reclaim
+from arrowpool.engine.recorder import Activity, Link, Recorder
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import ArenaFullError
 from arrowpool.transport import protocol
@@ -23,13 +27,17 @@ class Delivery:
         Grants leases of the segments that tasks refer to.
     reclaim : Reclaim
         Gets memory back for copies, when a worker cannot read memory that other processes own.
+    metrics : Metrics
+        Counts the bytes that go through pipes.
+    recorder : Recorder
+        Says whether the tasks are traced.
     """
 
-    def __init__(self, sender: Sender, reclaim: Reclaim):
+    def __init__(self, sender: Sender, reclaim: Reclaim, metrics: Metrics, recorder: Recorder):
         self._sender = sender
         self._reclaim = reclaim
-        #: Bytes that went through pipes. The acting thread adds; any thread reads.
-        self.piped_bytes = 0
+        self._metrics = metrics
+        self._recorder = recorder
 
     def send(self, worker: WorkerHandle, tasks: list[Task]) -> None:
         """Send tasks of one function to a worker, in one frame.
@@ -39,7 +47,7 @@ class Delivery:
         ArenaFullError
             When there is no memory for a copy, or the worker holds too many leases. Nothing is sent then.
         """
-        sender = self._sender
+        sender, began = self._sender, self._recorder.begin()
         blobs = tasks[0].blobs
         if any(task.blobs is not blobs for task in tasks):
             blobs = tuple(dict.fromkeys(blob for task in tasks for blob in task.blobs))
@@ -67,6 +75,7 @@ class Delivery:
         worker.last_frame = len(tasks)
         worker.pace = tasks[0].call.mean_seconds or 0.0
         worker.progress = (time.monotonic(), worker.control.started)
+        announce(worker.control.announcements, first, tasks)
         if new:
             worker.known_blobs.update(blob.number for blob in new)
         message = protocol.frame(
@@ -77,11 +86,18 @@ class Delivery:
             blob_grants=blob_grants,
             first=first,
             tasks=items,
+            traced=bool(began),
         )
         worker.to_forget.clear()
         # If the worker is gone, the collector returns its tasks, or fails those that it had begun.
         with contextlib.suppress(OSError):
-            self.piped_bytes += worker.channel.send(message)
+            sent = worker.channel.send(message)
+            self._metrics.sent_bytes += sent
+            if began:
+                task, link = tasks[0], Link(worker.process.pid or 0, first, len(tasks))
+                more = f"{len(tasks):,} tasks from " if len(tasks) > 1 else ""
+                item = f"{more}{items_of(task.call, task.index, task.count)}"
+                self._recorder.note(Activity.SEND, began, name_of(task), item, sent, link)
 
     def _bring_in(self, tasks: list[Task]) -> None:
         """Copy memory that the tasks borrow from other processes. Borrow none from now on."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 
-from arrowpool.memory import facilities
+from arrowpool.memory import facilities, platform
 
 _log = logging.getLogger(__name__)
 
@@ -24,14 +23,14 @@ def make_room(workers: int, method: str) -> None:
 
     The usual soft limit is 1,024, and the program has used a part of it. The usual hard limit is far above that.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = platform.descriptors_limit()
     needed = workers * PER_WORKER.get(method, _PER_WORKER_OTHERWISE) + _BESIDE
-    if soft == resource.RLIM_INFINITY or _opened() + needed <= soft:
+    if soft == platform.UNLIMITED or _opened() + needed <= soft:
         return
     wanted = soft + needed
-    raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    raised = wanted if hard == platform.UNLIMITED else min(wanted, hard)
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        platform.raise_descriptors_limit(raised, hard)
         soft = raised
     if _opened() + needed > soft:
         _log.warning(

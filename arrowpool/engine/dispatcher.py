@@ -97,7 +97,7 @@ class Dispatcher:
                 for task in tasks:
                     self._send(worker, [task])
                 return
-            self._tell_collector(Failed(tasks[0].call.job, tasks[0].index, error))
+            self._tell_collector(Failed(tasks[0].call, tasks[0].index, error, tasks[0].count))
             self._settlement.settle(tasks[0])
 
     def _size(self, first: Task, worker: WorkerHandle) -> int:

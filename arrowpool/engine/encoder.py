@@ -9,44 +9,29 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from arrowpool.engine.budget import Budget
-from arrowpool.engine.calls import PLAIN, Blob, Call, EncodedFunction, Task
+from arrowpool.engine.calls import PLAIN, Blob, Call, EncodedFunction, Task, Unplaced, parts_of
 from arrowpool.engine.events import Failed
 from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.placing import Placing
 from arrowpool.engine.reclaim import Reclaim
+from arrowpool.engine.refusals import refused
 from arrowpool.engine.shared import SharedByCall
-from arrowpool.engine.snapshot import Snapshots, parts_of
+from arrowpool.engine.snapshot import Snapshots
 from arrowpool.errors import ArenaFullError, contained
 from arrowpool.transport import protocol
+from arrowpool.transport.culprits import explain, explained, in_function
+from arrowpool.transport.error_packing import sendable
 from arrowpool.transport.parcel import Parcel, Reduced
+from arrowpool.transport.protocol import KEEPS_GOING, NO_ITEM
+from arrowpool.transport.reducer import dumps_stream
 from arrowpool.transport.resolution import constants_of, is_stateless
 from arrowpool.transport.sender import Relieve, Sender
 
 #: Number of functions without data that a pool remembers: each worker gets such a function once, not once a call.
 _FUNCTIONS_KEPT = 1000
-
-
-class Unplaced(NamedTuple):
-    """A task whose large memory is not placed. With its function, if that has changed and has large memory that is not placed."""
-
-    call: Call
-    at: int
-    star: int
-    payload: Reduced | Parcel
-    blobs: tuple[Blob, ...]
-    function: EncodedFunction | None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the task needs in segments."""
-        return self.payload.nbytes + (self.function.nbytes if self.function is not None else 0)
-
-    @property
-    def borrows(self) -> bool:
-        """Whether the task refers to memory in segments of other processes, which is not copied."""
-        return isinstance(self.payload, Reduced) and any(unit.leased is not None for unit in self.payload.units)
 
 
 class Encoder:
@@ -64,10 +49,21 @@ class Encoder:
         Counts copies saved and objects pickled.
     snapshots : Snapshots
         Learns which snapshots are used up.
+    placing : Placing
+        Copies what was taken apart into segments.
     """
 
-    def __init__(self, sender: Sender, budget: Budget, reclaim: Reclaim, metrics: Metrics, snapshots: Snapshots):
+    def __init__(
+        self,
+        sender: Sender,
+        budget: Budget,
+        reclaim: Reclaim,
+        metrics: Metrics,
+        snapshots: Snapshots,
+        placing: Placing,
+    ):
         self._sender = sender
+        self._placing = placing
         self._snapshots = snapshots
         self._metrics = metrics
         self._budget = budget
@@ -106,10 +102,10 @@ class Encoder:
             except BaseException as error:
                 # Seldom an Exception: `tasks_of` makes tasks of those.
                 call.last_index += 1
-                taken.append(Failed(call.job, call.last_index, contained(error, "the iterable")))
+                taken.append(Failed(call, call.last_index, contained(error, "the iterable"), at=NO_ITEM))
                 break
             call.job, call.last_index = job, index
-            star, function, payload, plain = parts_of(function, args, kwds)
+            star, function, payload, plain = parts_of(function, args, kwds, call.on_error)
             known = call.encoded
             if (
                 not plain
@@ -118,19 +114,23 @@ class Encoder:
                 or call.function is not function
                 or call.failure is not None
             ):
+                began = self._placing.begin()
                 taken.append(self._encode(call, index, star, function, payload, plain))
+                if began:
+                    self._placing.took_apart(began, call, index, len(payload) if star else 1)
                 break
             if known.nbytes:
                 self._metrics.saved(known.nbytes)
-            taken.append(Task(call, index, star, PLAIN, call.blobs, plain=protocol.plain(payload)))
+            count = len(payload) if star else 1
+            taken.append(Task(call, index, star, PLAIN, call.blobs, plain=protocol.plain(payload), count=count))
         return taken
 
     def _encode(
         self, call: Call, index: int, star: int, function: Any, payload: Any, plain: bool
     ) -> Task | Unplaced | Failed:
-        job = call.job
         if call.failure is not None:
-            return Failed(job, index, call.failure)
+            return Failed(call, index, call.failure, at=NO_ITEM)
+        count = len(payload) if star else 1
         snapshot, call.snapshot = call.snapshot, None
         try:
             if snapshot is not None and snapshot.failure is not None:
@@ -142,6 +142,8 @@ class Encoder:
             assert encoded is not None
             if encoded.nbytes:
                 self._metrics.saved(encoded.nbytes)
+            if index == 0 and star:
+                call.expect(count)
             needed = self._sharing(call, encoded.blobs)
             taken: Parcel | Reduced
             if plain:
@@ -156,13 +158,18 @@ class Encoder:
                 if not taken.units:
                     taken = Parcel(protocol.encoded(taken.stream), (), 0)
         except BaseException as error:
-            return Failed(job, index, contained(error, "pickling it"))
+            by_function = call.encoded is None or call.failure is not None
+            of_items = star in KEEPS_GOING and not by_function
+            rest = sendable(payload, self._sender.reduce, star, dumps_stream) if of_items else None
+            if rest is None:
+                return refused(error, call, index, star, payload, by_function=by_function)
+            return self._encode(call, index, star, function, rest, False)
         finally:
             self._snapshots.drop(snapshot)
         blobs = tuple(needed.blobs)  # the function is added when it is placed
         if changed is not None or not isinstance(taken, Parcel):
-            return Unplaced(call, index, star, taken, blobs, changed)
-        return self._task(call, index, star, taken, blobs)
+            return Unplaced(call, index, star, count, taken, blobs, changed)
+        return self._task(call, index, star, count, taken, blobs)
 
     def place(self, unplaced: Unplaced, relieve: Relieve | None) -> Task:
         """Copy a task's large memory into segments.
@@ -179,25 +186,26 @@ class Encoder:
         ArenaFullError
             When there is no memory. Nothing is held then.
         """
-        call, index, star, payload, blobs, function = unplaced
-        parcel = self._sender.place(payload, relieve) if isinstance(payload, Reduced) else payload
+        call, index, star, count, payload, blobs, function = unplaced
+        place = self._placing.place
+        parcel = place(payload, relieve, call, index, count) if isinstance(payload, Reduced) else payload
         if function is not None:
             assert function.reduced is not None
             try:
-                blob = self._new_blob(self._sender.place(function.reduced, relieve))
+                blob = self._new_blob(place(function.reduced, relieve, call))
             except BaseException:
                 self._sender.unpin(parcel.segments)
                 raise
             self._install(call, call.function, function, blob)
-        return self._task(call, index, star, parcel, blobs)
+        return self._task(call, index, star, count, parcel, blobs)
 
-    def _task(self, call: Call, index: int, star: int, parcel: Parcel, others: tuple[Blob, ...]) -> Task:
+    def _task(self, call: Call, index: int, star: int, count: int, parcel: Parcel, others: tuple[Blob, ...]) -> Task:
         function = call.blobs[0]
         own = None
         if call.encoded is not None and call.encoded.may_change:
             own = function
             own.holds += 1
-        return Task(call, index, star, parcel, (function, *others), own)
+        return Task(call, index, star, parcel, (function, *others), own, count=count)
 
     def _is_encoded(self, call: Call, function: Any) -> bool:
         """Whether the function surely has the state in which it was encoded last. False when only encoding it again can tell."""
@@ -250,18 +258,19 @@ class Encoder:
                     return None
                 if reduced.nbytes:
                     return encoded
-            self._install(call, function, encoded, self._function_blob(reduced, stateless))
+            self._install(call, function, encoded, self._function_blob(call, reduced, stateless))
             return None
         except BaseException as error:
+            explain(error, in_function(function))
             if stateless or not call.lazy:
                 call.failure = contained(error, "pickling it")
             raise
 
-    def _function_blob(self, reduced: Reduced, stateless: bool) -> Blob:
+    def _function_blob(self, call: Call, reduced: Reduced, stateless: bool) -> Blob:
         plain = stateless and not reduced.units
         blob = self._known_functions.get(reduced.stream) if plain else None
         if blob is None:
-            blob = self._place_lasting(reduced, stateless)
+            blob = self._place_lasting(reduced, stateless, call)
             if not plain or len(self._known_functions) >= _FUNCTIONS_KEPT:
                 return blob
             self._known_functions[reduced.stream] = blob
@@ -276,10 +285,10 @@ class Encoder:
         call.held.add(blob)
         call.function, call.encoded, call.blobs = function, encoded, (blob, *encoded.blobs)
 
-    def _place_lasting(self, reduced: Reduced, stateless: bool = False) -> Blob:
+    def _place_lasting(self, reduced: Reduced, stateless: bool = False, call: Call | None = None) -> Blob:
         """Place an object of any size that stays, such as a function. It does not count as in flight."""
         self._reclaim.reap()
-        blob = self._new_blob(self._sender.place(reduced, self._reclaim.relieve), stateless)
+        blob = self._new_blob(self._placing.place(reduced, self._reclaim.relieve, call), stateless)
         self._pin(blob)
         return blob
 
@@ -313,7 +322,7 @@ class Encoder:
         if not self._budget.fits_for_many(reduced.nbytes):
             return None
         try:
-            parcel = self._sender.place(reduced, self._reclaim.relieve)
+            parcel = self._placing.place(reduced, self._reclaim.relieve, call)
         except ArenaFullError:
             return None  # each task then gets a copy of its own, for which it may wait
         blob = self._new_blob(parcel)
@@ -329,7 +338,9 @@ class Encoder:
             The error of pickling it; ArenaFullError when there is no memory.
         """
         self._sender.refresh()
-        return self._place_lasting(self._take_apart(obj))
+        with explained([("the shared object", obj)]):
+            reduced = self._take_apart(obj)
+        return self._place_lasting(reduced)
 
     # Ends. Each method returns the blobs that no task will refer to again.
 
@@ -351,6 +362,7 @@ class Encoder:
 
     def finish(self, call: Call) -> list[Blob]:
         """End a call: release its blobs."""
+        call.note_item_seconds()
         self._let_go(call.held)
         self._snapshots.drop(call.snapshot)
         call.held.clear()

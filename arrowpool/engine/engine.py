@@ -12,6 +12,7 @@ assembling fails, no descriptor is left. If starting fails, the caller terminate
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import queue
 from collections.abc import Callable, Mapping, Sequence
@@ -27,17 +28,23 @@ from arrowpool.engine.descriptors import make_room
 from arrowpool.engine.ending import Ending
 from arrowpool.engine.events import Broken, Cancelled, Dropped, Releases, Unshare
 from arrowpool.engine.feeder import Feeder
+from arrowpool.engine.figures import Figures
 from arrowpool.engine.inbox import Inbox
+from arrowpool.engine.judge import Judge
 from arrowpool.engine.launcher import Initializer, Launcher
+from arrowpool.engine.load import Load, shelf_bytes
 from arrowpool.engine.metrics import Metrics
-from arrowpool.engine.open_calls import OpenCalls
+from arrowpool.engine.open_calls import Notifier, OpenCalls
 from arrowpool.engine.parts import assemble
+from arrowpool.engine.recorder import Activity, Recorder, Tape, now
 from arrowpool.engine.replies import Replies
 from arrowpool.engine.state import Move, PoolState
 from arrowpool.engine.supervisor import Supervisor
+from arrowpool.engine.tracing import note_present
+from arrowpool.engine.worker_handle import WorkerHandle
+from arrowpool.health import Health
 from arrowpool.memory import arena
 from arrowpool.memory.arena import Arena
-from arrowpool.memory.lease import live_leases_of
 from arrowpool.memory.limits import limits
 from arrowpool.stats import Stats, show_bytes
 from arrowpool.transport.resolution import Reach
@@ -67,6 +74,8 @@ class Options:
         An absolute path: workers are also started later, when the current directory may have changed.
     copy_threads : int
         Number of threads that copy large arguments, the feeder's included.
+    may_have_children : bool
+        Whether tasks may start processes with `multiprocessing`.
     """
 
     context: BaseContext
@@ -81,22 +90,12 @@ class Options:
     retries: int
     task_timeout: float | None
     copy_threads: int
+    may_have_children: bool
 
     @property
     def forks(self) -> bool:
         """Whether workers are forked from this process."""
         return self.method == "fork"
-
-
-class _Notifier:
-    """The pool's ``_change_notifier``: the cache of calls notifies the supervisor when it becomes empty."""
-
-    def __init__(self, pipe: SelfPipe):
-        self._pipe = pipe
-
-    def put(self, _: object) -> None:
-        """Wake the supervisor. Any thread may call this, also in a finalizer."""
-        self._pipe.wake()
 
 
 class Engine:
@@ -116,27 +115,38 @@ class Engine:
         Wakes the supervisor by ``put``, as the standard library's pool does.
     supervisor, feeder, collector : Service
         The pool's threads.
+    recorder : Recorder
+        Has the tape of the trace that is open.
     """
 
     def __init__(self, options: Options):
         limit = limits(options.max_bytes, options.spill_dir, options.processes)
+        workers: list[WorkerHandle] = []
         reach = Reach(forks=options.forks)
         self.state = PoolState()
         self.workers: list[BaseProcess] = []
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._metrics = Metrics()
+        self._metrics = metrics = Metrics()
+        self.recorder = recorder = Recorder()
         self._releases = Releases(self.inbox)
         make_room(options.processes, options.method)
         with contextlib.ExitStack() as undo:
             wakes_supervisor = SelfPipe()
             undo.callback(wakes_supervisor.close)
-            self.notifier = _Notifier(wakes_supervisor)
+            self.notifier = Notifier(wakes_supervisor.wake, self.state.is_taking_calls)
             self.cache: dict[int, Any] = stdlib._PoolCache(notifier=self.notifier)  # type: ignore[attr-defined]
             arguments = _make_arena(limit.capacity, options.spill_dir, options.processes + 1)
             self._sender = Sender(arguments, reach, copy_threads=options.copy_threads)
             undo.callback(self._sender.close)
             to_collector = Inbox()
             undo.callback(to_collector.close)
+            self._figures = Figures(
+                size=options.processes,
+                metrics=metrics,
+                sender=self._sender,
+                workers=workers,
+                released=self._releases,
+            )
             parts = assemble(
                 inbox=self.inbox,
                 tell_collector=to_collector.put,
@@ -144,23 +154,41 @@ class Engine:
                 sender=self._sender,
                 budget=limit.budget,
                 one_by_one=options.task_timeout is not None,
-                metrics=self._metrics,
+                workers=workers,
+                metrics=metrics,
+                rested=Judge(metrics.busy, metrics.held_back, self._figures.stats).rested,
+                recorder=recorder,
             )
-            self._snapshots, self._delivery = parts.snapshots, parts.delivery
+            self._snapshots = parts.snapshots
+            self._load = Load(
+                size=options.processes,
+                state=self.state,
+                cache=self.cache,
+                processes=self.workers,
+                workers=workers,
+                turns=parts.turns,
+                backlog=parts.backlog,
+                sender=self._sender,
+            )
             self.feeder = Feeder(
-                parts=parts, tell_collector=to_collector.put, has_ended=wakes_supervisor.wake, state=self.state
+                parts=parts,
+                tell_collector=to_collector.put,
+                has_ended=wakes_supervisor.wake,
+                state=self.state,
+                metrics=metrics,
             )
             open_calls = OpenCalls(self.cache)
             self.collector = Collector(
                 inbox=to_collector,
                 feeder_inbox=self.inbox,
                 answered=self.feeder.answered,
-                replies=Replies(open_calls, reach.worker_has, self._metrics),
+                replies=Replies(open_calls, reach.worker_has, metrics, recorder),
                 open_calls=open_calls,
                 state=self.state,
                 retries=options.retries,
                 task_timeout=options.task_timeout,
-                metrics=self._metrics,
+                metrics=metrics,
+                recorder=recorder,
             )
             launcher = _make_launcher(options, reach, limit.capacity, arguments, self._releases)
             undo.callback(launcher.close)
@@ -174,6 +202,8 @@ class Engine:
                 tell_collector=to_collector.put,
                 state=self.state,
                 task_timeout=options.task_timeout,
+                recorder=recorder,
+                metrics=metrics,
             )
             undo.pop_all()
         self._ending = Ending(
@@ -230,6 +260,10 @@ class Engine:
         """End a call: interrupt its running tasks, drop its waiting ones. Its result is `error`, or `CancelledError`."""
         self.collector.tell(Cancelled(job, error))
 
+    def give_up(self, error: Exception) -> None:
+        """Replace no worker: the user is about to end them. Calls that they leave behind end with `error`."""
+        self.state.given_up = error
+
     def drop(self, job: int, ends: bool) -> None:
         """Drop the results of an imap; with `ends`, end its call. Takes no lock."""
         self.collector.tell(Dropped(job, ends))
@@ -249,6 +283,11 @@ class Engine:
     def unshare(self, share: Share) -> None:
         """Release an object: later calls do not refer to it."""
         self.inbox.put(Unshare(share))
+
+    def framed(self, activity: Activity, began: int) -> None:
+        """Note that the current thread has cut a frame, or joined results, since `began` by the recorder's clock."""
+        self._metrics.framed((now() - began) / 1e9)
+        self.recorder.note(activity, began)
 
     # The end
 
@@ -277,28 +316,41 @@ class Engine:
         lifecycle = self._sender.lifecycle
         return f"segments: {len(lifecycle.live)} ({show_bytes(lifecycle.bytes_live)}) | leases: {lifecycle.grants()}"
 
+    def begin_trace(self, limit: int) -> Tape:
+        """Begin a trace of at most `limit` entries.
+
+        Raises
+        ------
+        RuntimeError
+            When a trace of this pool is open.
+        """
+        tape = self.recorder.open(limit)
+        for worker in self.feeder.workers:
+            if not worker.outstanding:
+                tape.idle.add(worker.process.pid or 0)
+        return tape
+
+    def end_trace(self, tape: Tape) -> None:
+        """End a trace, and note on its tape what workers do at this moment."""
+        self.recorder.close(tape)
+        for worker in self.feeder.workers:
+            note_present(tape, worker)
+
     def stats(self) -> Stats:
         """The figures of the pool so far."""
-        feeder, metrics, sender = self.feeder, self._metrics, self._sender
-        lifecycle = sender.lifecycle
-        live_results, live_result_bytes = live_leases_of(self._releases)
-        return Stats(
-            tasks=metrics.tasks,
-            piped_bytes=self._delivery.piped_bytes + metrics.piped_bytes,
-            shared_bytes=sender.shared_bytes + metrics.shared_bytes,
-            copies=sender.copies + metrics.copies,
-            copies_saved=metrics.copies_saved + sender.lent,
-            saved_bytes=metrics.saved_bytes + sender.lent_bytes,
-            live_segments=len(lifecycle.live),
-            live_bytes=lifecycle.bytes_live,
-            peak_segments=lifecycle.peak_segments,
-            peak_bytes=lifecycle.peak_bytes,
-            live_results=live_results,
-            live_result_bytes=live_result_bytes,
-            workers=metrics.workers(feeder.workers),
-            slowest=metrics.slowest(),
-            pickled=metrics.reasons(),
+        stats, load = self._figures.stats(), self._load
+        return dataclasses.replace(
+            stats,
+            sending=stats.sending + self.collector.cpu_seconds(),
+            open_calls=load.calls(),
+            waiting_tasks=load.waiting(),
+            warm_bytes=load.warm_bytes(),
+            shelf_bytes=shelf_bytes(),
         )
+
+    def health(self) -> Health:
+        """The state of the pool at this moment."""
+        return self._load.health()
 
 
 def _make_launcher(
@@ -321,6 +373,7 @@ def _make_launcher(
         released=released,
         forks=options.forks,
         owners=options.processes + 1,
+        may_have_children=options.may_have_children,
     )
 
 

@@ -19,8 +19,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from arrowpool.engine.calls import Share, Task
+from arrowpool.engine.calls import Call, Share, Task
 from arrowpool.engine.worker_handle import WorkerHandle
+from arrowpool.memory.descendants import Descendants
+from arrowpool.transport.protocol import SOME_ITEM
 from arrowpool.tuning import HEADROOM_STEP
 
 
@@ -119,11 +121,14 @@ class Dropped(_OfJob):
 
 
 @dataclass(frozen=True, slots=True)
-class Failed(_OfJob):
-    """The result of task `index` is this exception."""
+class Failed:
+    """The result of the task `index` of a call, which has `count` items, is this exception. `at`: as in `TaskFailed`."""
 
+    call: Call
     index: int
     error: BaseException
+    count: int = 1
+    at: int = SOME_ITEM
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +149,13 @@ class WorkerJoined(_OfWorker):
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited(_OfWorker):
-    """To the collector: the process has ended, with this exit code. To the feeder: the worker's leases are over."""
+    """To the collector: the process has ended, with this exit code. To the feeder: the worker's leases are over.
+
+    For the feeder, with the processes that the worker has forked, if there are any: they may still read what was leased.
+    """
 
     exitcode: int | None
+    descendants: Descendants | None = None
 
 
 @dataclass(frozen=True, slots=True)

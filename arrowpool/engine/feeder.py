@@ -5,7 +5,7 @@
                                                             --> Delivery: a frame to a worker
 
 One thread at a time encodes arguments and keeps the books of their arena: the feeder, or, while the feeder sleeps, the thread of a
-source that has a task to send (see `mailbox`). `parts` puts the parts together.
+source that has a task to send, or the collector at the end of a call (see `mailbox`). `parts` puts the parts together.
 
 Tasks are bound to a worker as late as possible. Some are encoded ahead. None is sent behind a running task, except where tasks
 are measured to be short and go several to a frame; those are taken back when the task before them turns out long (see `recall`).
@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import time
 from collections.abc import Callable
 from multiprocessing import util
 from typing import Any
 
 from arrowpool.engine import events
 from arrowpool.engine.calls import Share, Task
+from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.parts import Parts
 from arrowpool.engine.state import PoolState
 from arrowpool.engine.worker_handle import WorkerHandle
@@ -46,6 +48,8 @@ class Feeder(Service):
         Called at the end of this thread.
     state : PoolState
         Noted there: that this thread sends no more.
+    metrics : Metrics
+        Gets the time for which this thread works.
     """
 
     def __init__(
@@ -55,12 +59,14 @@ class Feeder(Service):
         tell_collector: Callable[[Any], None],
         has_ended: Callable[[], None],
         state: PoolState,
+        metrics: Metrics,
     ):
         super().__init__("arrowpool-feeder")
         self.parts = parts
         self._tell_collector = tell_collector
         self._has_ended = has_ended
         self._state = state
+        self._metrics = metrics
         self._mailbox = parts.mailbox
         self._events = parts.events
         self._settlement = parts.settlement
@@ -69,6 +75,7 @@ class Feeder(Service):
         self._backlog = parts.backlog
         self._workers = parts.workers
         self._budget = parts.budget
+        self._recorder = parts.recorder
 
     def __repr__(self) -> str:
         return (
@@ -88,7 +95,8 @@ class Feeder(Service):
 
         `frees_worker` says whether their worker may get more tasks now.
         """
-        self._mailbox.answered(tasks, frees_worker)
+        if self._mailbox.answered(tasks, frees_worker):
+            self._sending.settle()
 
     def end(self) -> None:
         """End: there will be no more calls, and all are answered."""
@@ -133,9 +141,13 @@ class Feeder(Service):
 
     def _turn(self) -> None:
         # A method, so that the event, and the user's objects in it, do not stay in a variable during the next wait.
+        wait = self._recorder.wait_begins(self._mailbox.waited_for)
         event = self._mailbox.wait()
+        self._recorder.wait_ends(wait)
         with self._mailbox.working:
+            began = time.monotonic()
             self._go_on(event)
+            self._metrics.acting += time.monotonic() - began
 
     def _go_on(self, event: Any) -> None:
         """Handle this event and all others that have arrived, then send and encode what there is."""
@@ -151,6 +163,7 @@ class Feeder(Service):
 
     def _let_go(self) -> None:
         self._turns.clear()
+        self._settlement.rest()
         self._backlog.clear()
         self._workers.clear()
         self._mailbox.clear()

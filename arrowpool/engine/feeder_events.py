@@ -11,14 +11,16 @@ from arrowpool.engine import events
 from arrowpool.engine.backlog import Backlog
 from arrowpool.engine.calls import Call, Share, queued_call
 from arrowpool.engine.encoder import Encoder
+from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.recall import Recall, Recalled
 from arrowpool.engine.reclaim import Reclaim
+from arrowpool.engine.recorder import Recorder
 from arrowpool.engine.round_robin import Turns
 from arrowpool.engine.settlement import Settlement
 from arrowpool.engine.source import Source
 from arrowpool.engine.throttle import Throttle
 from arrowpool.engine.worker_handle import WorkerHandle
-from arrowpool.errors import contained
+from arrowpool.errors import ArenaFullError, contained
 from arrowpool.memory.limits import is_tight
 from arrowpool.transport.sender import Sender
 from arrowpool.tuning import WARM_SECONDS
@@ -49,6 +51,10 @@ class FeederEvents:
         The workers that are ready. Changed here only.
     drawn : callable
         Called in the thread of a call's source, with the job and whether nothing more is drawn now, when the source has tasks.
+    metrics : Metrics
+        Learns when calls begin, and the time of users' iterators.
+    recorder : Recorder
+        For the sources.
     """
 
     def __init__(
@@ -64,6 +70,8 @@ class FeederEvents:
         sender: Sender,
         workers: list[WorkerHandle],
         drawn: Callable[[int, bool], None],
+        metrics: Metrics,
+        recorder: Recorder,
     ):
         self._encoder = encoder
         self._turns = turns
@@ -75,6 +83,8 @@ class FeederEvents:
         self._sender = sender
         self._workers = workers
         self._source_has_drawn = drawn
+        self._metrics = metrics
+        self._recorder = recorder
         #: Whether the feeder has to end. For the feeder's thread only.
         self.ended = False
         #: When the pool was first seen without work; None while there is work. For the feeder's thread only.
@@ -100,10 +110,12 @@ class FeederEvents:
         self._encoder.adopt(call)
         self._idle_since = None
         if call.lazy:
-            source = Source(call.tasks, functools.partial(self._source_has_drawn, call.job))
+            drawn = functools.partial(self._source_has_drawn, call.job)
+            source = Source(call.tasks, drawn, self._metrics.drew, self._recorder)
             if source.try_start():  # otherwise its tasks are drawn here
                 call.tasks = call.source = source
         self._turns.add(call)
+        self._metrics.busy.start()
         self._backlog.draw_on(call)
 
     def _begin_queued(self, queued: tuple[Any, Any]) -> None:
@@ -113,6 +125,7 @@ class FeederEvents:
         self._turns.drawn(event.job)
 
     def _read(self, event: events.Read) -> None:
+        self._throttle.were_read()
         self._turns.release(event.job)
         call = self._turns.find(event.job)
         if call is not None:
@@ -151,6 +164,7 @@ class FeederEvents:
         try:
             share.blob = self._encoder.pin(share.obj)
         except BaseException as error:
+            self._metrics.shares_refused += isinstance(error, ArenaFullError)
             share.placed.set_exception(contained(error, "pickling it"))
         else:
             share.placed.set_result(None)
@@ -164,6 +178,7 @@ class FeederEvents:
     def _worker_joined(self, event: events.WorkerJoined) -> None:
         worker = event.worker
         worker.ready = True
+        self._metrics.worker_is_ready()
         # Only if all workers can read it.
         self._sender.lends = worker.may_borrow and (self._sender.lends or not self._workers)
         self._sender.consumer_joined(worker)
@@ -173,7 +188,8 @@ class FeederEvents:
         worker = event.worker
         if worker in self._workers:
             self._workers.remove(worker)
-            self._sender.consumer_lost(worker)
+            self._sender.reap(worker, worker.control.released_by_worker)
+            self._sender.consumer_lost(worker, event.descendants)
         # These tasks were sent after the collector had buried the worker, which has not read them.
         self._backlog.give_back(list(worker.outstanding.values()))
         worker.outstanding.clear()

@@ -12,7 +12,6 @@ Guarantee: the pool holds no reference to the user's iterator.
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from collections import deque
 from multiprocessing import TimeoutError
@@ -126,6 +125,8 @@ class IMapIterator(Generic[_T], stdlib.IMapIterator):  # type: ignore[type-arg]
         return self
 
     async def __anext__(self) -> _T:
+        import asyncio  # see `watching`
+
         self._results.asked = True
         loop = asyncio.get_running_loop()
         if loop.time() >= self._pause_at:

@@ -14,14 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from arrowpool.codecs import load
 from arrowpool.engine.worker_handle import WorkerHandle
+from arrowpool.errors import WorkerInitError
 from arrowpool.forking import Handover, keep_from_children, no_forks, worker_fork
+from arrowpool.guard import ADVICE, has_server_left
 from arrowpool.memory import arena, control_page, platform
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control_page import ControlPage
 from arrowpool.memory.forks import watch_forks
 from arrowpool.transport import protocol
 from arrowpool.transport.channel import Channel
+from arrowpool.transport.culprits import explained
 from arrowpool.transport.parcel import Parcel, Reduced
 from arrowpool.transport.protocol import Body, Grants
 from arrowpool.transport.receiver import Receiver
@@ -96,7 +100,9 @@ class Initializer:
 
     def _reduce(self, inline_limit: int) -> tuple[bytes, list[Unit]]:
         reducer = Reducer(inline_limit=inline_limit, reach=self._reach, for_initializer=True)
-        return reducer.reduce((self._function, self._args))
+        named = [(f"argument {at} of the initializer", one) for at, one in enumerate(self._args)]
+        with explained([*named, ("the initializer", self._function)]):
+            return reducer.reduce((self._function, self._args))
 
     def close(self) -> None:
         """Release the arguments' memory, when no more workers are started."""
@@ -151,6 +157,8 @@ class Launcher:
         Called with the size of each result that the user releases.
     owners : int
         Number of processes with an arena: the workers and the parent.
+    may_have_children : bool
+        Whether tasks may start processes with `multiprocessing`.
     """
 
     context: BaseContext
@@ -163,6 +171,7 @@ class Launcher:
     released: Callable[[int], None]
     forks: bool
     owners: int
+    may_have_children: bool
     lifeline: Lifeline = field(default_factory=Lifeline)
 
     def launch(self, keep: Callable[[WorkerHandle], None]) -> None:
@@ -170,10 +179,13 @@ class Launcher:
 
         Raises
         ------
+        WorkerInitError
+            When the fork server cannot import the main module, because it makes a pool.
         Exception
             The error of starting a process. No process and no descriptor is left then.
         """
         watch_forks()
+        load()
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as always:
             handover = Handover()
             always.callback(handover.close)
@@ -200,14 +212,14 @@ class Launcher:
             process = self.process(
                 self.context,
                 target=main,
-                args=(endpoints, self.initializer, self.maxtasks, not self.forks),
+                args=(endpoints, self.initializer, self.maxtasks, not self.forks, self.may_have_children),
             )
             process.name = process.name.replace("Process", "PoolWorker")
-            process.daemon = True
+            process.daemon = True  # here, so that it ends with this process
             with signals_held_back(self.forks):
                 ours.callback(_end, process)
                 with worker_fork(handover, stays=self.forks):
-                    process.start()
+                    _start(process)
                 pid = getattr(process, "pid", None) or 0  # a class of the caller's may start no process
                 if pid and its_own:
                     with contextlib.suppress(OSError):  # the worker has ended; or it waits for the lifeline itself
@@ -222,6 +234,15 @@ class Launcher:
         """Release the initializer's memory and the lifeline, after the last worker has ended."""
         self.initializer.close()
         self.lifeline.close()
+
+
+def _start(process: BaseProcess) -> None:
+    try:
+        process.start()
+    except (ConnectionError, EOFError):
+        if has_server_left():
+            raise WorkerInitError(ADVICE) from None
+        raise
 
 
 def _end(process: BaseProcess) -> None:

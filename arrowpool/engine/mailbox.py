@@ -1,8 +1,9 @@
 """The feeder's mailbox: it wakes the feeder, or lets another thread do the feeder's work while it sleeps.
 
-One thread at a time does the feeder's work, the one that holds `working`: the feeder itself, or the thread of a source that
-*stands in* for it while it sleeps. Waking the feeder costs more than sending a short task, so it is woken only when there is work.
-Here and in other modules, *the acting thread* is the thread that holds `working`.
+One thread at a time does the feeder's work, the one that holds `working`: the feeder itself, or a thread that *stands in* for it
+while it sleeps: that of a source which has drawn tasks, or the collector at the end of a call (see `sending`). Waking the feeder costs
+more than sending a short task, so it is woken only when there is work. Here and in other modules, *the acting thread* is the thread
+that holds `working`.
 
 Race between an answer and falling asleep
 -----------------------------------------
@@ -14,7 +15,7 @@ Race between an answer and falling asleep
 If the collector takes the lock before the feeder, the feeder finds the answer at 2. If it takes it after the feeder, the collector
 sees at 3 what the feeder said at 1, and puts an event. Verdict: the feeder never sleeps while a wanted answer waits. It may be
 woken once too often, and then finds nothing to do. The same holds for an exhausted call, which the feeder notes before 1 and the
-collector looks at after the lock.
+collector looks at after the lock; it settles the answer itself, or wakes the feeder if that does not sleep.
 
 An answer wakes the feeder only if its worker has so few tasks left that it may get more. The collector judges that by what the
 feeder has written about the worker, maybe while the feeder sends to it. Then the feeder is not at 1 yet, and finds the answer at 2.
@@ -22,15 +23,15 @@ feeder has written about the worker, maybe while the feeder sends to it. Then th
 An answer that was taken early, while tasks were encoded (`take_early`), counts at 2 like an answer that waits: its worker became
 free after free workers were last looked for.
 
-Race between a source and waking up
------------------------------------
-1. A source sees that the feeder sleeps, and takes `working`.
+Race between a stand-in and waking up
+-------------------------------------
+1. A source, or the collector, sees that the feeder sleeps, and takes `working`.
 2. An event arrives. The feeder leaves its sleep and waits for `working`.
-3. The source works, rests, and releases `working`. The feeder goes on with its event.
+3. The stand-in works, rests, and releases `working`. The feeder goes on with its event.
 
 Verdict: no work is done twice, since all work is done under `working`. No work is lost: a feeder that still sleeps does so for the
-time that was right before 3. The source wakes it if that time has become shorter, or if a wanted answer came before the source said
-that it wants answers.
+time that was right before 3. A source wakes it if that time has become shorter, or if a wanted answer came before the source said
+that it wants answers. The collector only settles: that leaves nothing to send, and no shorter time.
 """
 
 from __future__ import annotations
@@ -82,6 +83,13 @@ class Mailbox:
         words = ("asleep" if self.asleep else "awake", f"answers: {len(self.answers)}")
         return f"<Mailbox {' | '.join(words)}{' wanted' if self._wants_answers else ''} | patience: {self._patience}>"
 
+    @property
+    def waited_for(self) -> str:
+        """What the feeder will wait for when it sleeps now, in words."""
+        if self._wants_memory:
+            return "for memory"
+        return "for a free worker" if self._wants_answers else "for tasks"
+
     # Any thread
 
     def put(self, event: Any) -> None:
@@ -94,11 +102,10 @@ class Mailbox:
 
     # The collector
 
-    def answered(self, tasks: list[Task], frees_worker: bool) -> None:
-        """Add tasks that have their results, and wake the feeder if there is something to do about them.
+    def answered(self, tasks: list[Task], frees_worker: bool) -> bool:
+        """Add tasks that have their results, and wake the feeder if it may have something to send for that.
 
-        That is so if their worker becomes free, and the feeder wants answers; if one of them may end its call; or if one frees
-        memory, and either a task waits for memory or there is nothing to send that would wake the feeder soon.
+        That is so if their worker becomes free, and the feeder wants answers; or if they free memory while a task waits for some.
 
         Parameters
         ----------
@@ -106,14 +113,23 @@ class Mailbox:
             Tasks of one worker.
         frees_worker : bool
             Whether the worker has so few tasks left that it may get more.
+
+        Returns
+        -------
+        bool
+            Whether answers are to be settled soon although the feeder was not woken: one may end its call, or one frees memory
+            while there is nothing to send that would wake the feeder.
         """
         with self._lock:
             self.answers.extend(tasks)
             wanted, wants_memory = self._wants_answers, self._wants_memory
-        if (wanted and frees_worker) or any(
+        frees_memory = any(
             task.call.exhausted or (task.parcel.segments and (wants_memory or not wanted)) for task in tasks
-        ):
+        )
+        if (wanted and frees_worker) or (wants_memory and frees_memory):
             self._inbox.put(Answered())
+            return False
+        return frees_memory
 
     # The feeder
 
@@ -179,7 +195,7 @@ class Mailbox:
             self._wants_answers, self._wants_memory = wants_answers, wants_memory
         self._patience = patience
 
-    # Sources
+    # Stand-ins
 
     def stand_in(self) -> bool:
         """Whether the calling thread now does the feeder's work, until it calls `stand_down`."""

@@ -7,9 +7,41 @@ thread, `end_all` (the threads that make calls).
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from arrowpool.errors import again
+
+
+class Notifier:
+    """The pool's ``_change_notifier``: the cache of calls notifies the supervisor when it becomes empty.
+
+    Only the supervisor of a closed pool waits for that, and to wake it after each call would cost as much as the call.
+
+    Race: a pool is closed while its last call gets its result.
+
+    1. The cache becomes empty. `put` looks at the state, and wakes the supervisor of a closed pool.
+    2. `Engine.close` notes that the pool is closed, and wakes the supervisor.
+
+    If 1 finds the pool open, 2 has still to wake the supervisor, which then finds the cache empty. Verdict: a supervisor that waits
+    for both sees both.
+
+    Parameters
+    ----------
+    wake : callable
+        Wakes the supervisor. Called in any thread, also in a finalizer.
+    is_taking_calls : callable
+        Whether the pool is not closed.
+    """
+
+    def __init__(self, wake: Callable[[], None], is_taking_calls: Callable[[], bool]):
+        self._wake = wake
+        self._is_taking_calls = is_taking_calls
+
+    def put(self, _: object) -> None:
+        """The cache is empty. Any thread may call this, also in a finalizer."""
+        if not self._is_taking_calls():
+            self._wake()
 
 
 class OpenCalls:

@@ -20,8 +20,10 @@ from arrowpool.engine.encoder import Encoder
 from arrowpool.engine.feeder_events import FeederEvents
 from arrowpool.engine.mailbox import Mailbox
 from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.placing import Placing
 from arrowpool.engine.recall import Recall
 from arrowpool.engine.reclaim import Reclaim
+from arrowpool.engine.recorder import Recorder
 from arrowpool.engine.round_robin import Turns
 from arrowpool.engine.sending import Sending
 from arrowpool.engine.settlement import Settlement
@@ -54,6 +56,8 @@ class Parts:
     recall: Recall
     sending: Sending
     events: FeederEvents
+    #: Also used by all other threads of the pool.
+    recorder: Recorder
 
 
 def assemble(
@@ -64,7 +68,10 @@ def assemble(
     sender: Sender,
     budget: int,
     one_by_one: bool,
+    workers: list[WorkerHandle],
     metrics: Metrics,
+    rested: Callable[[], None],
+    recorder: Recorder,
 ) -> Parts:
     """Make the parts.
 
@@ -82,19 +89,24 @@ def assemble(
         Bytes of segments in flight at a time.
     one_by_one : bool
         Whether no task may wait in a worker behind another one.
+    workers : list of WorkerHandle
+        The workers that are ready: see `Parts`. Empty.
     metrics : Metrics
-        Gets counts and bytes.
+        Gets counts, bytes and times.
+    rested : callable
+        Called when no call is left.
+    recorder : Recorder
+        Has the tape of the trace that is open.
     """
-    workers: list[WorkerHandle] = []
     ahead: deque[Task] = deque()
     mailbox = Mailbox(inbox)
     reclaim = Reclaim(sender, workers)
     in_flight = Budget(budget, sender.lifecycle, reclaim, workers, ahead)
-    snapshots = Snapshots(sender)
-    encoder = Encoder(sender, in_flight, reclaim, metrics, snapshots)
-    throttle = Throttle(budget, cache, inbox)
+    snapshots = Snapshots(sender, recorder)
+    encoder = Encoder(sender, in_flight, reclaim, metrics, snapshots, Placing(sender, recorder))
+    throttle = Throttle(budget, cache, inbox, metrics.held_back)
     turns = Turns(throttle.holds_back)
-    settlement = Settlement(mailbox, encoder, turns, workers)
+    settlement = Settlement(mailbox, encoder, turns, workers, rested)
     backlog = Backlog(
         ahead=ahead,
         turns=turns,
@@ -107,7 +119,7 @@ def assemble(
         limit=budget,
         tell_collector=tell_collector,
     )
-    delivery = Delivery(sender, reclaim)
+    delivery = Delivery(sender, reclaim, metrics, recorder)
     dispatcher = Dispatcher(
         limit=budget,
         one_by_one=one_by_one,
@@ -129,6 +141,7 @@ def assemble(
         recall=recall,
         lifecycle=sender.lifecycle,
         sender=sender,
+        metrics=metrics,
     )
     events = FeederEvents(
         encoder=encoder,
@@ -141,6 +154,8 @@ def assemble(
         sender=sender,
         workers=workers,
         drawn=sending.stand_in,
+        metrics=metrics,
+        recorder=recorder,
     )
     return Parts(
         sender=sender,
@@ -159,4 +174,5 @@ def assemble(
         recall=recall,
         sending=sending,
         events=events,
+        recorder=recorder,
     )

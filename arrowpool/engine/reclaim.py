@@ -30,7 +30,8 @@ class Reclaim:
         self._workers = workers
 
     def reap(self) -> None:
-        """Free the segments that workers have released."""
+        """Free the segments that workers have released, and those of lost workers whose descendants are gone."""
+        self._sender.reap_lost()
         for worker in self._workers:
             if self._sender.reap(worker, worker.control.released_by_worker):
                 worker.control.arguments = self._sender.use(worker)

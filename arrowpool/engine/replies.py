@@ -5,19 +5,23 @@ Used in the collector's thread. Sets results itself. Returns what else follows f
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any, ClassVar
 
-from arrowpool.engine.calls import Task, describe
+from arrowpool.engine.calls import OnError, Task
 from arrowpool.engine.events import Handlers, Short, WorkerJoined
 from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.naming import name_error
 from arrowpool.engine.open_calls import OpenCalls
+from arrowpool.engine.outcomes import merged, not_rebuilt, outcome_of
+from arrowpool.engine.recorder import Recorder, now
+from arrowpool.engine.tracing import note_ran, note_received
 from arrowpool.engine.worker_handle import WorkerHandle
-from arrowpool.errors import TransferError, WorkerInitError, said
+from arrowpool.errors import ArenaFullError, WorkerInitError
 from arrowpool.transport import protocol
 from arrowpool.transport.protocol import (
+    SOME_ITEM,
     EncodedBody,
     Grants,
     Hello,
@@ -28,9 +32,11 @@ from arrowpool.transport.protocol import (
     TaskFailed,
     TaskSkipped,
     TaskUnreadable,
+    Traced,
     is_plain_body,
 )
 from arrowpool.transport.reducer import loads
+from arrowpool.transport.sent_errors import Outcomes
 
 
 class Settled:
@@ -49,19 +55,6 @@ class Settled:
         self.broken: BaseException | None = None
 
 
-def _transfer_error(task: Task, reply: TaskDone | TaskFailed, error: BaseException) -> TransferError:
-    """The error of a task whose result or exception could not be rebuilt. Refers to no memory of the worker."""
-    failure = TransferError(
-        f"the {'result' if type(reply) is TaskDone else 'exception'} of {describe(task)} could not be "
-        f"rebuilt here: {said(error)}"
-    )
-    # The variables of all frames are cleared: they hold leases. The first frame still runs, so it is left out.
-    below = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    traceback.clear_frames(below)
-    failure.__cause__ = RemoteTraceback(reply.text) if isinstance(reply, TaskFailed) else error.with_traceback(below)
-    return failure
-
-
 class Replies:
     """Settles tasks by the replies of workers.
 
@@ -73,12 +66,23 @@ class Replies:
         Gets the names that a spawned worker has in its ``__main__``.
     metrics : Metrics
         Counts tasks, bytes and seconds.
+    recorder : Recorder
+        Has the tape of a trace.
     """
 
-    def __init__(self, open_calls: OpenCalls, worker_has: Callable[[dict[str, str | None]], None], metrics: Metrics):
+    def __init__(
+        self,
+        open_calls: OpenCalls,
+        worker_has: Callable[[dict[str, str | None]], None],
+        metrics: Metrics,
+        recorder: Recorder,
+    ):
         self._open_calls = open_calls
         self._worker_has = worker_has
         self._metrics = metrics
+        self._recorder = recorder
+        #: When the last result was rebuilt, for a trace. For the collector's thread only.
+        self._rebuilt_at = 0
 
     def settle(self, worker: WorkerHandle, messages: list[Message]) -> Settled:
         """Settle the tasks that a worker's messages answer.
@@ -110,9 +114,20 @@ class Replies:
             try:
                 value = self._rebuilt(worker, body, reply.grants)
             except BaseException as error:
-                self._open_calls.set(task.call.job, task.index, False, _transfer_error(task, reply, error))
+                at, text = (reply.at, reply.text) if isinstance(reply, TaskFailed) else (SOME_ITEM, None)
+                self._set_error(task, not_rebuilt(error, task, at, text), SOME_ITEM)
                 return
-        self._open_calls.set(task.call.job, task.index, type(reply) is TaskDone, value)
+        if isinstance(reply, TaskFailed):
+            name_error(value, task.call, task.index, task.count, reply.at, task.losses + 1)
+            self._set_error(task, value, reply.at)
+            return
+        if type(value) is Outcomes and task.call.on_error is OnError.RETURN_EACH:
+            value = merged(task, value)
+        self._open_calls.set(task.call.job, task.index, True, value)
+
+    def _set_error(self, task: Task, error: BaseException, at: int) -> None:
+        self._metrics.refused += isinstance(error, ArenaFullError)
+        self._open_calls.set(task.call.job, task.index, *outcome_of(error, task.call, task.index, task.count, at))
 
     def _rebuilt(self, worker: WorkerHandle, body: EncodedBody, grants: Grants) -> Any:
         metrics, receiver = self._metrics, worker.receiver
@@ -121,10 +136,23 @@ class Replies:
             metrics.shared_bytes += protocol.segment_bytes(body)
             metrics.copies += len(placements)
         value = receiver.rebuild(body, receiver.accept(grants) if grants else [])
+        self._rebuilt_at = self._recorder.begin()
         not_shared = protocol.placed_stream_bytes(body)
         if not_shared:
             metrics.pickled(value, not_shared)
         return value
+
+    def _traced(self, worker: WorkerHandle, traced: Traced, settled: Settled) -> None:
+        (reply,) = protocol.read_replies([traced.reply])
+        tape, began = self._recorder.tape, now()
+        task = worker.outstanding.get(reply.number) if isinstance(reply, (TaskDone, TaskFailed)) else None
+        if tape is None or task is None or not isinstance(reply, (TaskDone, TaskFailed)):
+            self._handlers[type(reply)](self, worker, reply, settled)
+            return
+        note_ran(tape, worker, task, traced, reply, began)
+        self._rebuilt_at = 0
+        self._answered(worker, reply, settled)
+        note_received(tape, worker, task, reply, began, self._rebuilt_at)
 
     def _skipped(self, worker: WorkerHandle, reply: TaskSkipped | TaskUnreadable, settled: Settled) -> None:
         task = worker.outstanding.pop(reply.number, None)
@@ -140,6 +168,9 @@ class Replies:
 
     def _greeted(self, worker: WorkerHandle, reply: Hello, settled: Settled) -> None:
         self._worker_has(reply.names)
+        tape = self._recorder.tape
+        if tape is not None:
+            tape.joined(worker.process.pid or 0)
         worker.may_borrow = reply.may_borrow
         settled.for_feeder.append(WorkerJoined(worker))
 
@@ -161,6 +192,7 @@ class Replies:
             TaskSkipped: _skipped,
             TaskUnreadable: _unreadable,
             MemoryShort: _memory_short,
+            Traced: _traced,
             Hello: _greeted,
             InitializerFailed: _initializer_failed,
         },

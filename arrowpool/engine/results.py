@@ -55,7 +55,7 @@ class ApplyResult(Watched, stdlib.ApplyResult[_T]):
         if self.ready():
             return
         check_process(self._pid)
-        with self._watching():  # the event wakes this thread
+        with self._waiting():  # the event wakes this thread
             for seconds in slices(timeout):
                 if self._event.wait(seconds):
                     return

@@ -14,6 +14,9 @@ from arrowpool.tuning import FRAME_SECONDS, FRAME_TASKS, SHORT_TASK_SECONDS
 #: Time that a task costs in addition to running it, for the size of frames.
 _TASK_OVERHEAD_SECONDS = 1e-5
 
+#: What a message costs: a frame of less work than this would take longer to send than to run.
+_MESSAGE_SECONDS = 1e-4
+
 #: Maximum number of tasks that are drawn ahead. The thread that draws is woken once for that many, as a worker is for each frame.
 _DRAWN_TASKS = 1024
 
@@ -51,7 +54,8 @@ def frame_size(first: Task, worker: WorkerHandle, worker_count: int, budget: int
     # A share of the tasks that are left (of those so far, if the length is unknown), so that all workers end at about the same
     # time.
     share = (call.length - first.index if call.length is not None else first.index) // (2 * worker_count)
-    count = min(FRAME_TASKS, share, int(FRAME_SECONDS / (mean + _TASK_OVERHEAD_SECONDS)))
+    seconds = mean + _TASK_OVERHEAD_SECONDS
+    count = min(FRAME_TASKS, max(share, int(_MESSAGE_SECONDS / seconds)), int(FRAME_SECONDS / seconds))
     if call.result_bytes:
         count = min(count, max(1, _results_within(budget, call) // (2 * worker_count)))
     return count if worker.quota is None else min(count, worker.quota - worker.sent)
@@ -60,14 +64,14 @@ def frame_size(first: Task, worker: WorkerHandle, worker_count: int, budget: int
 def gather_seconds(workers: Iterable[WorkerHandle]) -> float:
     """Seconds to let replies gather before they are read: reading them one by one costs more than a short task.
 
-    Half of the time for which a worker has work, so it gets more before it is idle. 0 where tasks are long or few.
+    Half of the time for which a worker has work, so it gets more before it is idle. 0 where tasks are long or few, or nearly done.
     """
     left = 0.0
     for worker in workers:
         count = len(worker.outstanding)
         if count >= _GATHER_TASKS and worker.pace < SHORT_TASK_SECONDS:
             left = max(left, count * (worker.pace + _TASK_OVERHEAD_SECONDS))
-    return min(_GATHER_SECONDS, left / 2)
+    return min(_GATHER_SECONDS, left / 2) if left > _MESSAGE_SECONDS else 0.0
 
 
 def ahead_size(call: Call, worker_count: int, budget: int) -> int:

@@ -1,14 +1,18 @@
 """The feeder's work after its events: send to free workers, encode ahead, and rest.
 
-The feeder does it, or the thread of a source that stands in for the sleeping feeder (see `mailbox`).
+The feeder does it, or a thread that stands in for the sleeping feeder (see `mailbox`): that of a source, which has a task to send, or
+the collector, which settles what it has answered.
 """
 
 from __future__ import annotations
 
+import time
+
 from arrowpool.engine.backlog import Backlog
 from arrowpool.engine.dispatcher import Dispatcher
-from arrowpool.engine.events import Drawn
+from arrowpool.engine.events import Answered, Drawn
 from arrowpool.engine.mailbox import Mailbox
+from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.recall import Recall
 from arrowpool.engine.round_robin import Turns
 from arrowpool.engine.settlement import Settlement
@@ -41,6 +45,8 @@ class Sending:
         Says whether there are segments that may be released.
     sender : Sender
         Says whether there is memory to trim.
+    metrics : Metrics
+        Gets the time for which a source stands in.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class Sending:
         recall: Recall,
         lifecycle: LifecycleManager,
         sender: Sender,
+        metrics: Metrics,
     ):
         self._mailbox = mailbox
         self._settlement = settlement
@@ -63,6 +70,7 @@ class Sending:
         self._recall = recall
         self._lifecycle = lifecycle
         self._sender = sender
+        self._metrics = metrics
 
     def run(self) -> None:
         """Send and encode what there is, then rest. In the feeder's thread."""
@@ -79,12 +87,27 @@ class Sending:
         if not last or not mailbox.stand_in():
             mailbox.put(Drawn(job))
             return
+        began = time.monotonic()
         try:
             self._turns.drawn(job)
             self._settlement.settle_answered()
             self._dispatcher.run()
             mailbox.rest_as_stand_in(bool(self._backlog), self._patience(), self._backlog.waits)
             # A call may have become exhausted since: its last answer came before that, and so did not wake the feeder.
+            self._settlement.settle_answered()
+        except BaseException as error:
+            mailbox.fail(error)
+        finally:
+            self._metrics.acting += time.monotonic() - began
+            mailbox.stand_down()
+
+    def settle(self) -> None:
+        """Settle what was answered, with nothing to send. In the collector's thread, if the feeder sleeps; else the feeder does it."""
+        mailbox = self._mailbox
+        if not mailbox.stand_in():
+            mailbox.put(Answered())
+            return
+        try:
             self._settlement.settle_answered()
         except BaseException as error:
             mailbox.fail(error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from arrowpool.engine.calls import Blob, Call, Task
 from arrowpool.engine.encoder import Encoder
 from arrowpool.engine.mailbox import Mailbox
@@ -22,13 +24,23 @@ class Settlement:
         The running calls.
     workers : list of WorkerHandle
         The workers that are ready. The feeder's list.
+    rested : callable
+        Called when no call is left.
     """
 
-    def __init__(self, mailbox: Mailbox, encoder: Encoder, turns: Turns, workers: list[WorkerHandle]):
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        encoder: Encoder,
+        turns: Turns,
+        workers: list[WorkerHandle],
+        rested: Callable[[], None],
+    ):
         self._mailbox = mailbox
         self._encoder = encoder
         self._turns = turns
         self._workers = workers
+        self._rested = rested
 
     def settle_answered(self) -> None:
         """Settle all tasks whose results have arrived, before free workers are looked for."""
@@ -55,6 +67,12 @@ class Settlement:
         if call.exhausted and not call.pending:
             self._turns.over(call)
             self.forget(self._encoder.finish(call))
+            if not self._turns:
+                self.rest()
+
+    def rest(self) -> None:
+        """Note that no call is left."""
+        self._rested()
 
     def forget(self, blobs: list[Blob]) -> None:
         """Have the workers that know these blobs drop them, with the next frame: no task will refer to them again."""

@@ -71,17 +71,22 @@ class SharedByCall(Sharing):
         self._saved(blob.parcel.nbytes)
         return blob.number
 
-    def window_of(self, address: int, nbytes: int) -> tuple[int, int] | None:
+    @property
+    def has_windows(self) -> bool:
         call = self._call
         if call.stretches is None:
             call.stretches = stretches(_extents(call.items)) if call.items is not None and len(call.items) > 1 else []
-        if not call.stretches:
+        return bool(call.stretches)
+
+    def window_of(self, address: int, nbytes: int) -> tuple[int, int] | None:
+        call = self._call
+        if not self.has_windows:
             return None
-        stretch = find(call.stretches, address, nbytes)
+        stretch = find(call.stretches, address, nbytes)  # type: ignore[arg-type]  # it has some
         if stretch is None:
             return None
         if stretch.blob is None:
-            whole = platform.bytes_at(stretch.start, stretch.stop - stretch.start)
+            whole = platform.bytes_at(stretch.start, stretch.stop - stretch.start, owner=stretch)
             stretch.blob = self._place(call, self._take_apart(whole))
             if stretch.blob is None:
                 return None

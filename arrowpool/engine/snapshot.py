@@ -11,14 +11,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from multiprocessing.pool import mapstar, starmapstar  # type: ignore[attr-defined]
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from arrowpool.engine.calls import Share, Snapshot
+from arrowpool.engine.calls import Share, Snapshot, name_of_function, parts_of
+from arrowpool.engine.recorder import Activity, Recorder
 from arrowpool.errors import contained
+from arrowpool.transport.culprits import explain, in_function, in_task
 from arrowpool.transport.parcel import Reduced
-from arrowpool.transport.protocol import Star, is_plain
+from arrowpool.transport.protocol import Star
 from arrowpool.transport.reducer import Reducer
 from arrowpool.transport.resolution import is_stateless
 from arrowpool.transport.sender import Sender
@@ -33,10 +34,13 @@ class Snapshots:
     ----------
     sender : Sender
         Reduces objects. Threads use it through reducers of their own.
+    recorder : Recorder
+        Notes how long that takes.
     """
 
-    def __init__(self, sender: Sender):
+    def __init__(self, sender: Sender, recorder: Recorder):
         self._sender = sender
+        self._recorder = recorder
         #: Reducers that are not in use. Threads that make calls take one and put it back; both are atomic operations, so one call
         #: uses a reducer at a time. A call that is made while pickling runs takes another one.
         self._idle: deque[Reducer] = deque()
@@ -64,6 +68,7 @@ class Snapshots:
         _, function, payload, plain = parts_of(function, args, kwds)
         if (plain and self._stays(function)) or self._taken - self._dropped >= SNAPSHOT_BYTES:
             return None
+        began = self._recorder.begin()
         try:
             reducer = self._idle.pop()
         except IndexError:
@@ -75,9 +80,14 @@ class Snapshots:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise
+            # The arguments first: a function that fails has none of them.
+            if explain(error, in_task(Star.CALL, (args, kwds))) is None:
+                explain(error, in_function(function))
             return Snapshot(failure=contained(error, "pickling it"))
         finally:
             self._idle.append(reducer)
+            if began:
+                self._recorder.note(Activity.ENCODE, began, name_of_function(function))
         with self._counting:
             self._taken += snapshot.nbytes
         return snapshot
@@ -116,17 +126,6 @@ class Snapshots:
         if kind is FunctionType:
             return is_stateless(function) and self._sender.resolves(function)
         return kind is type or (kind is BuiltinFunctionType and is_stateless(function))
-
-
-def parts_of(function: Any, args: Any, kwds: Any) -> tuple[Star, Any, Any, bool]:
-    """How a worker applies the function of a task, the function, its payload, and whether the payload is a few plain values."""
-    if function is mapstar or function is starmapstar:
-        star = Star.MAP if function is mapstar else Star.STARMAP
-        function, payload = args[0]
-        return star, function, payload, is_plain(payload)
-    # Exact types only: marshal does not keep subclasses.
-    plain = type(args) is tuple and type(kwds) is dict and not kwds and is_plain(args)
-    return Star.CALL, function, (args, kwds), plain
 
 
 def _held(reduced: Reduced | None) -> int:

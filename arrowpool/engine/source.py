@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.pool import _helper_reraises_exception, mapstar, starmapstar  # type: ignore[attr-defined]
@@ -22,6 +23,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from arrowpool.engine.recorder import Activity, Recorder
 from arrowpool.threads import Service, current
 from arrowpool.transport.protocol import is_plain
 from arrowpool.transport.resolution import is_fixed
@@ -60,15 +62,25 @@ class Source(Service):
     drawn : callable
         Called in the source's thread when there are tasks and the acting thread has found none. Its argument says whether nothing
         more is drawn now.
+    took : callable
+        Called in the source's thread with the seconds that the iterator took for a request.
+    recorder : Recorder
+        Notes each step of the iterator in a trace.
     """
 
-    def __init__(self, tasks: Iterator[Any], drawn: Callable[[bool], Any]):
+    def __init__(
+        self, tasks: Iterator[Any], drawn: Callable[[bool], Any], took: Callable[[float], None], recorder: Recorder
+    ):
         super().__init__("arrowpool-source", current())
         #: None after the end of the source's thread, which alone reads and writes this.
         self._tasks: Iterator[Any] | None = tasks
         #: None after `close`, so that a thread that blocks in user code keeps no part of the pool alive. The acting thread
         #: writes, the source's thread reads. Safe: a call after `close` finds nothing to take.
         self._drawn: Callable[[bool], Any] | None = drawn
+        self._took = took
+        #: Seconds in which `drawn` did the feeder's work, of the present request. For the source's thread only.
+        self._elsewhere = 0.0
+        self._recorder = recorder
         #: How many to draw; 0 to end. The acting thread puts, the source's thread gets.
         self._asked: queue.SimpleQueue[int] = queue.SimpleQueue()
         #: Drawn and not taken. The source's thread appends. The acting thread takes, looks at the last one, and puts the end back
@@ -148,7 +160,13 @@ class Source(Service):
         try:
             for request in itertools.count(1):
                 count = self._asked.get()
-                if not count or not self._draw(count, request):
+                if not count:
+                    break
+                # For each request, not for each of many items.
+                began, self._elsewhere = time.perf_counter(), 0.0
+                goes_on = self._draw(count, request)
+                self._took(time.perf_counter() - began - self._elsewhere)
+                if not goes_on:
                     break
         finally:
             self._tasks = None
@@ -157,8 +175,10 @@ class Source(Service):
         """Draw up to `count` tasks for a request, none after one that could change. Return False at the end."""
         tasks = self._tasks
         assert tasks is not None
+        recorder = self._recorder
         while not self._closed:
             count -= 1
+            began = recorder.begin()
             try:
                 task = next(tasks)
             except StopIteration as end:
@@ -167,6 +187,8 @@ class Source(Service):
             except BaseException as error:
                 # Not an Exception: `tasks_of` makes tasks of those.
                 task = error
+            if began:
+                recorder.note(Activity.DRAW, began)
             if self._closed:
                 return False
             fixed = not isinstance(task, BaseException) and _is_frozen(task)
@@ -183,7 +205,9 @@ class Source(Service):
             self._told = True
             tell = self._drawn
             if tell is not None:
+                began = time.perf_counter()
                 tell(bool(drawn[2]))
+                self._elsewhere += time.perf_counter() - began
 
 
 def tasks_of(job: int, function: Any, iterable: Iterable[Any], length: int | None = None) -> Iterator[Any]:

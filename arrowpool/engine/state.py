@@ -82,6 +82,9 @@ class PoolState:
     _noted: list[Phase]
     #: The first error. Written once, by the collector's thread only; read by any thread.
     _error: BaseException | None
+    #: The error for calls that the workers leave behind, once the user has ended these: that is no loss, and none is replaced. Set by
+    #: any thread, once; read by any thread.
+    given_up: Exception | None
     #: Whether the feeder has sent its last message. Set by the feeder's thread, or by the thread that ends the pool if the feeder
     #: hangs; read by any thread. It only changes to True, so both threads may set it.
     sends_no_more: bool
@@ -92,6 +95,7 @@ class PoolState:
     def __init__(self) -> None:
         self._noted = [Phase.STARTING]
         self._error = None
+        self.given_up = None
         self.sends_no_more = False
         self.answers_no_more = False
         #: Set after ENDED was noted.
@@ -136,8 +140,17 @@ class PoolState:
         """Whether more calls may come."""
         return self.phase <= Phase.RUNNING
 
+    def describe(self) -> str:
+        """The phase in one word, as for `Health.state`."""
+        phase = self.phase
+        return "running" if phase <= Phase.RUNNING else "closed" if phase is Phase.CLOSED else "terminated"
+
     def is_terminated(self) -> bool:
         return self.phase >= Phase.TERMINATED
+
+    def has_ended(self) -> bool:
+        """Whether no worker, thread or descriptor is left."""
+        return self.phase is Phase.ENDED
 
     def wait(self) -> None:
         """Return when the pool has ended."""

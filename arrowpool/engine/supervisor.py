@@ -5,9 +5,11 @@ Runs in a thread of its own; `repopulate` also in the thread that makes the pool
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from multiprocessing import util
 from multiprocessing.process import BaseProcess
@@ -16,6 +18,9 @@ from typing import Any
 from arrowpool.engine.events import Broken, Stop, WorkerExited, WorkerJoined
 from arrowpool.engine.feeder import Feeder
 from arrowpool.engine.launcher import Launcher, let_go
+from arrowpool.engine.metrics import Metrics
+from arrowpool.engine.obituary import Reason, reason_of, replaced
+from arrowpool.engine.recorder import Activity, Recorder
 from arrowpool.engine.state import PoolState
 from arrowpool.engine.worker_handle import WorkerHandle
 from arrowpool.errors import PoolTerminatedError, WorkerInitError, describe_exit, said
@@ -59,6 +64,10 @@ class Supervisor(Service):
         Says when the pool is closed and terminated.
     task_timeout : float or None
         Seconds after which a worker that still runs the same task is killed.
+    recorder : Recorder
+        Notes the starts of workers.
+    metrics : Metrics
+        Counts workers that replace others.
     """
 
     def __init__(
@@ -73,8 +82,11 @@ class Supervisor(Service):
         tell_collector: Callable[[Any], None],
         state: PoolState,
         task_timeout: float | None,
+        recorder: Recorder,
+        metrics: Metrics,
     ):
         super().__init__("arrowpool-supervisor")
+        self._recorder = recorder
         self._state = state
         self._launcher = launcher
         self._processes = processes
@@ -84,9 +96,14 @@ class Supervisor(Service):
         self._feeder = feeder
         self._tell_collector = tell_collector
         self._task_timeout = task_timeout
+        self._metrics = metrics
         #: Workers that were started and not buried. Written by the threads that start workers and by this thread, with
         #: `_changing` held; after the end of this thread, by the thread that ends the pool. Other readers take a copy.
         self._workers: list[WorkerHandle] = []
+        #: Of each worker that was not replaced yet: why it ended, its process id and its exit code. As `_workers`.
+        self._vacant: deque[tuple[Reason, int, int | None]] = deque()
+        #: The same of each that was, with the new worker's process id, until it is logged. As `_workers`.
+        self._replaced: deque[tuple[Reason, int, int | None, int]] = deque()
         #: Held while workers are started, and while one is removed from the lists.
         self._changing = threading.Lock()
         #: Number of workers in a row that ended before they were ready. For this thread only.
@@ -112,17 +129,33 @@ class Supervisor(Service):
         """Start workers until the pool has its number. Any thread may call this."""
         with self._changing:
             while len(self._processes) < self._size and self._may_start():
+                began = self._recorder.begin()
                 self._launcher.launch(self._keep)
+                if began:
+                    self._recorder.note(Activity.START, began)
                 util.debug("added worker")
+        self._note_replaced()
         self.wake()
+
+    def _note_replaced(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                end = self._replaced.popleft()
+                self._metrics.replaced += 1
+                replaced(*end)
 
     def _keep(self, worker: WorkerHandle) -> None:
         self._workers.append(worker)
         self._processes.append(worker.process)
+        if self._vacant:
+            self._replaced.append((*self._vacant.popleft(), worker.process.pid or 0))
         self._tell_collector(WorkerJoined(worker))
 
+    def _is_broken(self) -> bool:
+        return self._gave_up or self._state.error is not None
+
     def _may_start(self) -> bool:
-        return not self._gave_up and self._state.error is None
+        return not self._is_broken() and self._state.given_up is None
 
     def _has_calls(self) -> bool:
         """Whether calls wait for their results, or more may come."""
@@ -140,7 +173,7 @@ class Supervisor(Service):
             self._feeder.end()
             self._tell_collector(Stop(drain=False))
             for worker in self._workers:
-                worker.process.kill()
+                worker.kill()
             raise
         finally:
             util.debug("supervisor exiting")
@@ -153,7 +186,9 @@ class Supervisor(Service):
         while self._has_calls():
             self._wait()
             self._bury()
-            if self._has_calls():
+            if self._state.given_up is not None and not self._workers:
+                self._fail(self._state.given_up, None)
+            elif self._has_calls():
                 try:
                     self.repopulate_if_needed()
                 except Exception as error:
@@ -168,8 +203,8 @@ class Supervisor(Service):
             # Including the workers that are not ready: the feeder does not know them.
             for worker in self._workers:
                 worker.channel.finish()
-                if not self._may_start():
-                    worker.process.kill()  # no call waits for it
+                if self._is_broken():
+                    worker.kill()  # no call waits for it
             self._tell_collector(Stop(drain=True))
             while self._watched() and not self._state.is_terminated():
                 self._wait()
@@ -231,7 +266,7 @@ class Supervisor(Service):
                 worker.doomed = True
                 if worker.control.began == began:
                     worker.overdue = True
-                    worker.process.kill()
+                    worker.kill()
                 else:
                     worker.doomed = False
                     self._feeder.wake()
@@ -245,7 +280,9 @@ class Supervisor(Service):
                 self._workers.remove(worker)
                 if worker.process in self._processes:
                     self._processes.remove(worker.process)
-            exitcode = worker.process.exitcode
+                exitcode = worker.process.exitcode
+                reason = reason_of(exitcode, overdue=worker.overdue, ready=worker.ready, lost=False)
+                self._vacant.append((reason, worker.process.pid or 0, exitcode))
             let_go(worker)
             self._tell_collector(WorkerExited(worker, exitcode))
             self._count_stillborn(worker, exitcode)
@@ -294,7 +331,7 @@ class Supervisor(Service):
             ended = _ended(left, until - time.monotonic())
             left = [worker for worker in left if worker not in ended]
         for worker in left:
-            worker.process.kill()
+            worker.kill()
         for worker in self._workers:
             worker.process.join()
 

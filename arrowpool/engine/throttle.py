@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from arrowpool.engine.calls import Call
+from arrowpool.engine.clock import Clock
 from arrowpool.engine.events import Read
 from arrowpool.engine.unread import Imap
 
@@ -23,18 +24,26 @@ class Throttle:
         Result objects of running calls by job number.
     inbox : queue.SimpleQueue
         The feeder's. Gets a `Read` when results of a call that is held back are read.
+    clock : Clock
+        Runs while a call is held back.
     """
 
-    def __init__(self, limit: int, cache: Mapping[int, Any], inbox: queue.SimpleQueue[Any]):
+    def __init__(self, limit: int, cache: Mapping[int, Any], inbox: queue.SimpleQueue[Any], clock: Clock):
         self._limit = limit
         self._cache = cache
         self._inbox = inbox
+        self._clock = clock
         #: Whether the pool is closed, so no call is held back any more.
         self._open = False
 
     def open(self) -> None:
         """Hold no call back from now on: the pool is closed, and its user may read results only after its end."""
         self._open = True
+        self.were_read()
+
+    def were_read(self) -> None:
+        """Note that results of a call that was held back were read, or that no call is left."""
+        self._clock.stop()
 
     def holds_back(self, call: Call) -> bool:
         """Whether a call must wait. If so, a `Read` follows when results of it are read.
@@ -54,7 +63,10 @@ class Throttle:
         if not isinstance(results, Imap) or not self._is_piled_up(call, results):
             return False
         results.when_read(functools.partial(self._inbox.put, Read(call.job)))
-        return self._is_piled_up(call, results)
+        if not self._is_piled_up(call, results):
+            return False
+        self._clock.start()
+        return True
 
     def _is_piled_up(self, call: Call, results: Imap) -> bool:
         return call.result_bytes / call.replies * results.unread() > self._limit

@@ -65,7 +65,7 @@ class Imap(Watched):
         raise StopIteration
 
     def _wait(self: Any, timeout: float | None) -> None:
-        with self._watching():  # the condition wakes this thread
+        with self._waiting():  # the condition wakes this thread
             for seconds in slices(timeout):
                 self._cond.wait(seconds)
                 if self._is_next_here():
@@ -122,6 +122,15 @@ class Imap(Watched):
     def unread(self: Any) -> int:
         """Number of results that have arrived and were not taken. Without the lock: an estimate."""
         return len(self._items) + len(self._unsorted)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether results that arrive are kept: not after `drop`. Without the lock: it only changes to False."""
+        return not self._unkept
+
+    def taken(self: Any) -> int:
+        """Number of results that were taken or dropped. Without the lock: an estimate."""
+        return self._index - len(self._items)  # type: ignore[no-any-return]
 
     def when_read(self: Any, tell: Callable[[], Any]) -> None:
         """Call `tell` once, when a result is taken or dropped. The caller looks at `unread` again after this.

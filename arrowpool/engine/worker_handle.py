@@ -18,7 +18,10 @@ from arrowpool.transport.receiver import Receiver
 
 @dataclass(slots=True, eq=False)
 class Spent:
-    """Number of a worker's answers, and the seconds that they took. The collector writes, other threads read for `stats`."""
+    """Number of a worker's answers, and the seconds that they took. The collector writes, other threads read for `stats`.
+
+    `run` also has the seconds of the task with which the worker ended.
+    """
 
     since: float = field(default_factory=time.monotonic)
     until: float | None = None
@@ -93,10 +96,20 @@ class WorkerHandle:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGINT)
 
+    def kill(self) -> None:
+        """End the process at once."""
+        with contextlib.suppress(PermissionError):  # this process may have dropped its rights since
+            self.process.kill()
+
     def disconnect(self) -> None:
         """Close the channel, and give up the memory of results that are not in use, after the process has ended. Can be called again."""
         self.channel.close()
         self.receiver.owner_lost()
+
+    def running_for(self, now: float) -> float:
+        """Seconds for which the task has run that the worker runs, or ran when it ended; 0.0 if there is none."""
+        began = self.control.task_began
+        return max(0.0, now - began) if began else 0.0
 
     def spare(self) -> int:
         """Bytes of its arena that it keeps warm, and bytes that were released and that it has not noticed."""

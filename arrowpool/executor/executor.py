@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import multiprocessing
 import operator
 import os
 import threading
@@ -21,23 +20,33 @@ from concurrent import futures
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
-from multiprocessing.pool import mapstar, starmapstar  # type: ignore[attr-defined]
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 from arrowpool.arguments import default_size
+from arrowpool.chunks import ahead, applied_to, batched, check_sizes, flattened
 from arrowpool.engine.calls import Call
+from arrowpool.engine.item_names import ItemNames
 from arrowpool.errors import again
-from arrowpool.executor.chunks import batched, flattened
+from arrowpool.executor.arguments import checked_context
 from arrowpool.executor.jobs import Job, PoolCloser, is_exiting
+from arrowpool.health import Health
 from arrowpool.interrupts import check_process
 from arrowpool.pool import ArrowPool
 from arrowpool.stats import Stats
+from arrowpool.timeline import Trace
+from arrowpool.tuning import MAX_EVENTS
 
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+
+class _Workers(ArrowPool):
+    """The pool of an executor."""
+
+    _workers_may_have_children = True
 
 
 class ProcessPoolExecutor(futures.ProcessPoolExecutor):
@@ -55,7 +64,6 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
       `buffersize`, send them with each task, unless `share` is used.
     - `map` takes `buffersize` in every version of Python.
     - Ctrl-C in the ``with`` block ends it at once: waiting tasks are cancelled, running tasks are interrupted.
-    - Workers are daemonic: they cannot start worker processes of their own.
 
     Parameters
     ----------
@@ -93,29 +101,13 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         task_timeout: float | None = None,
     ):
         # Not the standard library's constructor, which makes queues.
-        if max_workers is not None and max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
-        if mp_context is None:
-            mp_context = multiprocessing.get_context(None if max_tasks_per_child is None else "spawn")
-        if max_tasks_per_child is not None:
-            if not isinstance(max_tasks_per_child, int):
-                raise TypeError("max_tasks_per_child must be an integer")
-            if max_tasks_per_child <= 0:
-                raise ValueError("max_tasks_per_child must be >= 1")
-            if mp_context.get_start_method() == "fork":
-                raise ValueError(
-                    "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; "
-                    "supply a different mp_context."
-                )
+        mp_context = checked_context(mp_context, max_workers, initializer, max_tasks_per_child)
         # dask, adaptive and others read these two.
         self._mp_context = mp_context
         self._max_workers: int = max_workers or default_size()
-        # Without a reference to this executor, which would be a cycle: the executor ends as soon as its last user drops it, not at
-        # a later garbage collection.
+        # Without a reference to this executor: in a cycle, it would end at a later garbage collection, not with its last user.
         self._make_pool = functools.partial(
-            ArrowPool,
+            _Workers,
             self._max_workers,
             initializer,
             initargs,
@@ -210,33 +202,24 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         ...     list(executor.map(pow, [2, 3], [10, 2]))
         [1024, 9]
         """
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None and not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
+        check_sizes(chunksize, buffersize)
         until = None if timeout is None else time.monotonic() + timeout
-        apply = mapstar if len(iterables) == 1 else starmapstar
-        rest = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables)  # noqa: B905 (the shortest one ends it)
+        apply, rest = applied_to(iterables)
 
         def work(chunk: tuple[Any, ...]) -> tuple[Any, ...]:
             return apply, ((fn, chunk),), {}
 
         if buffersize is None:
             items = list(rest)
-            pending = deque(self._call([work(chunk) for chunk in batched(items, chunksize)], items))
-            return flattened(pending, lambda: None, until)
-        chunks = batched(rest, chunksize)
-        pending = deque(self._call([work(chunk)])[0] for chunk in itertools.islice(chunks, buffersize))
-        executor = weakref.ref(self)
+            works, names = [work(chunk) for chunk in batched(items, chunksize)], ItemNames(chunksize, len(items))
+            return flattened(deque(self._call(works, items, names)), lambda: None, until)
+        numbered = zip(itertools.count(0, chunksize), batched(rest, chunksize))
 
-        def refill() -> None:
-            alive = executor()
-            if alive is not None:
-                pending.extend(alive._call([work(chunk)])[0] for chunk in itertools.islice(chunks, 1))
+        def calls(executor: ProcessPoolExecutor, count: int | None) -> Iterator[Future[Any]]:
+            for first, chunk in itertools.islice(numbered, count):
+                yield executor._call([work(chunk)], names=ItemNames(chunksize, first=first))[0]
 
-        return flattened(pending, refill, until)
+        return ahead(self, calls, buffersize, until)
 
     def share(self, obj: _T) -> AbstractContextManager[_T]:
         """Copy an object once for all tasks submitted in the ``with`` block; see `ArrowPool.share`.
@@ -247,13 +230,14 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         >>> from arrowpool import ProcessPoolExecutor
         >>> prices = np.arange(100_000.0)
         >>> with ProcessPoolExecutor(2) as executor, executor.share(prices):
-        ...     futures = [executor.submit(np.quantile, prices, q) for q in (0.25, 0.75)]
-        ...     [float(future.result()) for future in futures]
+        ...     [float(quantile) for quantile in executor.map(np.quantile, [prices] * 2, [0.25, 0.75])]
         [24999.75, 74999.25]
         """
-        self._check_process()
-        with self._changing:
-            return self._running().share(obj)
+        return self._open_pool().share(obj)
+
+    def trace(self, path: str | os.PathLike[str] | None = None, *, max_events: SupportsIndex = MAX_EVENTS) -> Trace:
+        """Record what this process's threads and the workers do in the ``with`` block; see `ArrowPool.trace`."""
+        return self._open_pool().trace(path, max_events=max_events)
 
     def stats(self) -> Stats:
         """Return what this executor has done so far; see `ArrowPool.stats`. All figures are 0 before the first call.
@@ -269,21 +253,37 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         closer = self._closer
         return Stats() if closer is None else closer.pool.stats()
 
+    def health(self) -> Health:
+        """Return whether this executor takes calls, and what it does now; see `ArrowPool.health`.
+
+        Examples
+        --------
+        >>> from arrowpool import ProcessPoolExecutor
+        >>> with ProcessPoolExecutor(2) as executor:
+        ...     executor.health().state
+        'new'
+        """
+        closer = self._closer
+        if closer is None:
+            return Health(state="closed" if self._is_shut else "new", size=self._max_workers)
+        return closer.pool.health()
+
     def _check_process(self) -> None:
         # Before the lock is taken: another thread may have held it at the fork.
         if self._closer is not None:
             check_process(self._closer.pid)
 
-    def _call(self, works: list[tuple[Any, ...]], items: list[Any] | None = None) -> list[Future[Any]]:
+    def _call(
+        self, works: list[tuple[Any, ...]], items: list[Any] | None = None, names: ItemNames | None = None
+    ) -> list[Future[Any]]:
         """Make one call of the pool with these tasks, each ``(function, args, kwds)``; return their futures.
 
         `items` are the items in the tasks, for calls whose tasks may contain the same object several times.
         """
         if not works:
             return []
-        self._check_process()
-        with self._changing:
-            pool = self._running()
+        is_first = self._closer is None
+        pool = self._open_pool()
         shares = pool._shared_now()
         # Outside the lock: pickling may run any code, and use this executor.
         snapshot = None
@@ -292,7 +292,7 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
             snapshot = pool._snapshot(function, args, kwds, shares)
         with self._changing:
             pool = self._running()
-            if pool._broken is not None:
+            if pool._broken is not None and not is_first:  # the futures of the first call have the initializer's error
                 raise again(pool._broken)
             job = Job(pool, works)
             made = job.futures
@@ -303,11 +303,17 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
                     items,
                     job=job._job,
                     length=len(works),
+                    names=names,
                     snapshot=snapshot,
                     shares=shares,
                 )
             )
         return made
+
+    def _open_pool(self) -> ArrowPool:
+        self._check_process()
+        with self._changing:
+            return self._running()
 
     def _running(self) -> ArrowPool:
         """The pool, made at the first call. The caller holds the lock."""
@@ -362,7 +368,7 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
         workers = list(self._processes.values())
         self.shutdown(wait=False)
         if self._closer is not None:
-            self._closer.give_up(BrokenProcessPool("the workers of this executor were ended"))
+            self._closer.end_workers(BrokenProcessPool("the workers of this executor were ended"))
         for worker in workers:
             end(worker)
 

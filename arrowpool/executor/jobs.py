@@ -25,6 +25,7 @@ from typing import Any
 from arrowpool.interrupts import InterruptibleFuture
 from arrowpool.pool import ArrowPool
 from arrowpool.threads import Service, tell
+from arrowpool.transport.error_packing import refusal_of
 
 _log = logging.getLogger(__name__)
 
@@ -133,6 +134,11 @@ class PoolCloser(Service):
         for job in list(self.pool._cache.values()):
             self.pool._cancel(job._job, error)
 
+    def end_workers(self, error: Exception) -> None:
+        """As `give_up`, when the user is about to end the workers: none is replaced."""
+        self.pool._give_up(error)
+        self.give_up(error)
+
     def is_own_thread(self) -> bool:
         """Whether this is one of the pool's threads, such as the one that sets the futures."""
         return self.pool._is_own_thread()
@@ -143,7 +149,7 @@ def _set(future: Future[Any], success: bool, value: Any) -> None:
         if success:
             future.set_result(value)
         else:
-            future.set_exception(value)
+            future.set_exception(refusal_of(value))
     except InvalidStateError:
         # The future was cancelled, and the feeder will not draw its task: notify the threads that wait for it. Or user code has
         # set it.
@@ -172,8 +178,11 @@ def _hook_exit() -> None:
     """Make Python answer all calls before it exits: with the same hook as `concurrent.futures`."""
     global _exiting
     if _exiting is None:
-        # `atexit` would be too late: no thread can be started then, and pools are terminated.
-        threading._register_atexit(_end_all)  # type: ignore[attr-defined]
+        try:
+            # `atexit` would be too late: no thread can be started then, and pools are terminated.
+            threading._register_atexit(_end_all)  # type: ignore[attr-defined]
+        except RuntimeError:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown") from None
         _exiting = False
 
 

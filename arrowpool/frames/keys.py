@@ -75,12 +75,19 @@ def _as_keys(column: Any) -> Any:
 def _numbers_of(column: Any) -> Any:
     """Keys of Arrow: a number for each value where pandas' type would be another one; -1 for a null."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     types, type_ = pa.types, column.type
     if types.is_nested(type_):
         raise TypeError(f"rows cannot be grouped by keys of the type {type_}")
-    if types.is_floating(type_) or types.is_dictionary(type_) or types.is_null(type_) or types.is_boolean(type_):
+    if types.is_null(type_) or types.is_boolean(type_):
         return column.to_pandas()
+    if types.is_dictionary(type_):
+        return _numbers_of(column.cast(type_.value_type))  # the values may be null, too, or equal
+    if types.is_floating(type_):
+        # Arrow tells numbers apart by their bits: here each NaN is the same, and both zeros are.
+        column = pc.add(column.cast(pa.float64()), 0.0)
+        column = pc.if_else(pc.is_nan(column), float("nan"), column)
     try:
         encoded = column.dictionary_encode()
     except pa.ArrowNotImplementedError:  # as for views of strings, and for extension types

@@ -23,12 +23,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import joblib
-from joblib._parallel_backends import AutoBatchingMixin, FallbackToBackend, ParallelBackendBase, SequentialBackend
+from joblib._parallel_backends import (
+    AutoBatchingMixin,
+    FallbackToBackend,
+    LokyBackend,
+    ParallelBackendBase,
+    SequentialBackend,
+)
 from joblib.externals.loky.backend.context import LokyContext
 from joblib.externals.loky.backend.process import LokyProcess
 from joblib.parallel import register_parallel_backend
 
-from arrowpool.executor.executor import ProcessPoolExecutor
+from arrowpool import portable
+from arrowpool.executor import ProcessPoolExecutor
+from arrowpool.forking import run_in_children
 
 
 def register() -> None:
@@ -43,7 +51,49 @@ def register() -> None:
     ...     joblib.Parallel()(joblib.delayed(abs)(-i) for i in range(3))
     [0, 1, 2]
     """
-    register_parallel_backend("arrowpool", ArrowpoolBackend)
+    # Where there is no shared memory, joblib's own processes do all that ours could do.
+    register_parallel_backend("arrowpool", ArrowpoolBackend if portable.missing() is None else LokyBackend)
+
+
+def make_default(note_call: Callable[[], None], note_other: Callable[[], None]) -> Callable[[], None]:
+    """Make the backend joblib's default. Returns what undoes it.
+
+    Parameters
+    ----------
+    note_call : callable
+        Called with each call of joblib that uses the backend.
+    note_other : callable
+        Called with each call that names joblib's own processes as its backend.
+    """
+
+    class Backend(ArrowpoolBackend):
+        """The backend, which notes its calls."""
+
+        def start_call(self) -> None:
+            super().start_call()
+            note_call()
+
+    class Loky(LokyBackend):  # type: ignore[misc]
+        """joblib's own backend, which notes its calls."""
+
+        def start_call(self) -> None:
+            super().start_call()
+            note_other()
+
+    before = joblib.parallel.DEFAULT_BACKEND
+    loky = joblib.parallel.BACKENDS.get("loky")
+    register_parallel_backend("arrowpool", Backend, make_default=True)
+    if loky is LokyBackend:
+        register_parallel_backend("loky", Loky)
+
+    def undo() -> None:
+        register()
+        if joblib.parallel.BACKENDS.get("loky") is Loky:
+            register_parallel_backend("loky", LokyBackend)
+        if joblib.parallel.DEFAULT_BACKEND == "arrowpool":
+            joblib.parallel.DEFAULT_BACKEND = before
+
+    return undo
 
 
 class ArrowpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -199,7 +249,7 @@ def _renew_lock() -> None:
     _changing = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_renew_lock)
+run_in_children(_renew_lock)
 
 
 def _take(n_jobs: int, environment: dict[str, str], extras: dict[str, Any]) -> _Workers:

@@ -6,9 +6,9 @@ process opens the file for itself. Where that is not possible (no ``/proc``), pr
 
 from __future__ import annotations
 
-import fcntl
 import time
 
+from arrowpool.memory import platform
 from arrowpool.tuning import RELIEF_SECONDS
 
 _STEP_SECONDS = 0.002
@@ -25,23 +25,23 @@ class Turns:
         self._fd = fd
 
     def __enter__(self) -> None:
-        self._lock(fcntl.LOCK_SH)
+        self._lock(shared=True)
 
     def __exit__(self, *_: object) -> None:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            platform.unlock_file(self._fd)
         except OSError:
             return
 
     def alone(self) -> None:
         """Wait until no other process is in such a block, and keep others out."""
-        self._lock(fcntl.LOCK_EX)
+        self._lock(shared=False)
 
-    def _lock(self, how: int) -> None:
+    def _lock(self, *, shared: bool) -> None:
         deadline = time.monotonic() + RELIEF_SECONDS
         while True:
             try:
-                fcntl.flock(self._fd, how | fcntl.LOCK_NB)
+                platform.lock_file(self._fd, shared=shared, wait=False)
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     return

@@ -64,7 +64,7 @@ class Arena:
             try:
                 address = platform.map_shared(fd, self.capacity)
             except BaseException:
-                os.close(fd)
+                platform.close_file(fd)
                 raise
             _keep_from_children(fd)
         # Not changed after construction.
@@ -240,22 +240,22 @@ def make(capacity: int, spill_dir: str | None = None, owners: int = 1) -> Arena:
         As from `create`.
     """
     with no_forks():
-        fd, substitute = _create(capacity, spill_dir)
+        fd, substitute = _create(capacity, spill_dir, for_readers=True)
         made = Arena(fd, owners)
     _warn_of(substitute)
     return made
 
 
-def _create(capacity: int, spill_dir: str | None) -> tuple[int, str | None]:
+def _create(capacity: int, spill_dir: str | None, *, for_readers: bool = False) -> tuple[int, str | None]:
     """The file, and the directory that it lies in if this system has no memfd. Called in a `no_forks` block."""
     while True:
-        fd, substitute = _create_file(capacity, spill_dir)
+        fd, substitute = _create_file(capacity, spill_dir, for_readers)
         capacity = os.fstat(fd).st_size
         try:
             # As each consumer does. Fails here if strict overcommit or RLIMIT_AS refuses it.
             platform.unmap(platform.map_private(fd, 0, capacity), capacity)
         except OSError as error:
-            os.close(fd)
+            platform.close_file(fd)
             if error.errno != errno.ENOMEM or capacity <= 64 * platform.PAGE:
                 raise
             capacity = platform.page_ceil(capacity // 2)
@@ -263,33 +263,37 @@ def _create(capacity: int, spill_dir: str | None) -> tuple[int, str | None]:
             return fd, substitute
 
 
-def _create_file(capacity: int, spill_dir: str | None) -> tuple[int, str | None]:
+def _create_file(capacity: int, spill_dir: str | None, for_readers: bool) -> tuple[int, str | None]:
     if spill_dir is not None:
-        return platform.create_unlinked("arrowpool", capacity, spill_dir), None
+        return platform.create_unlinked("arrowpool", capacity, spill_dir, for_readers=for_readers), None
     with contextlib.suppress(OSError):
         return platform.create_memory("arrowpool", capacity), None
     temporary = tempfile.gettempdir()  # raises FileNotFoundError where there is none
     # `/dev/shm` is in memory as well, but containers often have little of it. Otherwise the kernel's page cache holds the file.
     try:
-        return _create_in("/dev/shm", capacity, min(capacity // 4, 1 << 30)), "/dev/shm"
+        return _create_in("/dev/shm", capacity, min(capacity // 4, 1 << 30), for_readers), "/dev/shm"
     except OSError:
-        return _create_in(temporary, capacity, _LEAST_FILE), temporary
+        return _create_in(temporary, capacity, _LEAST_FILE, for_readers), temporary
 
 
 def _warn_of(substitute: str | None) -> None:
     """Warn once. Not in a `no_forks` block: a handler of the log may wait."""
     global _said_where
-    if substitute is not None and not _said_where and facilities.has("memfd"):  # else the user excluded it
+    # Otherwise the user excluded it, or the system has none: then this is the usual place.
+    is_odd = platform.IS_LINUX and facilities.has("memfd")
+    if substitute is not None and not _said_where and is_odd:
         _said_where = True
         _log.warning("this system has no memfd: shared memory lies in unlinked files in %s", substitute)
 
 
-def _create_in(directory: str, capacity: int, enough: int) -> int:
+def _create_in(directory: str, capacity: int, enough: int, for_readers: bool) -> int:
     """A file of `capacity` bytes, or of half the free space if that is less. Fails if less than `enough` is free."""
     free = shutil.disk_usage(directory).free
     if free < enough:
         raise OSError(errno.ENOSPC, f"{directory} has only {free:,} bytes free")
-    return platform.create_unlinked("arrowpool", min(capacity, platform.page_ceil(free // 2)), directory)
+    return platform.create_unlinked(
+        "arrowpool", min(capacity, platform.page_ceil(free // 2)), directory, for_readers=for_readers
+    )
 
 
 #: Descriptors of this process's arenas. Any thread adds, in a `no_forks` block, and discards, in a finalizer: each is one atomic
@@ -310,7 +314,7 @@ def _keep_from_children(fd: int) -> None:
 
 def _close_in_child() -> None:
     for fd in _open:
-        os.close(fd)
+        platform.close_file(fd)
     _open.clear()
 
 
@@ -319,4 +323,4 @@ def _close(fd: int, address: int, size: int, pid: int) -> None:
         platform.unmap(address, size)
         # Forgotten first: a child forked in between would close another file that has the number by then.
         _open.discard(fd)
-        os.close(fd)
+        platform.close_file(fd)

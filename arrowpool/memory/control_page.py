@@ -7,13 +7,19 @@ lock that a killed process could leave held.
 what                written by          read by          meaning
 ==================  ==================  ===============  ========================================================================
 started             worker              parent           number of tasks that this worker has begun, ever
-began               worker              parent           when the running task was begun, by the monotonic clock; 0 while none runs
+began               worker              parent           when the running task, or its running items, were begun, by the monotonic clock; 0 while none runs
+task_began          worker              parent           when the running task was begun, by the same clock; of the last task while none runs
+running             worker              parent           position and number of the items of a chunk that run now; 0 items: not known
+running_key         worker              others           the key of the group that runs now
 recalled            feeder              worker           the worker begins no task below this number
 interrupted         feeder              worker           1 + number of the task that the next SIGINT is meant for
 ending              supervisor          worker           not 0: SIGTERM comes from the parent, and ends this worker
 pids                launching thread    others           parent and worker
 owners              launching thread    worker           number of processes of this pool that have an arena
+cpu                 worker              parent           seconds that the worker has computed since it was ready, in all of its threads
+delayed             worker              parent           seconds that the worker's main thread was ready to run since then, and had no processor
 relief              feeder              worker           answers to its calls for memory, and bytes that others had to give back then
+announcements       feeder              others           the function and items of the frames that were sent last
 arguments           feeder              others           the use of the parent's arena, with the leases of this worker
 results             worker              parent, others   the use of this worker's arena, with the leases of the parent
 released_by_worker  worker sets,        feeder           1: the worker's lease in this slot of the parent's arena is over
@@ -43,12 +49,15 @@ import mmap
 import os
 import struct
 import tempfile
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arrowpool.memory import platform
+from arrowpool.memory.announcements import Announcements
+from arrowpool.memory.running_key import RunningKey
 from arrowpool.memory.views import page_view
 from arrowpool.tuning import LEASE_SLOTS
 
@@ -57,7 +66,7 @@ SIZE = _WORDS + 2 * LEASE_SLOTS
 #: Kept where they are: `top` also shows the workers of programs that have another version of this package.
 _STARTED, _RECALLED, _INTERRUPTED, _BEGAN, _PARENT, _WORKER, _OWNERS = 0, 2, 3, 4, 5, 6, 7
 _ARGUMENTS, _RESULTS = slice(8, 12), slice(12, 16)
-_ANSWERS, _ELSEWHERE, _ENDING = 16, 17, 18
+_ANSWERS, _ELSEWHERE, _ENDING, _CPU, _RUNNING, _DELAYED, _TASK_BEGAN = 16, 17, 18, 19, 20, 21, 22
 _USE = struct.Struct("QQQQ")
 #: A "descriptor" of at most this value is the number of a System V segment, counted backwards.
 _SEGMENTS = -2
@@ -119,6 +128,8 @@ class ControlPage:
         #: The page as words and as floats, for the threads in the table above. The views are not changed after construction.
         self._words = memoryview(shared)[:_WORDS].cast("Q")
         self._times = memoryview(shared)[:_WORDS].cast("d")
+        self.announcements = Announcements(memoryview(shared)[:_WORDS])
+        self.running_key = RunningKey(memoryview(shared)[:_WORDS])
         flags = np.frombuffer(shared, dtype=np.uint8, offset=_WORDS)
         self.released_by_worker: Flags = flags[:LEASE_SLOTS]
         self.released_by_parent: Flags = flags[LEASE_SLOTS:]
@@ -134,12 +145,58 @@ class ControlPage:
 
     @property
     def began(self) -> float:
-        """When the running task was begun, by `time.monotonic`, which all processes share; 0 while none runs."""
+        """When the running task, or its running items, were begun, by `time.monotonic`, which all processes share; 0 while none runs."""
         return self._times[_BEGAN]
 
-    @began.setter
-    def began(self, moment: float) -> None:
+    def begin_task(self, moment: float) -> None:
+        """Note that a task begins at this moment."""
+        self._times[_TASK_BEGAN] = moment
         self._times[_BEGAN] = moment
+
+    def end_task(self) -> None:
+        """Note that no task runs."""
+        self._times[_BEGAN] = 0.0
+
+    @property
+    def task_began(self) -> float:
+        """When the running task was begun, by `time.monotonic`; 0 while none runs."""
+        # In this order: a worker that begins another task meanwhile has written the moment of that.
+        return self._times[_TASK_BEGAN] if self._times[_BEGAN] else 0.0
+
+    @property
+    def cpu(self) -> float:
+        """Seconds that the worker has computed since it was ready, in all of its threads. Written at the end of each frame."""
+        return self._times[_CPU]
+
+    @cpu.setter
+    def cpu(self, seconds: float) -> None:
+        self._times[_CPU] = seconds
+
+    @property
+    def running(self) -> range:
+        """The positions, in the running task, of the items that run now; empty when that is not known."""
+        count, at = divmod(self._words[_RUNNING], 1 << 32)
+        return range(at, at + count)
+
+    def run_items(self, at: int, count: int) -> None:
+        """Note that the items of these positions begin to run now; 0 items for none."""
+        self._words[_RUNNING] = (count << 32) + at
+        if count:
+            self._times[_BEGAN] = time.monotonic()
+
+    def run_group(self, at: int, key: object) -> None:
+        """Note that the group at this position begins to run now."""
+        self.running_key.write(self._words[_STARTED] - 1, at, key)
+        self.run_items(at, 1)
+
+    @property
+    def delayed(self) -> float:
+        """Seconds for which the worker's main thread was ready to run since it took tasks, and had no processor."""
+        return self._times[_DELAYED]
+
+    @delayed.setter
+    def delayed(self, seconds: float) -> None:
+        self._times[_DELAYED] = seconds
 
     @property
     def pids(self) -> tuple[int, int]:

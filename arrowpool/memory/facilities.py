@@ -7,6 +7,7 @@ Workers inherit it.
 =============  ==================================================  ====================================================
 name           facility                                            substitute
 =============  ==================================================  ====================================================
+``linux``      all that follow, and the flags and advice of Linux  what macOS has: `platform.darwin`, and a shelf of files
 ``memfd``      nameless files in memory                            unlinked files in ``/dev/shm`` or another directory
 ``pidfd``      a descriptor that is readable when a process ends   the sentinel of `multiprocessing`
 ``sigio``      a signal of choice when a pipe has lost its writer  a thread that reads the pipe
@@ -26,7 +27,7 @@ from __future__ import annotations
 import functools
 import os
 
-NAMES = frozenset(("memfd", "pidfd", "sigio", "pagemap", "dontneed", "fallocate", "lease", "mallopt", "proc"))
+NAMES = frozenset(("linux", "memfd", "pidfd", "sigio", "pagemap", "dontneed", "fallocate", "lease", "mallopt", "proc"))
 _VARIABLE = "ARROWPOOL_WITHOUT"
 
 
@@ -36,7 +37,7 @@ def _without() -> frozenset[str]:
     unknown = sorted(names - NAMES)
     if unknown:
         raise ValueError(f"{_VARIABLE} names {', '.join(unknown)}; known are {', '.join(sorted(NAMES))}")
-    return names
+    return NAMES if "linux" in names else names
 
 
 def has(name: str) -> bool:

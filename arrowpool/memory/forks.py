@@ -31,13 +31,13 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import threading
 from bisect import bisect_left
 from collections import deque
 
 from arrowpool.forking import hold_across_forks
 from arrowpool.memory import platform
+from arrowpool.waiting import POLLHUP, POLLIN, poll
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ _same_sight: list[_Children] = []
 _passing: list[int] = []
 _depth = 0
 #: The reading ends. Registered under `_gate`, waited for and unregistered under `_settling`.
-_poll = select.poll()
+_poll = poll()
 #: The process that all of this belongs to. Written when the hooks are registered, and in a new child by its one thread.
 _pid = 0
 #: Held while an object begins, and across each fork: no other thread can begin an object between the hook that counts the fork
@@ -230,7 +230,7 @@ def _release(held: Held) -> None:
 
 
 def _settle() -> None:
-    over = {fd for fd, event in _poll.poll(0) if event & select.POLLHUP}
+    over = {fd for fd, event in _poll.poll(0) if event & POLLHUP}
     if not over:
         return
     for children in [children for children in _children.copy() if children.reader in over]:
@@ -284,7 +284,7 @@ def _count_fork() -> None:
         reader = -1
     else:
         _passing.append(writer)
-        _poll.register(reader, select.POLLIN)
+        _poll.register(reader, POLLIN)
     _add_children(reader)
 
 
@@ -338,7 +338,7 @@ def _after_in_child() -> None:
     readers = [children.reader for children in _children if children.reader >= 0]
     for known in (_children, _same_sight, _passing, _deferred, _live):
         known.clear()
-    _poll = select.poll()
+    _poll = poll()
     _forks, _warned, _depth = 0, False, 0
     _pid = os.getpid()
     _settling = threading.Lock()

@@ -12,12 +12,11 @@ happens. A preloaded allocator (jemalloc, tcmalloc) has its own thresholds, whic
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import time
 from collections.abc import Mapping
 
-from arrowpool.memory import facilities
+from arrowpool.memory import facilities, platform
 from arrowpool.memory.limits import is_tight, memory
 from arrowpool.tuning import HEAP_KEPT, HEAP_SHARE, LARGEST_KEPT, WARM_SECONDS
 
@@ -44,7 +43,7 @@ class Heap:
     """
 
     def __init__(self, processes: int):
-        self._libc = _glibc() if facilities.has("mallopt") else None
+        self._libc = platform.glibc() if facilities.has("mallopt") else None
         kept = min(HEAP_KEPT, memory()[0] // (HEAP_SHARE * processes)) if self._libc is not None else 0
         self._thresholds = raised(kept, os.environ)
         #: Whether the thresholds are raised now, so that freed memory is kept.
@@ -99,8 +98,3 @@ def raised(kept: int, environment: Mapping[str, str]) -> dict[str, int]:
             with contextlib.suppress(ValueError):
                 wanted[name] = max(wanted[name], min(int(text, 0), _INT_MAX))
     return {name: max(value, _DEFAULT) for name, value in wanted.items()}
-
-
-def _glibc() -> ctypes.CDLL | None:
-    libc = ctypes.CDLL(None)
-    return libc if all(hasattr(libc, name) for name in ("gnu_get_libc_version", "mallopt", "malloc_trim")) else None

@@ -6,7 +6,7 @@ Rules of this file
   each time the segment is granted to it).
 - It becomes free when the last pin and the last lease are gone. Each method that can end a hold returns the segments that
   became free; the caller gives their memory back.
-- Only the consumer ends its leases. Its death ends all of them at once.
+- Only the consumer ends its leases. After its death, all of them end at once: when none of the processes that it has forked is left.
 - A slot belongs to one lease of a consumer at a time.
 
 Used by an arena's owner, in one thread: the feeder for arguments, each worker's main thread for its results. Other threads of the

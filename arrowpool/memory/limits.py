@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +51,9 @@ def limits(max_bytes: int | None = None, spill_dir: str | None = None, consumers
         total, available = memory()
     else:
         total = available = _free_in(os.statvfs(spill_dir))
-    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    space = platform.address_space_limit()
     least = _LEAST
-    if space != resource.RLIM_INFINITY:
+    if space != platform.UNLIMITED:
         # This process maps its own arena and one of each consumer, and the user's data needs address space as well.
         least = 16 * MIB
         total = min(total, (space - _address_space_in_use(space)) // (2 * (consumers + 1)))

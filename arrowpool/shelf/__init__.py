@@ -68,6 +68,7 @@ from arrowpool.shelf.api import (
 )
 from arrowpool.shelf.info import Info, list_infos
 from arrowpool.shelf.shelf import Shelf
+from arrowpool.shelf.store import remove_unfinished
 
 __all__ = [
     "Info",
@@ -85,4 +86,5 @@ __all__ = [
     "memory_usage",
     "put",
     "put_many",
+    "remove_unfinished",
 ]

@@ -7,7 +7,6 @@ descriptor of a directory, and plain names in it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import stat
@@ -16,13 +15,10 @@ from pathlib import Path
 
 from arrowpool.shelf import users
 
-_RENAME_EXCHANGE = 2
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 #: Errors of a process that is short of something. They say nothing about the file.
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def roots() -> tuple[list[Path], bool]:
@@ -181,24 +177,3 @@ def remove(directory: int, name: str) -> None:
         finally:
             os.close(inner)
         os.rmdir(name, dir_fd=directory)
-
-
-def exchange(directory: int, one: str, other: str) -> bool:
-    """Exchange two names in one step; return False where the system cannot.
-
-    Raises
-    ------
-    OSError
-        When one of them is not there.
-    """
-    try:
-        rename = _libc.renameat2
-    except AttributeError:  # the C library is old
-        return False
-    if rename(directory, one.encode(), directory, other.encode(), ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
-        return True
-    code = ctypes.get_errno()
-    # The file system or the kernel does not have it, or a seccomp filter refuses it.
-    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM):
-        return False
-    raise OSError(code, os.strerror(code), one, None, other)

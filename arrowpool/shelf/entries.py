@@ -85,7 +85,7 @@ def put_under(directory: int, name: str, building: int, about: About, key: str) 
                 raise
         # Where the file system has no locks, another writer may remove it meanwhile.
         with contextlib.suppress(FileNotFoundError):
-            if not directories.exchange(directory, name, key):
+            if not platform.exchange(directory, name, key):
                 _replace_inside(directory, building, about, key)
             return
 

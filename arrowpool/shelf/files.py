@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import signal
 import tempfile
 import time
 
@@ -45,8 +43,8 @@ def create(name: str, size: int) -> int:
         fd = _create_unlinked(name, size, error)
     # A process that opens the file while `platform.is_exclusive` asks about it makes the kernel send this process a signal. By
     # default that is SIGIO, which ends the process; SIGURG is ignored unless a program handles it.
-    with contextlib.suppress(OSError, AttributeError):
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+    with contextlib.suppress(OSError):
+        platform.signal_harmlessly(fd)
     return fd
 
 
@@ -106,7 +104,7 @@ def close_inherited() -> None:
 
 
 def _is_ours(fd: int) -> bool:
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    flags = platform.status_flags(fd)
     return flags & os.O_ACCMODE == os.O_RDWR or bool(flags & os.O_NONBLOCK)
 
 

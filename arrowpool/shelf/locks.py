@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from arrowpool.memory import platform
 from arrowpool.shelf import directories
 
 #: The descriptors that each thread has locked, or waits to lock, by thread, device and inode. A thread adds and removes its own
@@ -37,13 +37,12 @@ def locked(directories: Sequence[int], *, shared: bool = False) -> Iterator[None
                 _locking[mark] = fd
                 marked.append(mark)
             with contextlib.suppress(OSError):
-                how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-                fcntl.flock(fd, how | fcntl.LOCK_NB if interrupts else how)
+                platform.lock_file(fd, shared=shared, wait=not interrupts)
                 held.append(fd)
         yield
     finally:
         for fd in reversed(held):
-            fcntl.flock(fd, fcntl.LOCK_UN)  # closing is not enough if a child that was forked meanwhile has it open
+            platform.unlock_file(fd)  # closing is not enough if a child that was forked meanwhile has it open
         for mark in marked:
             _locking.pop(mark, None)
 
@@ -98,7 +97,7 @@ def remove_unlocked(directory: int, name: str) -> bool:
     fd = -1
     try:
         fd = directories.open_one(directory, name)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        platform.lock_file(fd, wait=False)
     except OSError as error:
         # With any other error it is not a directory, or cannot be locked.
         if error.errno in (errno.EWOULDBLOCK, *directories.SHORT):

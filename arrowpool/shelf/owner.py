@@ -23,7 +23,6 @@ import errno
 import json
 import os
 import secrets
-import select
 import socket
 import time
 from typing import Any
@@ -36,6 +35,7 @@ from arrowpool.shelf.keys import ProcessKey
 from arrowpool.shelf.layout import Plan
 from arrowpool.shelf.objects import Objects
 from arrowpool.threads import Service
+from arrowpool.waiting import POLLERR, POLLHUP, POLLIN, POLLNVAL, poll
 
 _MESSAGE_BYTES = 1 << 16
 #: A process that has connected must ask within this time.
@@ -139,21 +139,21 @@ class Owner(Service):
     # In its thread
 
     def run(self) -> None:
-        poll = select.poll()
+        poller = poll()
         asking: dict[int, tuple[socket.socket, float]] = {}
         listener = self._socket.fileno()
         try:
             while True:
                 # Without an event mask, poll still reports that the socket was shut down.
-                poll.register(listener, select.POLLIN if len(asking) < _CONVERSATIONS else 0)
-                for fd, event in poll.poll(1000 * _TEND_SECONDS if asking or self._tends else None):
+                poller.register(listener, POLLIN if len(asking) < _CONVERSATIONS else 0)
+                for fd, event in poller.poll(1000 * _TEND_SECONDS if asking or self._tends else None):
                     if fd != listener:
-                        self._answer(asking.pop(fd)[0], poll)
-                    elif event & (select.POLLHUP | select.POLLNVAL | select.POLLERR) or not self._accept(poll, asking):
+                        self._answer(asking.pop(fd)[0], poller)
+                    elif event & (POLLHUP | POLLNVAL | POLLERR) or not self._accept(poller, asking):
                         return
                 late = time.monotonic() - _TIMEOUT_SECONDS
                 for fd in [fd for fd, (_, since) in asking.items() if since < late]:
-                    poll.unregister(fd)
+                    poller.unregister(fd)
                     asking.pop(fd)[0].close()
                 if self._tends:
                     self._tends = False
@@ -163,7 +163,7 @@ class Owner(Service):
             for connection, _ in asking.values():
                 connection.close()
 
-    def _accept(self, poll: select.poll, asking: dict[int, tuple[socket.socket, float]]) -> bool:
+    def _accept(self, poller: poll, asking: dict[int, tuple[socket.socket, float]]) -> bool:
         """Accept a connection; return False when the owner is closed."""
         try:
             connection, _ = self._socket.accept()
@@ -176,14 +176,14 @@ class Owner(Service):
         user = peer(connection)[0]
         if user in (self._user, os.geteuid()) and not users.is_ambiguous(user):
             asking[connection.fileno()] = connection, time.monotonic()
-            poll.register(connection.fileno(), select.POLLIN)
+            poller.register(connection.fileno(), POLLIN)
         else:
             with connection, contextlib.suppress(OSError):
                 connection.send(REFUSED)
         return True
 
-    def _answer(self, connection: socket.socket, poll: select.poll) -> None:
-        poll.unregister(connection.fileno())
+    def _answer(self, connection: socket.socket, poller: poll) -> None:
+        poller.unregister(connection.fileno())
         with connection, contextlib.suppress(OSError, ValueError, TypeError):
             what, number = json.loads(connection.recv(_MESSAGE_BYTES))
             answer: Any = None

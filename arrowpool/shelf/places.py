@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import resource
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
 from arrowpool.errors import ArenaFullError
-from arrowpool.memory import limits
+from arrowpool.memory import limits, platform
 from arrowpool.shelf.layout import Memory
 from arrowpool.shelf.part_files import LargeParts, MemoryFile, Place, SharedPlace, SmallParts
 from arrowpool.tuning import KIB, MIB, WARM_SECONDS
@@ -138,8 +137,8 @@ class Places:
         return file
 
     def _may_have_own(self) -> bool:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = min(_OWN_FILES, soft // _OWN_SHARE if soft != resource.RLIM_INFINITY else _OWN_FILES)
+        soft, _ = platform.descriptors_limit()
+        most = min(_OWN_FILES, soft // _OWN_SHARE if soft != platform.UNLIMITED else _OWN_FILES)
         if len(self._own) + len(self._spare) >= most:
             self._drop_spares()
         return len(self._own) < most

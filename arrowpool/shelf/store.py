@@ -225,6 +225,18 @@ def stores() -> list[str]:
     return sorted(names)
 
 
+def remove_unfinished() -> list[Path]:
+    """Remove the unfinished objects of writers that died, on all shelves; return their paths.
+
+    Examples
+    --------
+    >>> from arrowpool import shelf
+    >>> shelf.remove_unfinished()
+    []
+    """
+    return [place for name in stores() for place in Store(name).clean()]
+
+
 def _no_root(taken: list[Path], failure: BaseException | None = None) -> PermissionError:
     """The error when other users have taken the names of the roots, and no other root serves."""
     others = f" ({failure})" if failure is not None else ""

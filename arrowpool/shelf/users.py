@@ -9,9 +9,8 @@ as opening ``/proc/<pid>/fd`` or changing the mode of a directory, remains a pro
 from __future__ import annotations
 
 import functools
-import os
 
-from arrowpool.memory import facilities
+from arrowpool.memory import facilities, platform
 
 #: A process sees all users if its namespace maps this many: all 32-bit numbers but -1.
 _ALL_USERS = (1 << 32) - 1
@@ -20,7 +19,7 @@ _DEFAULT_OVERFLOW_ID = 65534
 
 def own() -> set[int]:
     """The user ids that this process runs with, or can return to."""
-    return set(os.getresuid())
+    return platform.user_ids()
 
 
 def trusted() -> set[int]:

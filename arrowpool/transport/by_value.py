@@ -19,6 +19,9 @@ from typing import Any
 import cloudpickle
 from cloudpickle import cloudpickle as by_value
 
+from arrowpool.transport.definitions import MAIN, fingerprint
+from arrowpool.transport.resolution import look_up, main_names
+
 #: `functools.lru_cache` sets these attributes again.
 _OF_CACHED = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters"}
 _DISPATCHED = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
@@ -61,7 +64,7 @@ def came_by_value(cls: type) -> bool:
 def reduce_known_class(cls: type) -> tuple[Any, ...]:
     """Reduce a class that came by value. The receiver uses the class that it knows, unchanged, or makes one if it knows none."""
     number = by_value._get_or_create_tracker_id(cls)
-    if functools.reduce(lambda found, name: getattr(found, name, None), cls.__qualname__.split("."), _home(cls)) is cls:
+    if look_up(_home(cls), cls.__qualname__) is cls:
         # This process is forked from one that has sent the class, so it has the class by name.
         return _find_named, (number, cls.__module__, cls.__qualname__)
     stream: Any
@@ -75,6 +78,28 @@ def reduce_known_class(cls: type) -> tuple[Any, ...]:
 
 def _home(cls: type) -> Any:
     return sys.modules.get(cls.__module__)
+
+
+def has_only_its_sender(function: Any) -> bool:
+    """Whether a function of ``__main__`` came by value: only the process that has sent it has it under its name."""
+    inner = vars(function).get("__wrapped__") if isinstance(function, functools._lru_cache_wrapper) else function
+    if function.__module__ not in MAIN or not isinstance(inner, types.FunctionType):
+        return False
+    if inner.__globals__ is main_names():  # it was defined here
+        return False
+    return all(part.isidentifier() for part in function.__qualname__.split("."))  # nothing local, no lambda
+
+
+def reduce_to_its_sender(function: Any) -> tuple[Any, ...]:
+    """Reduce such a function: the process that has sent it uses its own."""
+    return _find_function, (function.__module__, function.__qualname__, fingerprint(function))
+
+
+def _find_function(module: str, qualname: str, print_: str) -> Any:
+    found = look_up(sys.modules.get(module), qualname)
+    if fingerprint(found) != print_:
+        raise pickle.UnpicklingError(f"the function {qualname} of {module} is not the one that was sent")
+    return found
 
 
 def _find_named(number: str, module: str, qualname: str) -> Any:

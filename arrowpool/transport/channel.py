@@ -7,12 +7,12 @@ pipe holds thousands of small messages, which are then read with one system call
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import marshal
 import os
 import struct
 import threading
 
+from arrowpool.memory import platform
 from arrowpool.transport.protocol import Message
 from arrowpool.waiting import wait_readable
 
@@ -55,8 +55,8 @@ class Channel:
             raise
         here_reader, there_writer, there_reader, here_writer = fds
         for fd in (here_writer, there_writer):
-            with contextlib.suppress(AttributeError, OSError):
-                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            with contextlib.suppress(OSError):
+                platform.enlarge_pipe(fd, _PIPE_BYTES)
         return cls(here_reader, here_writer), (there_reader, there_writer)
 
     def fileno(self) -> int:
@@ -113,6 +113,11 @@ class Channel:
     def readable(self, timeout: float | None = 0) -> bool:
         """Whether `receive` would return at once. Waits up to `timeout` seconds for that; None for no limit."""
         return bool(wait_readable((self._reader,), timeout))
+
+    def give_reader_away(self) -> int:
+        """The reader, the caller's own from here on: it reports its end when no process has the other end any more."""
+        reader, self._reader = self._reader, -1
+        return reader
 
     def finish(self) -> None:
         """Close the writer: the other end gets EOFError after the last message."""

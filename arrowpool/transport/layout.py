@@ -6,9 +6,8 @@ Called by the sender before it allocates. Pure: decides sizes and offsets, touch
 from __future__ import annotations
 
 from arrowpool.memory.mapping import LeasedMemory
-from arrowpool.transport import protocol
 from arrowpool.transport.overlaps import layers
-from arrowpool.transport.protocol import Placement
+from arrowpool.transport.placements import Placement, in_segment, shared_object, shared_window
 from arrowpool.transport.unit import Unit
 from arrowpool.tuning import ALIGNMENT, OWN_SEGMENT, SHARED_SEGMENT
 
@@ -35,14 +34,14 @@ class Segments:
         sizes = self.sizes
         if size >= OWN_SEGMENT:
             sizes.append(size)
-            return protocol.in_segment(self._first + len(sizes) - 1, 0, size)
+            return in_segment(self._first + len(sizes) - 1, 0, size)
         padded = -(-size // ALIGNMENT) * ALIGNMENT
         if self._shared < 0 or sizes[self._shared] + padded > SHARED_SEGMENT:
             self._shared = len(sizes)
             sizes.append(0)
         at = sizes[self._shared]
         sizes[self._shared] = at + padded
-        return protocol.in_segment(self._first + self._shared, at, size)
+        return in_segment(self._first + self._shared, at, size)
 
 
 def lay_out(units: list[Unit]) -> tuple[list[LeasedMemory], list[int], list[Placement]]:
@@ -78,13 +77,13 @@ def _with_references(units: list[Unit]) -> tuple[list[LeasedMemory], list[int], 
     for unit in units:
         window = unit.window
         if unit.leased is not None:
-            placements.append(protocol.in_segment(index_of[id(unit)], unit.offset, unit.nbytes))
+            placements.append(in_segment(index_of[id(unit)], unit.offset, unit.nbytes))
         elif unit.shared_object is None:
             placements.append(segments.place(unit.nbytes))
         elif window is None:
-            placements.append(protocol.shared_object(unit.shared_object))
+            placements.append(shared_object(unit.shared_object))
         else:
             # Copy 0 is for all windows that are only read.
             copy = next(copies) + 1 if window.writable else 0
-            placements.append(protocol.shared_window(unit.shared_object, window.offset, window.nbytes, copy))
+            placements.append(shared_window(unit.shared_object, window.offset, window.nbytes, copy))
     return leased, segments.sizes, placements

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from arrowpool.memory.lifecycle import Segment
 from arrowpool.transport.protocol import Body, piped_bytes
-from arrowpool.transport.unit import Unit
+
+if TYPE_CHECKING:  # these two need shared memory, which not every system has
+    from arrowpool.memory.lifecycle import Segment
+    from arrowpool.transport.unit import Unit
 
 
 class Reduced(NamedTuple):

@@ -1,11 +1,12 @@
 """The layout of every message between the parent and a worker: how it is built, and how it is read.
 
 A message is a plain tuple, since `marshal`, which the channel uses, knows no subclass of it. The functions with small
-names build such tuples. `read_orders`, `read_replies` and `read_placement` give them back as named tuples, whose fields are the
-layout; the first of them says of what kind the tuple is. No other module knows the order of the fields.
+names build such tuples. `read_orders` and `read_replies` give them back as named tuples, whose fields are the layout; the first of
+them says of what kind the tuple is. No other module knows the order of the fields. (`placements` has those of a message's parts.)
 
 Parent to worker ("orders"): `Frame`, `Trim`.
-Worker to parent ("replies"): `Hello`, `InitializerFailed`, `TaskDone`, `TaskFailed`, `TaskSkipped`, `TaskUnreadable`, `MemoryShort`.
+Worker to parent ("replies"): `Hello`, `InitializerFailed`, `TaskDone`, `TaskFailed`, `TaskSkipped`, `TaskUnreadable`, `MemoryShort`,
+`Traced`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import enum
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from arrowpool.transport.placements import InSegment, Placement, read_placement
+
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
@@ -21,61 +24,6 @@ Message: TypeAlias = tuple[Any, ...]
 
 #: Makes a named tuple of a tuple, without a copy of the arguments as by `_make`.
 _view = tuple.__new__
-
-
-# ------------------------------------------------------------------------------------------------------ placements
-
-
-class InSegment(NamedTuple):
-    """A unit in one of the parcel's own segments: which of them, and where in it."""
-
-    kind: int
-    segment: int
-    offset: int
-    nbytes: int
-
-
-class SharedObject(NamedTuple):
-    """A shared object, by its number."""
-
-    kind: int
-    number: int
-
-
-class SharedWindow(NamedTuple):
-    """A window of a shared object that is plain memory; `copy` says in which of the message's private copies of it."""
-
-    kind: int
-    number: int
-    offset: int
-    nbytes: int
-    copy: int
-
-
-#: Where one unit of a body lies, as it goes through the pipe: what `read_placement` reads.
-Placement: TypeAlias = tuple[int, ...]
-_PLACEMENTS: tuple[type[InSegment], type[SharedObject], type[SharedWindow]] = (InSegment, SharedObject, SharedWindow)
-_IN_SEGMENT, _SHARED_OBJECT, _SHARED_WINDOW = range(3)
-
-
-def in_segment(segment: int, offset: int, nbytes: int) -> Placement:
-    """A unit of `nbytes` at `offset` in the parcel's segment of this index."""
-    return _IN_SEGMENT, segment, offset, nbytes
-
-
-def shared_object(number: int) -> Placement:
-    """The shared object of this number."""
-    return _SHARED_OBJECT, number
-
-
-def shared_window(number: int, offset: int, nbytes: int, copy: int) -> Placement:
-    """A part of the shared object of this number, in the private copy `copy`."""
-    return _SHARED_WINDOW, number, offset, nbytes, copy
-
-
-def read_placement(placement: Placement) -> InSegment | SharedObject | SharedWindow:
-    """A placement with named fields."""
-    return _view(_PLACEMENTS[placement[0]], placement)
 
 
 # ---------------------------------------------------------------------------------------------------------- bodies
@@ -173,6 +121,13 @@ class Star(enum.IntEnum):
     CALL = 0  # payload (args, kwds): function(*args, **kwds)
     MAP = 1  # payload (x, ...): [function(x), ...]
     STARMAP = 2  # payload (args, ...): [function(*args), ...]
+    # As these two, with exceptions in the places of their results. A payload may have some, for items that cannot be sent.
+    MAP_ALL = 3
+    STARMAP_ALL = 4
+
+
+#: Ways that go on after an exception.
+KEEPS_GOING = frozenset((Star.MAP_ALL, Star.STARMAP_ALL))
 
 
 #: Function or shared object that the worker has not seen: number, whether it is a function without data, body.
@@ -200,6 +155,8 @@ class Frame(NamedTuple):
         Number of the first task, counted from the worker's start.
     tasks : tuple of TaskWire
         The tasks.
+    traced : bool
+        Whether the replies are to be `Traced`.
     """
 
     kind: int
@@ -210,6 +167,7 @@ class Frame(NamedTuple):
     blob_grants: tuple[tuple[int, Grants], ...]
     first: int
     tasks: tuple[TaskWire, ...]
+    traced: bool
 
 
 class Trim(NamedTuple):
@@ -232,6 +190,7 @@ def frame(
     blob_grants: Iterable[tuple[int, Grants]],
     first: int,
     tasks: Iterable[TaskWire],
+    traced: bool,
 ) -> Message:
     """See `Frame`."""
     return (
@@ -243,6 +202,7 @@ def frame(
         tuple(blob_grants),
         first,
         tuple(tasks),
+        traced,
     )
 
 
@@ -301,8 +261,12 @@ class TaskDone(NamedTuple):
     grants: Grants
 
 
+#: In place of an item's position in its task: it is not known which item an error belongs to; or to none of them.
+SOME_ITEM, NO_ITEM = -1, -2
+
+
 class TaskFailed(NamedTuple):
-    """The exception of a task, and its traceback as text."""
+    """The exception of a task, its traceback as text, and the position of the item for which the function raised it."""
 
     kind: int
     number: int
@@ -310,6 +274,7 @@ class TaskFailed(NamedTuple):
     body: Body
     grants: Grants
     text: str
+    at: int
 
 
 class TaskSkipped(NamedTuple):
@@ -332,7 +297,31 @@ class MemoryShort(NamedTuple):
     kind: int
 
 
-Reply: TypeAlias = Hello | InitializerFailed | TaskDone | TaskFailed | TaskSkipped | TaskUnreadable | MemoryShort
+class Traced(NamedTuple):
+    """A reply to a task, with moments for a trace, in seconds of the monotonic clock.
+
+    Attributes
+    ----------
+    began : float
+        When the worker began the task.
+    apart : float
+        Seconds in which the result was taken apart. The rest of its encoding was copying.
+    sent : float
+        When the worker had sent its reply to the task before this one; 0 when that is not known.
+    reply : Message
+        The reply.
+    """
+
+    kind: int
+    began: float
+    apart: float
+    sent: float
+    reply: Message
+
+
+Reply: TypeAlias = (
+    Hello | InitializerFailed | TaskDone | TaskFailed | TaskSkipped | TaskUnreadable | MemoryShort | Traced
+)
 _REPLIES: tuple[type[Reply], ...] = (
     Hello,
     InitializerFailed,
@@ -341,8 +330,11 @@ _REPLIES: tuple[type[Reply], ...] = (
     TaskSkipped,
     TaskUnreadable,
     MemoryShort,
+    Traced,
 )
-_HELLO, _INITIALIZER_FAILED, _TASK_DONE, _TASK_FAILED, _TASK_SKIPPED, _TASK_UNREADABLE, _MEMORY_SHORT = range(7)
+_HELLO, _INITIALIZER_FAILED, _TASK_DONE, _TASK_FAILED, _TASK_SKIPPED, _TASK_UNREADABLE, _MEMORY_SHORT, _TRACED = range(
+    8
+)
 
 
 def hello(names: dict[str, str | None], may_borrow: bool) -> Message:
@@ -360,9 +352,11 @@ def task_done(number: int, times: tuple[float, float, float], body: Body, grants
     return _TASK_DONE, number, times, body, grants
 
 
-def task_failed(number: int, times: tuple[float, float, float], body: Body, grants: Grants, text: str) -> Message:
+def task_failed(
+    number: int, times: tuple[float, float, float], body: Body, grants: Grants, text: str, at: int = SOME_ITEM
+) -> Message:
     """See `TaskFailed`."""
-    return _TASK_FAILED, number, times, body, grants, text
+    return _TASK_FAILED, number, times, body, grants, text, at
 
 
 def task_skipped(number: int) -> Message:
@@ -378,6 +372,11 @@ def task_unreadable(number: int) -> Message:
 def memory_short() -> Message:
     """See `MemoryShort`."""
     return (_MEMORY_SHORT,)
+
+
+def traced(began: float, apart: float, sent: float, reply: Message) -> Message:
+    """See `Traced`."""
+    return _TRACED, began, apart, sent, reply
 
 
 def read_replies(messages: list[Message]) -> list[Reply]:

@@ -16,15 +16,8 @@ from arrowpool.memory.control_page import Flags
 from arrowpool.memory.lease import Account, Lease, disown, unreleased
 from arrowpool.memory.limits import memory
 from arrowpool.memory.mapping import Mapping, has_maps
-from arrowpool.transport.protocol import (
-    Body,
-    Grants,
-    InSegment,
-    Placement,
-    SharedObject,
-    is_plain_body,
-    read_placement,
-)
+from arrowpool.transport.placements import InSegment, Placement, SharedObject, read_placement
+from arrowpool.transport.protocol import Body, Grants, is_plain_body
 from arrowpool.transport.reducer import loads, loads_in_turn
 from arrowpool.tuning import (
     HEADROOM_STEP,

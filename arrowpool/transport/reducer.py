@@ -25,6 +25,7 @@ from arrowpool.memory.mapping import leased_memory_under
 from arrowpool.transport.by_type import registered, way_of, ways
 from arrowpool.transport.by_value import (
     came_by_value,
+    has_only_its_sender,
     is_dispatched,
     is_whole,
     reduce_cached,
@@ -32,6 +33,7 @@ from arrowpool.transport.by_value import (
     reduce_class,
     reduce_dispatched,
     reduce_known_class,
+    reduce_to_its_sender,
 )
 from arrowpool.transport.resolution import Reach, main_globals
 from arrowpool.transport.sharing import NOTHING, Sharing
@@ -221,6 +223,10 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
             return self._token(Unit(nbytes, copy, is_own=True))
         return self._token(Unit(nbytes, write=write))
 
+    @property
+    def has_windows(self) -> bool:
+        return self._sharing.has_windows
+
     def place_window(self, address: int, nbytes: int, writable: bool = True) -> pickle.PickleBuffer | None:
         found = self._sharing.window_of(address, nbytes)
         if found is None:
@@ -279,8 +285,10 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
     def reduce_function(self, function: types.FunctionType) -> Any:
         """By reference, or as cloudpickle does."""
         # This package's own, which rebuild what codecs have taken apart, are the same everywhere.
-        if self._reach is None or (function.__module__ or "").startswith("arrowpool."):
+        if (function.__module__ or "").startswith("arrowpool."):
             return NotImplemented
+        if self._reach is None:
+            return reduce_to_its_sender(function) if has_only_its_sender(function) else NotImplemented
         self.guessed = self.guessed or self._reach.is_guess(function)
         if self._reach.resolves(function):
             return NotImplemented
@@ -299,6 +307,8 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reduce_cached(self, function: Any) -> Any:
         """By reference, or as a new cache around the function by value."""
+        if self._reach is None and has_only_its_sender(function):
+            return reduce_to_its_sender(function)
         if self._reach is None or not is_whole(function):
             return NotImplemented
         self.guessed = self.guessed or self._reach.is_guess(function)
@@ -313,10 +323,16 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _dynamic_function_reduce(self, func: types.FunctionType) -> Any:
         reduced = super()._dynamic_function_reduce(func)
-        if self._reach is not None and func.__globals__ is vars(sys.modules["__main__"]):
+        reach = self._reach
+        if reach is not None and func.__globals__ is vars(sys.modules["__main__"]):
             sent = reduced[2][1]["__globals__"]
-            for name in [name for name, value in sent.items() if self._reach.has_global(name, value)]:
-                del sent[name]
+            there = [name for name, value in sent.items() if reach.has_global(name, value)]
+            if self._for_initializer:
+                reach.goes_with_initializer(sent)
+            else:
+                there += [name for name, value in sent.items() if reach.went_with_initializer(name, value)]
+            for name in there:
+                sent.pop(name, None)
         return reduced
 
     def _function_getnewargs(self, func: types.FunctionType) -> Any:
@@ -343,6 +359,11 @@ def dumps(obj: Any, *, inline_limit: int) -> tuple[bytes, list[Unit]]:
     return Reducer(inline_limit=inline_limit).reduce(obj)
 
 
+def dumps_stream(obj: Any) -> bytes:
+    """Reduce one object to its stream alone: no memory of its is shared."""
+    return dumps(obj, inline_limit=sys.maxsize)[0]
+
+
 def loads(stream: Any, rooms: Iterable[ByteArray] = ()) -> Any:
     """Rebuild the object from its stream and its units' memory, in order."""
     return pickle.loads(stream, buffers=rooms)
@@ -351,4 +372,9 @@ def loads(stream: Any, rooms: Iterable[ByteArray] = ()) -> Any:
 def loads_in_turn(streams: Sequence[Any], rooms: Iterable[ByteArray]) -> list[Any]:
     """Rebuild the objects of streams of which each was reduced `after` the one before, from all their units' memory."""
     unpickler = pickle.Unpickler(io.BytesIO(b"".join(streams)), buffers=rooms)
-    return [unpickler.load() for _ in streams]
+    try:
+        return [unpickler.load() for _ in streams]
+    finally:
+        # Its memo refers to all that it has rebuilt, and a rebuilt traceback (with Dask, errors have theirs) to the frames here. The
+        # garbage collector would not free that: older versions of Python do not show it the memo.
+        del unpickler

@@ -71,6 +71,8 @@ class Reach:
         self._worker_prints: Mapping[str, str] = self._main_prints if forks or "__file__" in main else {}
         self._told = forks
         self._worker_names: frozenset[str] = frozenset(main) if forks else frozenset()
+        #: What returns the globals that workers got with an initializer by value. Any thread writes; each step is one operation.
+        self._initialized: dict[str, Callable[[], Any]] = {}
         #: By id of a function or class: a weak reference, which removes the entry with the object, the outline, and the answer.
         self._answers: dict[int, tuple[weakref.ref[Any], tuple[Any, ...], bool]] = {}
 
@@ -83,6 +85,21 @@ class Reach:
             # A new dictionary: an answer that another thread is computing goes to the old one.
             self._answers = {}
 
+    def goes_with_initializer(self, values: Mapping[str, Any]) -> None:
+        """Note that these globals go into workers' ``__main__``, with an initializer by value that may change them there."""
+        for name, value in values.items():
+            try:
+                self._initialized[name] = weakref.ref(value)
+            except TypeError:  # plain values and containers
+                self._initialized[name] = functools.partial(_it, value)
+
+    def went_with_initializer(self, name: str, value: Any) -> bool:
+        """Whether workers have this global, as their initializer has left it."""
+        went = self._initialized.get(name)
+        if went is None or (value is None and type(went) is weakref.ref):  # which returns None for what is gone
+            return False
+        return went() is value
+
     def is_guess(self, obj: Any) -> bool:
         """Whether `resolves` is uncertain for this function or class until a worker has reported its names."""
         return not self._told and getattr(obj, "__module__", None) in MAIN
@@ -94,7 +111,7 @@ class Reach:
         if not isinstance(module_name, str) or not isinstance(qualname, str) or module_name in _by_value_modules():
             return False
         module = sys.modules.get(module_name)
-        if module is None or _look_up(module, qualname) is not obj:
+        if module is None or look_up(module, qualname) is not obj:
             return False
         if module_name in MAIN:
             return self._main_resolves(qualname.partition(".")[0])
@@ -168,6 +185,10 @@ def _print_of_value(value: Any) -> str | None:
     return f"{kind.__name__} {hashlib.blake2b(content, digest_size=16).hexdigest()}"
 
 
+def _it(value: Any) -> Any:
+    return value
+
+
 def _gone() -> None:
     """Takes the place of a weak reference whose object is gone."""
 
@@ -194,7 +215,8 @@ def _forget(answers: dict[int, Any], number: int, reference: weakref.ref[Any]) -
         del answers[number]
 
 
-def _look_up(module: types.ModuleType, qualname: str) -> Any:
+def look_up(module: types.ModuleType | None, qualname: str) -> Any:
+    """What a module has under a qualified name; None if it has nothing."""
     found: Any = module
     for part in qualname.split("."):
         found = getattr(found, part, None)

@@ -18,12 +18,14 @@ from arrowpool.codecs.outbox import ByteArray
 from arrowpool.errors import ArenaFullError
 from arrowpool.memory.arena import Arena
 from arrowpool.memory.control_page import Flags, Use
+from arrowpool.memory.descendants import Descendants
 from arrowpool.memory.lifecycle import Borrowed, LifecycleManager, Segment
 from arrowpool.transport import protocol
 from arrowpool.transport.copiers import Copiers
 from arrowpool.transport.layout import lay_out
 from arrowpool.transport.parcel import Parcel, Reduced
-from arrowpool.transport.protocol import Grants, InSegment, Placement, read_placement
+from arrowpool.transport.placements import InSegment, Placement, read_placement
+from arrowpool.transport.protocol import Grants
 from arrowpool.transport.reducer import Reducer, Seen
 from arrowpool.transport.resolution import Reach
 from arrowpool.transport.sharing import NOTHING, Sharing
@@ -69,6 +71,8 @@ class Sender:
         #: Number and bytes of buffers that were not copied, since they lie in memory that another process owns. The same threads.
         self.lent = 0
         self.lent_bytes = 0
+        #: Lost consumers with leases that their descendants may use. For the thread that encodes.
+        self._survived: dict[Hashable, Descendants] = {}
         #: Whether data in other processes' memory is not copied, for receivers that can read it. The thread that encodes writes;
         #: threads that take snapshots read. Safe: `bring_in` copies the data for a receiver that cannot read it.
         self.lends = False
@@ -276,6 +280,9 @@ class Sender:
         """End the copying threads and close the arena, when nothing more is encoded."""
         if self._copiers is not None:
             self._copiers.close()
+        for descendants in self._survived.values():
+            descendants.close()
+        self._survived.clear()
         # Workers that were killed have not given their leases back. What was lent to them is the user's to keep or to delete.
         for segment in list(self.lifecycle.live):
             if isinstance(segment, Borrowed):
@@ -331,9 +338,20 @@ class Sender:
         """`consumer` can be granted segments from now on."""
         self.lifecycle.consumer_joined(consumer)
 
-    def consumer_lost(self, consumer: Hashable) -> None:
-        """End all leases of `consumer`, whose process has ended."""
-        self._free(self.lifecycle.consumer_lost(consumer))
+    def consumer_lost(self, consumer: Hashable, descendants: Descendants | None = None) -> None:
+        """End all leases of `consumer`, whose process has ended: as soon as its `descendants` are gone, if there are any."""
+        if descendants is not None and self.lifecycle.grants_of(consumer):
+            self._survived[consumer] = descendants
+        else:
+            self._free(self.lifecycle.consumer_lost(consumer))
+
+    def reap_lost(self) -> None:
+        """End the leases of lost consumers whose descendants are gone by now."""
+        if self._survived:
+            for consumer, descendants in list(self._survived.items()):
+                if descendants.are_gone():
+                    del self._survived[consumer]
+                    self._free(self.lifecycle.consumer_lost(consumer))
 
     def _free(self, segments: list[Segment]) -> None:
         for segment in segments:

@@ -24,6 +24,10 @@ class Sharing(Protocol):
     def number_of(self, obj: Any) -> int | None:
         """The number of an object that is shared as a whole; None if it is not shared. For objects of libraries with a codec."""
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether `window_of` can return anything but None."""
+
     def window_of(self, address: int, nbytes: int) -> tuple[int, int] | None:
         """The number of the shared memory that contains this memory, and the offset in it; None if there is none."""
 
@@ -32,6 +36,7 @@ class PinnedOnly:
     """Only the objects that users have shared."""
 
     may_repeat = False
+    has_windows = False
 
     def __init__(self, pinned: Mapping[int, int]):
         self.pinned = pinned

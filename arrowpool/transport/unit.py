@@ -90,6 +90,16 @@ class Unit:
             source = self._source
             np.copyto(room.view(source.dtype).reshape(source.shape), source)
 
+    def contents(self) -> ByteArray:
+        """The memory in one piece: itself where it is contiguous, else a copy."""
+        source = self._source
+        if self._write is None and source.flags.c_contiguous:
+            flat: ByteArray = source.reshape(-1).view(np.uint8)
+            return flat
+        copy = platform.aligned(self.nbytes)
+        self.copy_to(copy)
+        return copy
+
     def copies_to(self, room: ByteArray, piece: int) -> list[Callable[[], Any]]:
         """What copies the memory into `room`, a writable array of exactly `nbytes`.
 

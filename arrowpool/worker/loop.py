@@ -11,22 +11,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import multiprocessing
-import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import util
-from multiprocessing.pool import (  # type: ignore[attr-defined]
-    ExceptionWithTraceback,
-    MaybeEncodingError,
-    _helper_reraises_exception,
-    mapstar,
-    starmapstar,
-)
+from multiprocessing.pool import _helper_reraises_exception  # type: ignore[attr-defined]
 from typing import Any
 
-from arrowpool.codecs import settle
+from arrowpool.codecs import load, settle
 from arrowpool.errors import ArenaFullError, contained, said
 from arrowpool.memory import platform
 from arrowpool.memory.arena import Arena
@@ -36,23 +28,34 @@ from arrowpool.memory.heap import Heap
 from arrowpool.memory.lease import Lease, live_leases
 from arrowpool.transport import protocol
 from arrowpool.transport.channel import Channel
+from arrowpool.transport.error_packing import (
+    not_encoded,
+    raised,
+    traceback_of,
+    with_traceback,
+)
 from arrowpool.transport.protocol import (
+    NO_ITEM,
+    SOME_ITEM,
     Body,
     Frame,
     Grants,
     Message,
     Order,
-    Star,
     Trim,
     is_plain,
     is_plain_body,
 )
 from arrowpool.transport.receiver import NotReadableError, Receiver
-from arrowpool.transport.reducer import dumps
+from arrowpool.transport.reducer import dumps_stream
 from arrowpool.transport.resolution import main_names, tell_names
 from arrowpool.transport.sender import Sender
+from arrowpool.transport.sent_errors import SentError
 from arrowpool.tuning import IDLE_SECONDS, WARM_SECONDS
+from arrowpool.worker.items import Items
+from arrowpool.worker.results import encode_value, goes_on, not_sendable
 from arrowpool.worker.signals import Interrupts
+from arrowpool.worker.usage import Usage
 
 _PARENT = "parent"
 
@@ -90,6 +93,7 @@ def main(
     start: Callable[[], None],
     maxtasks: int | None,
     tells_names: bool,
+    may_have_children: bool,
 ) -> None:
     """Run a worker until its parent closes the channel, or `maxtasks` tasks are done.
 
@@ -103,8 +107,13 @@ def main(
         Number of tasks to run before exiting; None for no limit.
     tells_names : bool
         Whether to report the names in ``__main__``, which the parent cannot know.
+    may_have_children : bool
+        Whether tasks may start processes with `multiprocessing`, which forbids it to daemonic processes.
     """
     platform.die_with_parent(endpoints.lifeline)
+    if may_have_children:
+        # Daemonic for its parent only. `daemon` cannot be set in a process that has started.
+        multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     control = ControlPage(endpoints.control)
     # The page's descriptor stays open: `top` finds the page by it.
     interrupts = Interrupts(control)
@@ -115,12 +124,13 @@ def main(
         start()
     except BaseException as error:
         with contextlib.suppress(OSError):
-            channel.send(protocol.initializer_failed(*_encode_broken(error)))
+            channel.send(protocol.initializer_failed(*raised(error, dumps_stream)))
         if not isinstance(error, Exception):
             raise
         return
     names = tell_names(before) if tells_names else {}
     before.clear()
+    load()
     parent = multiprocessing.parent_process()
     lender = parent.pid if parent is not None and parent.pid is not None else -1
     worker = _Worker(channel, control, interrupts, endpoints, lender, heap)
@@ -151,7 +161,14 @@ class _Worker:
         self._sender = Sender(arena)
         self._sender.lifecycle.consumer_joined(_PARENT)
         self._blobs: dict[int, _Blob] = {}
+        self._items = Items.own = Items(control.run_items, control.run_group, self._caught)
         self.completed = 0
+        self._usage = Usage(control)
+        #: Of a trace: whether the frame that runs is traced; seconds in which the last result was taken apart; and when the last reply
+        #: was sent, 0 when that is not known.
+        self._traced = False
+        self._apart = 0.0
+        self._sent = 0.0
 
     def run(self, maxtasks: int | None) -> None:
         while maxtasks is None or self.completed < maxtasks:
@@ -225,10 +242,14 @@ class _Worker:
             blobs[number] = _Blob(stateless, body)
         grants = {number: self._receiver.accept(wire) for number, wire in frame.blob_grants}
         function, star = frame.function, frame.star
-        number = frame.first
+        number, end = frame.first, frame.first + len(frame.tasks)
         control = self._control
+        self._traced = traced = frame.traced
+        if not traced:
+            self._sent = 0.0
         for body, task_grants in frame.tasks:
-            control.began = time.monotonic()
+            began = time.monotonic()
+            control.begin_task(began)
             control.started = number + 1
             if control.is_recalled(number):
                 self._receiver.accept(task_grants)  # and released at once
@@ -239,9 +260,15 @@ class _Worker:
             # Skipped tasks count too: the parent counts the tasks that it has sent.
             self.completed += 1
             # Before the reply, which the parent may read late: the task's time has ended.
-            control.began = 0.0
-            self._channel.send(reply)
+            control.end_task()
             number += 1
+            if number == end:
+                self._usage.note()  # before the last reply, which may end the call
+            if traced:
+                reply = protocol.traced(began, self._apart, self._sent, reply)
+            self._channel.send(reply)
+            if traced:
+                self._apart, self._sent = 0.0, time.monotonic()
             if self._interrupts.ended_an_import:
                 return  # the parent sends the other tasks to the next worker
 
@@ -273,12 +300,7 @@ class _Worker:
                     called = self._rebuild_blob(function, blob_grants)
                 self._interrupts.renew()
                 ready = time.perf_counter()
-                if star == Star.MAP:
-                    value = mapstar((called, payload))
-                elif star == Star.STARMAP:
-                    value = starmapstar((called, payload))
-                else:
-                    value = called(*payload[0], **payload[1])
+                value = self._items.apply(function, called, star, payload)
             finally:
                 # Later interrupts have no effect. Earlier ones are caught below, as all errors are.
                 self._interrupts.running = -1
@@ -292,12 +314,15 @@ class _Worker:
             payload = None  # so that arguments which are part of the value have no other owner
             if is_plain(value if type(value) is list else (value,)):
                 return protocol.task_done(number, (decode, run, 0.0), protocol.plain(value))
-            encoded = self._encode(value)
+            encoded = encode_value(
+                value, star, goes_on(called, star), self._encode, self._sender.reduce, dumps_stream, (ArenaFullError,)
+            )
             return protocol.task_done(number, (decode, run, time.perf_counter() - ended), *encoded)
         except ArenaFullError as error:
             return self._failed(number, (began, ready), error, str(error))
         except BaseException as error:
-            return self._failed(number, (began, ready), _not_encoded(error, value), said(error, str))
+            failure, at = not_sendable(error, value, star)
+            return self._failed(number, (began, ready), failure, said(error, str), at)
 
     def _rebuild_both(
         self, function: int, body: Body, accepted: list[Lease], grants: dict[int, list[Lease]]
@@ -317,10 +342,21 @@ class _Worker:
             blob.function = rebuilt
         return rebuilt
 
+    def _caught(self, error: BaseException) -> SentError:
+        """An exception to return. Raises it if the task was interrupted."""
+        sent = raised(error, dumps_stream)
+        # The interrupt may also have come while the exception was formatted.
+        if self._interrupts.running < 0:
+            raise error
+        return sent
+
     def _encode(self, value: Any) -> tuple[Body, Grants]:
         sender = self._sender
+        began = time.monotonic() if self._traced else 0.0
         sender.refresh()
         reduced = sender.reduce(value)
+        if self._traced:
+            self._apart = time.monotonic() - began
         if not reduced.units:
             return protocol.encoded(reduced.stream), ()
         self._reap()
@@ -332,44 +368,19 @@ class _Worker:
 
     def _failure(self, number: int, since: tuple[float, float], called: Any, error: BaseException) -> Message:
         # A separate function, so that no frame of the traceback refers to the error: such a cycle would keep the arguments alive.
-        failure = contained(error)
+        failure, at = contained(error), self._items.failed_at()
         if called is _helper_reraises_exception:
             # An error of the user's iterable. It was not raised here, so this traceback says nothing.
-            return self._failed(number, since, failure, "")
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        return self._failed(number, since, ExceptionWithTraceback(failure, error.__traceback__), text)
+            return self._failed(number, since, failure, "", NO_ITEM)
+        text = traceback_of(error)
+        return self._failed(number, since, with_traceback(error, failure), text, at)
 
-    def _failed(self, number: int, since: tuple[float, float], failure: Any, text: str) -> Message:
+    def _failed(self, number: int, since: tuple[float, float], failure: Any, text: str, at: int = SOME_ITEM) -> Message:
         began, ready = since
         ended = time.perf_counter()
         try:
             encoded = self._encode(failure)
         except BaseException as error:
-            encoded = self._encode(_not_encoded(error, getattr(failure, "exc", failure)))
+            encoded = self._encode(not_encoded(error, getattr(failure, "exc", failure), "the exception"))
         times = ready - began, ended - ready, time.perf_counter() - ended
-        return protocol.task_failed(number, times, *encoded, text)
-
-
-class _Said:
-    """An object with a given `repr`."""
-
-    def __init__(self, text: str):
-        self._text = text
-
-    def __repr__(self) -> str:
-        return self._text
-
-
-def _not_encoded(error: BaseException, value: Any) -> MaybeEncodingError:
-    """The standard library's error for a value that cannot be sent. Its text has the `repr` of both, even if that fails."""
-    return MaybeEncodingError(_Said(said(error)), _Said(said(value)))
-
-
-def _encode_broken(error: BaseException) -> tuple[bytes, str]:
-    """The initializer's exception for the parent, without segments; and its traceback as text."""
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    wrapped = ExceptionWithTraceback(contained(error), error.__traceback__)
-    try:
-        return dumps(wrapped, inline_limit=sys.maxsize)[0], text
-    except Exception as failure:
-        return dumps(_not_encoded(failure, error), inline_limit=sys.maxsize)[0], text
+        return protocol.task_failed(number, times, *encoded, text, at)

@@ -24,6 +24,7 @@ from multiprocessing import resource_tracker
 from types import FrameType, ModuleType
 from typing import Any
 
+from arrowpool.forking import no_forks
 from arrowpool.memory.control_page import ControlPage
 
 _OURS = {signal.SIGINT, signal.SIGTERM}
@@ -36,8 +37,10 @@ def signals_held_back(forks: bool) -> Iterator[None]:
     A forked worker would otherwise run its parent's handlers. Other workers start without handlers: SIGTERM may end them while they
     start. This thread's handlers run at the end of the block.
     """
-    # The resource tracker unblocks signals when it starts its own process, so it must run before.
-    resource_tracker.ensure_running()
+    # The resource tracker unblocks signals when it starts its own process, so it must run before. Not while another thread forks: its
+    # child would find the tracker's lock held, and for ever.
+    with no_forks():
+        resource_tracker.ensure_running()
     with handlers_put_off():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS if forks else {signal.SIGINT})
         try:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
+import sys
 import textwrap
 import time
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import arrowpool
-from arrowpool.cli import bench, bench_advice, bench_jobs, bench_runner
+from arrowpool.__main__ import main
+from arrowpool.cli import bench, bench_advice, bench_jobs, bench_own, bench_runner
 from tests import programs
 
 SECONDS = r" +(\d+\.\d+)"
@@ -107,7 +112,7 @@ def test_of_a_file_too_large_for_memory_the_first_rows_are_taken(tmp_path, monke
     whole, complete = read(path)
     assert complete
     assert len(whole) == 60_000
-    monkeypatch.setattr(bench_jobs, "memory", lambda: (1 << 40, bench_jobs._SHARE * bench_jobs.frame_bytes(whole) // 2))
+    monkeypatch.setattr(bench_jobs, "_available", lambda: bench_jobs._SHARE * bench_jobs.frame_bytes(whole) // 2)
     part, complete = read(path)
     assert not complete
     assert 25_000 < len(part) < 35_000
@@ -151,32 +156,90 @@ def test_results_that_differ_are_an_error():
         bench_runner.measure([doubled], pools, deadline=0.0)
 
 
+def certain(gain):
+    return bench_advice.Gain(gain, gain * 0.99, gain * 1.01)
+
+
 def test_the_verdict_is_honest():
     assert (
-        bench_advice.verdict([("a", 17.2), ("b", 2.34)]) == "Of 2 jobs, arrowpool.Pool was faster in 2 (2.3x to 17x)."
+        bench_advice.verdict([("a", certain(17.2)), ("b", certain(2.34))])
+        == "Of 2 jobs, arrowpool.Pool was faster in 2 (2.3x to 17x), compared with multiprocessing.Pool."
     )
-    mixed = bench_advice.verdict([("a", 3.0), ("b", 1.02), ("c", 0.5)])
-    assert mixed == "Of 3 jobs, arrowpool.Pool was faster in 1 (3.0x), about as fast in 1, slower in 1: 'c' (0.50x)."
-    assert bench_advice.verdict([("c", 0.5)]) == "Of 1 jobs, arrowpool.Pool was slower in 1: 'c' (0.50x)."
+    mixed = bench_advice.verdict([("a", certain(3.0)), ("b", certain(1.02)), ("c", certain(0.5))])
+    assert (
+        mixed
+        == "Of 3 jobs, arrowpool.Pool was faster in 1 (3.0x), about as fast in 1, slower in 1: 'c' (0.50x), compared with multiprocessing.Pool."
+    )
+    assert (
+        bench_advice.verdict([("c", certain(0.5))])
+        == "Of 1 jobs, arrowpool.Pool was slower in 1: 'c' (0.50x), compared with multiprocessing.Pool."
+    )
 
 
 @pytest.mark.parametrize(
-    ("serial", "threads", "pool", "tasks", "chunksize", "words"),
+    ("rounds", "decided"),
     [
-        (4.0, 4.0, 2.0, 10_000, 1, ""),
-        (4.0, 4.0, 4.2, 10_000, 1, ""),  # no difference that counts
-        (4.0, 4.0, 6.0, 10_000, 1, "tasks run 0.4 ms: use chunksize 50, or no pool"),
-        (4.0, 2.0, 3.0, 10_000, 1, "tasks run 0.4 ms, without the interpreter lock for most of it: use threads"),
-        (0.004, 0.004, 0.1, 10, 1, "tasks run 0.4 ms, all 10 together 4 ms: use no pool"),
-        (0.1, 0.1, 0.2, 20, 1, "tasks run 5 ms: use chunksize 4, or no pool"),
-        (4.0, 4.0, 6.0, 40, 1, "tasks run 100 ms, less than moving their data takes: do more in each task, or use no pool"),
-        (4.0, 4.0, 6.0, 10_000, None,
-         "tasks run 0.4 ms, less than moving their data takes: do more in each task, or use no pool"),
+        ([2.0, 1.9, 2.2, 2.1, 0.9], True),  # one slow moment
+        ([2.0, 0.9, 2.2, 0.8, 1.5], False),
+        ([0.5, 0.6, 0.4, 0.7], True),
+        ([1.02, 0.98, 1.05, 0.97], True),  # equal
+        ([1.3, 0.9], False),
+        ([1.3, 1.2], True),
+        ([1.35], False),
+        ([0.75], False),
+        ([1.6], True),
+        ([0.6], True),
+    ],
+)
+def test_rounds_decide_or_do_not(rounds, decided):
+    gain = bench_advice.Gain.of(sorted(rounds)[len(rounds) // 2], rounds)
+    assert gain.is_decided is decided
+    assert gain.low <= gain.median <= gain.high
+
+
+def test_a_job_whose_rounds_differ_is_not_called_faster():
+    unclear = bench_advice.Gain(1.5, 0.7, 2.4)
+    assert bench_advice.verdict([("a", certain(3.0)), ("b", unclear)]) == (
+        "Of 2 jobs, arrowpool.Pool was faster in 1 (3.0x), faster or slower, by the rounds, in 1: 'b' (0.70x to 2.4x), compared with "
+        "multiprocessing.Pool."
+    )
+
+
+@pytest.mark.parametrize(
+    ("serial", "threads", "pool", "tasks", "chunksize", "slowed", "moving", "words"),
+    [
+        (4.0, 4.0, 2.0, 10_000, 1, 1.1, 0.1, ""),
+        (4.0, 4.0, 4.2, 10_000, 1, 1.1, 0.1, ""),  # no difference that counts
+        (4.0, 4.0, 6.0, 10_000, 1, 1.1, 0.1, "tasks run 0.4 ms: use chunksize 50, or no pool"),
+        (4.0, 2.0, 3.0, 10_000, 1, 1.1, 0.1, "tasks run 0.4 ms, without the interpreter lock for most of it: use threads"),
+        (0.004, 0.004, 0.1, 10, 1, 1.1, 0.1, "tasks run 0.4 ms, all 10 together 4 ms: use no pool"),
+        (0.1, 0.1, 0.2, 20, 1, 1.1, 0.1, "tasks run 5 ms: use chunksize 4, or no pool"),
+        (4.0, 4.0, 6.0, 40, 1, 1.1, 7.0,
+         "tasks run 100 ms, and moving their data takes 175 ms: do more in each task, or use no pool"),
+        (4.0, 4.0, 6.0, 10_000, None, 1.1, 6.0,
+         "tasks run 0.4 ms, and moving their data takes 0.6 ms: do more in each task, or use no pool"),
+        (4.0, 4.0, 6.0, 40, 1, 2.0, 1.0,
+         "tasks run 100 ms, and 2.0 times as long in the workers: fewer cores are free than there are workers. Measure again on an "
+         "idle machine, or use fewer workers"),
+        # A little slower in the workers, which hardly moved or waited.
+        (4.0, 4.0, 4.6, 40, 1, 1.49, 1.6,
+         "tasks run 100 ms, and 1.5 times as long in the workers: fewer cores are free than there are workers. Measure again on an "
+         "idle machine, or use fewer workers"),
+        (4.0, 4.0, 6.0, 40, 1, 1.0, 1.0,
+         "tasks run 100 ms, and the workers waited for 58% of the time: use more and smaller tasks, or no pool"),
+        (4.0, 4.0, 6.0, 40, 1, 0.0, 0.0, "tasks run 100 ms, less than a pool costs: do more in each task, or use no pool"),
     ],
 )  # fmt: skip
-def test_advice(serial, threads, pool, tasks, chunksize, words):
+def test_advice(serial, threads, pool, tasks, chunksize, slowed, moving, words):
     assert words == bench_advice.advice(
-        serial=serial, threads=threads, pool=pool, tasks=tasks, chunksize=chunksize, workers=2
+        serial=serial,
+        threads=threads,
+        pool=pool,
+        run=serial * slowed,
+        moving=moving,
+        tasks=tasks,
+        chunksize=chunksize,
+        workers=2,
     )
 
 
@@ -198,4 +261,211 @@ def test_what_moved_in_a_call():
     assert moved.shared_bytes >= 20_000 * 16
     assert 0 < moved.piped_bytes < 20_000
     assert moved.run > 0
+    assert moved.moved > 0
     assert moved.copies >= 1
+
+
+# The user's own function
+
+MINE = """
+def features(group):
+    return group.assign(mean=group["number"].rolling(3).mean())
+
+
+def last(group):
+    return group["number"].iloc[-1]
+
+
+def row(group):
+    return group[["number", "maybe"]].mean()
+
+
+def summary(part):
+    return part.describe()
+
+
+def fails(group):
+    raise KeyError("no such price")
+"""
+
+
+def run_own(tmp_path, kind, **arguments):
+    path = tmp_path / f"own.{kind}"
+    frame = frame_of(2_000).sample(frac=1, random_state=1)
+    frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    (tmp_path / "mine.py").write_text(MINE)
+    return run(tmp_path, **{kind: str(path)}, seconds=0.0, processes=2, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "by", "method", "calls"),
+    [
+        ("csv", "features", ["word"], "fork", 97),
+        ("csv", "last", ["word", "flag"], "spawn", 194),
+        ("parquet", "row", ["word"], "fork", 97),
+        ("parquet", "summary", [], "fork", 8),
+    ],
+)
+def test_the_users_own_function(tmp_path, kind, function, by, method, calls):
+    done = run_own(tmp_path, kind, function=f"mine:{function}", by=by, method=method)
+    assert done.returncode == 0, done.stderr
+    counted = re.search(r"^mine:(\w+) on .*: (\d+) calls$", done.stdout, re.MULTILINE)
+    assert counted.group(1) == function
+    assert abs(int(counted.group(2)) - calls) <= 5
+    rows = re.findall(rf"^(\w+) +(\d+\.\d+){SECONDS}{SECONDS} +([\d.]+)x$", done.stdout, re.MULTILINE)
+    joblib = ["joblib"] if importlib.util.find_spec("joblib") else []
+    assert [name for name, *_ in rows] == ["serial", "threads", "stdlib", "arrowpool", *joblib]
+    assert all(float(least) <= float(median) <= float(most) for _, median, least, most, _ in rows)
+    assert "Load average" in done.stdout
+    shares = re.search(
+        r"workers ran it for (\d+)% of the time, moved data for (\d+)%, and waited for (\d+)%", done.stdout
+    )
+    assert 99 <= sum(map(int, shares.groups())) <= 101
+    assert re.search(
+        r"^(Use |A pool does not pay: |The rounds do not decide ).*\.$", done.stdout.rstrip().splitlines()[-1]
+    )
+
+
+def test_a_function_that_fails_and_one_that_does_not_exist(tmp_path):
+    done = run_own(tmp_path, "csv", function="mine:fails", by=["word"], method="fork")
+    assert done.returncode == 1
+    assert "no such price" in done.stderr
+    assert "cannot measure: mine:fails raised KeyError" in done.stderr
+    done = run_own(tmp_path, "csv", function="mine:last", by=["nonsense"], method="fork")
+    assert "there is no column 'nonsense'; the columns are word, number" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("features", "takes MODULE:NAME"),
+        ("nosuchmodule:f", "no module 'nosuchmodule'"),
+        ("math:nonsense", "has no 'nonsense'"),
+        ("math:pi", "not a function"),
+    ],
+)
+def test_what_is_not_a_function(name, message):
+    with pytest.raises(ValueError, match=message):
+        bench_own.function_named(name)
+
+
+def test_an_answer_that_differs():
+    answer = pd.Series([1.0, 2.0], index=["a", "b"])
+    bench_own.compare_joined(answer, answer[::-1])
+    for other in (answer + 1, answer.to_frame(), answer[:1]):
+        with pytest.raises(AssertionError):
+            bench_own.compare_joined(answer, other)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        ({"serial": 4.0, "threads": 4.2, "stdlib": 3.0, "arrowpool": 2.0},
+         "Use arrowpool (pool.map_groups): 2.0x as fast as a loop, 1.5x as fast as the standard library's pool."),
+        ({"serial": 4.0, "threads": 4.2, "stdlib": 1.0, "arrowpool": 2.0},
+         "Use stdlib: 2.0x as fast as arrowpool, 4.0x as fast as a loop."),
+        ({"serial": 4.0, "threads": 2.0, "stdlib": 6.0, "arrowpool": 5.0},
+         "A pool does not pay: tasks run 4 ms, without the interpreter lock for most of it: use threads."),
+        ({"serial": [4.0, 4.0], "threads": [9.0, 9.0], "stdlib": [6.0, 6.0], "arrowpool": [3.9, 4.1]},
+         "A pool does not pay: it is about as fast as a loop."),
+        ({"serial": 4.0, "threads": 9.0, "stdlib": 6.0, "arrowpool": 3.0},
+         "The rounds do not decide between arrowpool and a loop (0.95x to 1.9x as fast): measure again on an idle machine, or for "
+         "longer (--seconds)."),
+    ],
+    ids=["wins", "stdlib wins", "loses", "as a loop", "one round"],
+)  # fmt: skip
+def test_the_last_sentence(seconds, words):
+    job = bench_runner.Job("f", len, [], ways={"serial": len})
+    measured = bench_runner.Measured(
+        job, seconds={name: value if type(value) is list else [value] for name, value in seconds.items()}
+    )
+    assert bench_own.sentence(measured, 1_000, 2) == words
+
+
+DATED = """
+def days(group):
+    return int((group["day"].max() - group["day"].min()).days)
+"""
+
+
+def test_dates_of_a_csv_file(tmp_path):
+    path = tmp_path / "dated.csv"
+    frame = pd.DataFrame({"word": ["a", "b"] * 50, "day": pd.date_range("2024-01-01", periods=100), "number": 1.0})
+    frame.to_csv(path, index=False)
+    (tmp_path / "mine.py").write_text(DATED)
+    given = {
+        "csv": str(path),
+        "function": "mine:days",
+        "by": ["word"],
+        "seconds": 0.0,
+        "processes": 1,
+        "method": "fork",
+    }
+    done = run(tmp_path, **given)
+    assert done.returncode == 1
+    assert "column 'day' looks like dates and was read as text: --dates day reads dates" in done.stdout
+    done = run(tmp_path, **given, dates=["day"])
+    assert done.returncode == 0, done.stderr
+    assert "looks like dates" not in done.stdout
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="cannot read column 'word' as dates"):
+            bench_jobs.read_csv(path, dates=["word"])
+    with pytest.raises(ValueError, match="nonsense"):
+        bench_jobs.read_csv(path, dates=["nonsense"])
+
+
+def test_what_looks_like_dates():
+    frame = pd.DataFrame(
+        {
+            "iso": ["2024-01-02", None, "2024-01-03T10:00"],
+            "german": ["1.2.2024", "31.12.24", None],
+            "american": ["1/2/2024"] * 3,
+            "mixed": ["2024-01-02", "none", "x"],
+            "versions": ["1.2", "1.10", "2.0"],
+            "empty": pd.Series([None] * 3, dtype="str"),
+            "number": [20240102, 1, 2],
+        }
+    )
+    assert bench_jobs.columns_like_dates(frame) == ["iso", "german", "american"]
+
+
+def test_the_function_and_the_columns_are_checked_before_the_file_is_read(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "large.csv"
+    frame_of(20_000).to_csv(path, index=False)
+    read, rows = pd.read_csv, []
+
+    def counting(*args, nrows=None, **more):
+        rows.append(nrows)
+        return read(*args, nrows=nrows, **more)
+
+    monkeypatch.setattr(pd, "read_csv", counting)
+    assert bench.run(csv=str(path), function="nosuchmodule:f", processes=1) == 1
+    assert (
+        capsys.readouterr().err
+        == "cannot measure: there is no module 'nosuchmodule' in this directory or in PYTHONPATH\n"
+    )
+    assert rows == []
+    with pytest.raises(ValueError, match="there is no column 'nonsense'"):
+        bench.run(csv=str(path), function="math:fsum", by=["nonsense"], processes=1, method="fork")
+    assert rows == [bench_jobs._SAMPLE_ROWS]
+
+
+def test_a_function_of_the_directory_is_found_by_the_installed_script(tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def f(group):\n    return 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one not in ("", os.getcwd())])
+    monkeypatch.setitem(sys.modules, "only_here", None)
+    del sys.modules["only_here"]
+    assert bench_own.function_named("only_here:f")(None) == 1
+    assert sys.path[0] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--function", "a:b"], ["--by", "ticker", "--csv", "x.csv"], ["--dates", "day", "--parquet", "x.parquet"]],
+    ids=" ".join,
+)
+def test_options_that_need_others(arguments, capsys):
+    assert main(["bench", *arguments]) == 2
+    assert "needs" in capsys.readouterr().err

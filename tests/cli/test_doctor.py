@@ -100,7 +100,7 @@ def test_no_memfd(monkeypatch, caplog):
 
 
 def test_no_shared_memory_at_all(monkeypatch):
-    def refused(name, size, directory=None):
+    def refused(name, size, directory=None, **_):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(platform, "create_memory", refused)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from arrowpool.codecs import extents
 from arrowpool.transport import reducer
 from tests.codecs.awkward import Measured, _one_by_one
 from tests.codecs.harness import as_the_stdlib_does, move, room_of
@@ -141,3 +142,23 @@ def test_metadata_of_a_subclass_may_be_large_too() -> None:
     moved = move(frame)
     assert isinstance(moved.obj, Measured)
     assert any(np.shares_memory(moved.obj.unit, room) for room in moved.rooms)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.date_range("2020", periods=5000, freq="h"),
+        pd.period_range("2020", periods=5000, freq="h"),
+        pd.CategoricalIndex(["a", "b"] * 20_000),
+        pd.Index(np.arange(5000)),
+        pd.Index([f"row {i}" for i in range(5000)]),
+        pd.interval_range(0, 5000),
+    ],
+    ids=lambda index: type(index).__name__,
+)
+def test_looking_at_the_memory_of_an_index_leaves_nothing_behind(index: pd.Index) -> None:
+    """A view that pandas keeps would count as another owner, and the index would not go by template."""
+    frame = pd.DataFrame({"a": np.arange(float(len(index)))}, index=index)
+    before = dict(frame.index._cache)
+    assert list(extents(frame))
+    assert frame.index._cache == before

@@ -11,7 +11,9 @@ import weakref
 import numpy as np
 import pytest
 
-from arrowpool.codecs import kept, settle
+from arrowpool.codecs import kept, polars, settle
+from arrowpool.transport import reducer
+from arrowpool.tuning import INLINE_LIMIT
 from tests.codecs.harness import as_the_stdlib_does, move
 from tests.codecs.sameness import facts
 
@@ -55,6 +57,30 @@ def test_large_chunks_stay_chunks(dtype: pl.DataType, lengths: list[int]) -> Non
         one, other = (x if isinstance(x, pl.Series) else x["a"] for x in (moved, expected))
         assert [len(chunk) for chunk in one.get_chunks()] == [len(chunk) for chunk in other.get_chunks()]
         assert one.equals(other)
+
+
+@pytest.mark.parametrize(("width", "rows", "is_shared"), [(3, 1500, False), (300, 20, False), (3, 5000, True)])
+def test_frames_with_little_in_each_column_are_pickled(width: int, rows: int, is_shared: bool) -> None:
+    """That is faster: each column costs something, whatever is in it."""
+    frame = pl.DataFrame({f"c{at}": np.arange(float(rows)) for at in range(width)})
+    assert frame.estimated_size() > INLINE_LIMIT
+    stream, units = reducer.dumps(frame, inline_limit=INLINE_LIMIT)
+    assert (b"rebuild_frame" in stream) == is_shared
+    assert facts(reducer.loads(stream, [unit.contents() for unit in units])) == facts(as_the_stdlib_does(frame))
+
+
+def test_categories_of_enums_are_not_kept() -> None:
+    def sent(number: int) -> None:
+        names = [f"{number} {at}" for at in range(100)]
+        for dtype in (pl.Enum(names), pl.List(pl.Enum(names)), pl.Struct({"a": pl.Enum(names)})):
+            series = pl.Series("a", [None] * 300_000, dtype=dtype)
+            assert facts(move(series).obj) == facts(as_the_stdlib_does(series))
+
+    sent(0)
+    before = len(polars._answers)
+    sent(1)
+    assert len(polars._answers) == before
+    assert not any(isinstance(kind, pl.Enum) for kind in polars._answers)
 
 
 def test_what_is_known_of_lists_arrives() -> None:

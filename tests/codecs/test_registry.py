@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import subprocess
 import sys
 import types
@@ -28,6 +29,41 @@ print(({"pandas", "polars", "pyarrow"} & set(sys.modules)) - known)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_workers_first_task_imports_nothing(tmp_path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("""
+import multiprocessing, sys
+import pandas as pd
+import arrowpool
+
+def names(frame):
+    return set(sys.modules)
+
+if __name__ == "__main__":
+    for method in ("fork", "spawn"):
+        with arrowpool.Pool(1, context=multiprocessing.get_context(method)) as pool:
+            before, after = pool.map(names, [None, pd.DataFrame({"a": ["x"], "b": [1.0]})])
+            print(*{name for name in after - before if name.startswith("arrowpool")})
+""")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == []
+
+
+def test_a_library_that_is_being_imported_is_let_be(monkeypatch) -> None:
+    unfinished = types.ModuleType("polars")
+    unfinished.__spec__ = importlib.machinery.ModuleSpec("polars", None)
+    unfinished.__spec__._initializing = True
+    monkeypatch.setitem(sys.modules, "polars", unfinished)
+    monkeypatch.delitem(sys.modules, "arrowpool.codecs.polars", raising=False)
+    codecs.load()
+    assert "arrowpool.codecs.polars" not in sys.modules
+
+
+def test_asyncio_is_imported_by_coroutines_only() -> None:
+    program = "import sys, arrowpool; sys.exit('asyncio' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_what_is_kept_is_not_asked_for_while_its_module_is_imported(monkeypatch) -> None:

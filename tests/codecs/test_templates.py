@@ -737,6 +737,33 @@ def test_what_is_looked_up_again_is_not_forgotten() -> None:
     assert len(recent) == 0
 
 
+def test_entries_are_forgotten_by_their_bytes_too() -> None:
+    recent: Recent[int, bytes] = Recent(100, 1000, lambda _, value: len(value))
+    for number in range(100):
+        recent.put(number, bytes(300))
+        assert len(recent) <= 6
+    assert recent.get(99) is not None
+    recent.put(100, bytes(5000))  # more than the limit
+    assert recent.get(100) is not None
+    recent.put(101, bytes(1000))
+    recent.put(102, b"x")
+    assert recent.get(100) is None
+
+
+def test_templates_of_wide_frames_do_not_pile_up() -> None:
+    """Each has its columns in an order of its own, so that its template is as long as itself."""
+    rebuild._templates.clear()
+    rebuild._plans.clear()
+    random = np.random.default_rng(0)
+    half = 10_000
+    both = pd.concat([pd.DataFrame(np.zeros((1, half))), pd.DataFrame(np.zeros((1, half), bool))], axis=1)
+    for _ in range(60):
+        frame = both.iloc[:, random.permutation(2 * half)]
+        assert move(frame).obj.dtypes.equals(frame.dtypes)
+    remembered = sum(map(len, [*rebuild._plans._new, *rebuild._plans._old]))
+    assert 0 < remembered <= 2 * rebuild.TEMPLATE_BYTES
+
+
 # ---------------------------------------------------------------------------------------------------- at random
 
 #: Older versions of pandas cannot take slices of foreign byte order.

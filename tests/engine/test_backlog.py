@@ -13,6 +13,7 @@ from arrowpool.engine.calls import Call
 from arrowpool.engine.feeder import Feeder
 from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.parts import assemble
+from arrowpool.engine.recorder import Recorder
 from arrowpool.engine.state import PoolState
 from arrowpool.memory.arena import Arena, create
 from arrowpool.transport.protocol import read_orders
@@ -36,9 +37,14 @@ class House:
             sender=self.sender,
             budget=budget,
             one_by_one=False,
+            workers=[],
             metrics=Metrics(),
+            rested=print,
+            recorder=Recorder(),
         )
-        self.feeder = Feeder(parts=parts, tell_collector=self.failed.append, has_ended=print, state=PoolState())
+        self.feeder = Feeder(
+            parts=parts, tell_collector=self.failed.append, has_ended=print, state=PoolState(), metrics=Metrics()
+        )
         self.workers = [a_worker(pid=number) for number in range(workers)]
         for worker in self.workers:
             self.feeder.parts.events.handle(events.WorkerJoined(worker))

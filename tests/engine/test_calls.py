@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from arrowpool.engine.calls import PLAIN, Call, Task, queued_call
+from arrowpool.engine.calls import PLAIN, Blob, Call, Task, queued_call
 from arrowpool.engine.round_robin import Turns
 
 
@@ -52,6 +52,27 @@ def test_the_first_task_is_not_kept_alive():
     next(call.tasks)
     gc.collect()
     assert gone() is None
+
+
+def test_a_call_expects_its_function_to_take_as_long_as_the_last_time():
+    function = Blob(0, True, PLAIN)
+
+    def a_call(count, lazy=False):
+        call = Call(iter(()), None, job=1, blobs=(function,), lazy=lazy)
+        call.expect(count)
+        return call
+
+    first = a_call(5)
+    assert first.mean_seconds is None
+    first.took(1.0, 0)
+    first.note_item_seconds()
+    assert a_call(1).mean_seconds == pytest.approx(0.2)
+    again = a_call(10)
+    assert again.mean_seconds == pytest.approx(2.0)
+    again.took(4.0, 0)
+    again.note_item_seconds()
+    assert a_call(1).mean_seconds == pytest.approx(0.25)
+    assert a_call(1, lazy=True).mean_seconds is None, "an iterator is not read ahead for that"
 
 
 def test_what_the_threads_hand_over_is_short_in_words():

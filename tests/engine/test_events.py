@@ -13,6 +13,7 @@ from arrowpool.engine.inbox import Inbox
 from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.open_calls import OpenCalls
 from arrowpool.engine.parts import assemble
+from arrowpool.engine.recorder import Recorder
 from arrowpool.engine.replies import Replies
 from arrowpool.engine.state import PoolState
 from arrowpool.transport.sender import Sender
@@ -41,7 +42,10 @@ def test_the_feeder_raises_on_an_unknown_event(event):
         sender=Sender(None),
         budget=1000,
         one_by_one=False,
+        workers=[],
         metrics=Metrics(),
+        rested=print,
+        recorder=Recorder(),
     )
     with pytest.raises(TypeError, match="no handler"):
         parts.events.handle(event)
@@ -56,12 +60,13 @@ def test_the_collector_raises_on_an_unknown_event(event):
             inbox=inbox,
             feeder_inbox=queue.SimpleQueue(),
             answered=print,
-            replies=Replies(open_calls, print, Metrics()),
+            replies=Replies(open_calls, print, Metrics(), Recorder()),
             open_calls=open_calls,
             state=PoolState(),
             retries=0,
             task_timeout=None,
             metrics=Metrics(),
+            recorder=Recorder(),
         )
         with pytest.raises(TypeError, match="no handler"):
             collector._handle(event)

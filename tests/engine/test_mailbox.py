@@ -9,6 +9,7 @@ import pytest
 
 from arrowpool.engine.events import Answered, Hurry, Late
 from arrowpool.engine.mailbox import Mailbox
+from arrowpool.engine.sending import Sending
 from arrowpool.memory.lifecycle import Segment
 from arrowpool.transport.parcel import Parcel
 from tests.workers import a_call, a_task
@@ -141,24 +142,95 @@ def test_an_answer_of_a_worker_that_has_enough_to_do_wakes_nobody(steps):
 
 
 def test_an_answer_that_frees_memory_wakes_the_feeder_if_a_task_waits_for_that(steps):
-    task = a_task(a_call())
-    task.parcel = Parcel((b"", ()), (Segment(0, 1),), 1)
     for waits, woken in ((False, []), (True, [Answered()])):
         steps.mailbox.rest(True, None, waits)
-        steps.mailbox.answered([task], False)
+        assert not steps.mailbox.answered([task_that("gives memory back")], False)
         assert steps.events() == woken
 
 
-@pytest.mark.parametrize("what", ["gives memory back", "ends a call"])
-def test_some_answers_are_always_wanted(steps, what):
+def task_that(what):
     task = a_task(a_call())
     if what == "ends a call":
         task.call.exhausted = True
-    else:
+    elif what == "gives memory back":
         task.parcel = Parcel((b"", ()), (Segment(0, 1),), 1)
+    return task
+
+
+FREES = ["gives memory back", "ends a call"]
+
+
+@pytest.mark.parametrize("what", FREES)
+def test_some_answers_are_settled_though_nothing_is_to_be_sent(what, steps):
     steps.mailbox.rest(False, None)
-    steps.mailbox.answered([a_task(), task], True)
+    assert steps.mailbox.answered([a_task(), task_that(what)], True)
+    assert not steps.mailbox.answered([a_task()], True)
+    assert steps.events() == []
+
+
+@pytest.mark.parametrize("what", FREES)
+def test_some_answers_wake_the_feeder_if_a_task_waits_for_memory(what, steps):
+    steps.mailbox.rest(False, None, True)
+    assert not steps.mailbox.answered([task_that(what)], False)
     assert steps.events() == [Answered()]
+
+
+class Settlement:
+    """Takes the answers, as the real one does, and notes in which thread."""
+
+    def __init__(self, mailbox, error=None):
+        self.mailbox = mailbox
+        self.error = error
+        self.threads = []
+
+    def settle_answered(self):
+        self.threads.append(threading.current_thread())
+        assert self.mailbox.working.locked()
+        while self.mailbox.take() is not None:
+            pass
+        if self.error is not None:
+            raise self.error
+
+
+def sending_with(settlement):
+    """Only what `Sending.settle` needs."""
+    others = dict.fromkeys(("turns", "dispatcher", "backlog", "recall", "lifecycle", "sender", "metrics"))
+    return Sending(mailbox=settlement.mailbox, settlement=settlement, **others)
+
+
+def test_the_collector_settles_for_a_feeder_that_sleeps(steps, sleeper):
+    settlement = Settlement(steps.mailbox)
+    steps.mailbox.rest(False, None)
+    woken_by = sleeper()
+    assert steps.mailbox.answered([task_that("ends a call")], True)
+    sending_with(settlement).settle()
+    assert settlement.threads == [threading.current_thread()]
+    assert not steps.mailbox.answers
+    assert not steps.mailbox.working.locked()
+    assert steps.events() == []
+    steps.mailbox.put(Hurry())
+    assert woken_by() == Hurry()
+
+
+def test_a_feeder_that_is_awake_settles_itself(steps):
+    settlement = Settlement(steps.mailbox)
+    steps.mailbox.begin()
+    assert steps.mailbox.answered([task_that("ends a call")], True)
+    with steps.mailbox.working:
+        sending_with(settlement).settle()
+    assert settlement.threads == []
+    assert steps.events() == [Answered()]
+    assert len(steps.mailbox.answers) == 1
+
+
+def test_an_error_of_settling_ends_the_feeder(steps, sleeper):
+    settlement = Settlement(steps.mailbox, OSError("no such page"))
+    woken_by = sleeper()
+    steps.mailbox.answered([task_that("ends a call")], True)
+    sending_with(settlement).settle()
+    assert woken_by() == Answered()
+    with pytest.raises(OSError, match="no such page"):
+        steps.mailbox.begin()
 
 
 def test_a_wait_without_an_event_ends_late(steps):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from arrowpool.engine import metrics as module
@@ -11,7 +13,7 @@ from tests.workers import a_call, a_task, a_worker
 
 @pytest.fixture
 def metrics(monkeypatch):
-    monkeypatch.setattr(module, "_hinted", False)
+    monkeypatch.setattr(module, "_hinted", set())
     return Metrics()
 
 
@@ -92,3 +94,36 @@ def test_it_says_once_that_much_is_pickled(metrics, caplog):
     for _ in range(3):
         metrics.pickled([], module._WORTH_A_HINT)
     assert caplog.text.count("were pickled instead of shared") == 1
+
+
+def test_what_is_pickled_in_parts_adds_up(metrics, caplog):
+    for _ in range(module._LOOKS * 2):
+        metrics.pickled(["x"], module._WORTH_A_HINT // module._LOOKS // 2)
+    assert caplog.text.count("10.0 MB were pickled instead of shared: list of str") == 0
+    for _ in range(module._LOOKS):
+        metrics.pickled(["x"], module._WORTH_A_HINT // module._LOOKS // 2)
+    # From some point on, reasons are not looked for: it still names the one that it knows.
+    assert caplog.text.count("were pickled instead of shared: list of str") == 1
+
+
+def test_each_reason_is_said_but_not_without_end(metrics, monkeypatch, caplog):
+    monkeypatch.setattr(module, "reasons", lambda obj: [obj])
+    for number in range(20):
+        metrics.pickled(f"reason {number}", module._WORTH_A_HINT)
+    assert [record.args[1] for record in caplog.records] == [f"reason {number}" for number in range(module._HINTS)]
+
+
+def test_small_ones_are_counted_one_by_one_and_not_warned_of(metrics, caplog):
+    frame = pd.DataFrame({"x": np.ones(10)})
+    metrics.pickled(tuple((str(number), frame) for number in range(1000)), 2 * module._WORTH_A_HINT)
+    (one,) = metrics.reasons()
+    assert (one.why, one.count) == ("DataFrame: small ones travel in the stream", 1000)
+    assert not caplog.records
+
+
+def test_small_parts_of_large_ones_are_not_warned_of_and_not_called_small(metrics, caplog):
+    frame = pd.DataFrame({"x": np.ones(5_000), "n": np.arange(5_000, dtype="int32")})
+    metrics.pickled([frame] * 500, 2 * module._WORTH_A_HINT)
+    (one,) = metrics.reasons()
+    assert (one.why, one.count) == ("DataFrame: parts below 32 kB travel in the stream", 500)
+    assert not caplog.records

@@ -7,6 +7,7 @@ import pytest
 from arrowpool.engine.events import Short, WorkerJoined
 from arrowpool.engine.metrics import Metrics
 from arrowpool.engine.open_calls import OpenCalls
+from arrowpool.engine.recorder import Recorder
 from arrowpool.engine.replies import Replies
 from arrowpool.errors import TransferError, WorkerInitError
 from arrowpool.transport import protocol
@@ -31,7 +32,7 @@ class House:
         self.results = Results()
         self.open_calls = OpenCalls({0: self.results})
         self.names = []
-        self.replies = Replies(self.open_calls, self.names.append, Metrics())
+        self.replies = Replies(self.open_calls, self.names.append, Metrics(), Recorder())
         self.worker = a_worker()
         self.task = a_task()
         self.task.call.job = 0

@@ -47,9 +47,12 @@ def test_the_worker_that_is_next(workers, queue_behind, chosen):
         (0.0, 100_000, 0, 2, None, min(FRAME_TASKS, int(FRAME_SECONDS / 1e-5))),
         # Towards the end, so that all workers end together.
         (9e-5, 1000, 900, 2, None, 25),
-        (9e-5, 1000, 999, 2, None, 0),
+        (9e-5, 1000, 999, 2, None, 1),
+        # But not less than a message costs.
+        (0.0, 8, 0, 2, None, 10),
+        (5e-6, 8, 0, 2, None, 6),
         # Where the length is not known, by what there has been.
-        (9e-5, None, 0, 2, None, 0),
+        (9e-5, None, 0, 2, None, 1),
         (9e-5, None, 100, 2, None, 25),
         (9e-5, None, 10**6, 2, None, 100),
         # Never beyond a worker's share.

@@ -11,6 +11,7 @@ from multiprocessing.pool import _helper_reraises_exception, mapstar
 
 import pytest
 
+from arrowpool.engine.recorder import Recorder
 from arrowpool.engine.source import Source, tasks_of
 
 LIMIT = 30
@@ -21,7 +22,8 @@ class Reader:
 
     def __init__(self, iterable, function=abs):
         self._said = queue.SimpleQueue()
-        self.source = Source(tasks_of(0, function, iterable), self._said.put)
+        self.took = []
+        self.source = Source(tasks_of(0, function, iterable), self._said.put, self.took.append, Recorder())
         self.source.start()
 
     def next(self):

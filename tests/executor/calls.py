@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 
 
@@ -17,6 +18,10 @@ def capture(*args, **kwargs):
     return args, kwargs
 
 
+def called(function, _):
+    return function()
+
+
 def raise_123():
     raise RuntimeError(123)  # a comment in the source
 
@@ -28,3 +33,26 @@ class Thing:
 
 def make_thing(_):
     return Thing()
+
+
+def in_a_process(method):
+    process = multiprocessing.get_context(method).Process(target=os._exit, args=(7,))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def in_a_pool(method, _):
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        return pool.apply(abs, (-7,))
+
+
+def in_an_executor(method, factory):
+    with factory(1, multiprocessing.get_context(method)) as executor:
+        return executor.submit(abs, -7).result()
+
+
+def leave_at_gate(method, path):
+    process = multiprocessing.get_context(method).Process(target=pass_gate, args=(path,))
+    process.start()
+    return process.pid

@@ -9,6 +9,8 @@ from multiprocessing import resource_tracker
 
 import pytest
 
+from tests.conftest import exceptions_pickled_as_before
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _helpers():
@@ -25,7 +27,7 @@ def _helpers():
 
 def library(name):
     """The library, imported without a word of what it warns of then; or the test, or module, is skipped."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), exceptions_pickled_as_before():
         warnings.simplefilter("ignore")
         try:
             return importlib.import_module(name)

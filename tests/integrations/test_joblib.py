@@ -218,7 +218,7 @@ def test_nested_by_name(backend):
     register = partial(registered, nested_by_name)
     for values, said in joblib.Parallel(batch_size=1)(calls(register, [5, 6], ["arrowpool"] * 2)):
         assert values in ([5, 1], [6, 1])
-        assert [words for words in said if "cannot be nested in a daemonic process" in words]
+        assert not [words for words in said if "cannot be nested" in words], "tasks may start processes, as with loky"
 
 
 def registered(function, *arguments):

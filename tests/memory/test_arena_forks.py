@@ -13,7 +13,10 @@ import arrowpool
 from arrowpool import forking
 from arrowpool.memory import arena, platform
 from arrowpool.memory.arena import Arena
+from tests.conftest import needs
 
+#: The steps are those of Linux's files.
+pytestmark = needs("linux")
 MIB = 1 << 20
 
 #: The steps after which the arena has one more descriptor or map.
@@ -55,8 +58,8 @@ def forked_meanwhile(monkeypatch):
     def watch(name):
         step = getattr(platform, name)
 
-        def then_fork(*args):
-            result = step(*args)
+        def then_fork(*args, **named):
+            result = step(*args, **named)
             steps.append(name)
             fd = result if name.startswith("create") else args[0]
             thread = threading.Thread(target=fork_if_possible, args=(os.fstat(fd), codes))

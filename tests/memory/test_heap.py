@@ -18,13 +18,13 @@ import psutil
 import pytest
 
 import arrowpool
-from arrowpool.memory import facilities, heap
+from arrowpool.memory import facilities, heap, platform
 from arrowpool.memory.heap import Heap, raised
 from arrowpool.tuning import HEAP_KEPT, KIB, LARGEST_KEPT, MIB
 from tests.conftest import needs
 from tests.trials import child
 
-pytestmark = [pytest.mark.skipif(heap._glibc() is None, reason="the C library is not glibc"), needs("mallopt")]
+pytestmark = [pytest.mark.skipif(platform.glibc() is None, reason="the C library is not glibc"), needs("mallopt")]
 ARRAYS, ARRAY = 40, MIB
 PAGES = ARRAYS * ARRAY // resource.getpagesize()
 

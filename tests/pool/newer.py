@@ -97,6 +97,10 @@ def echo(x):
     return x
 
 
+def make_partial(function):
+    return functools.partial(function, 1)
+
+
 def kinds(_):
     return [*Base.kinds, len(Base.__subclasses__())]
 
@@ -155,6 +159,14 @@ if __name__ == "__main__":
 
         for one in (decorated, cached, function):
             found[f"{one.__name__} again"] = pool.apply(one, (1,)) == "new"
+            found[f"{one.__name__} back"] = pool.apply(echo, ([one],))[0] is one
+
+        found["a partial back"] = pool.apply(make_partial, (function,)).func is function
+        found["what the decorator hides"] = False
+        try:
+            pool.apply(echo, (decorated.__wrapped__,))
+        except arrowpool.TransferError as error:
+            found["what the decorator hides"] = "not the one that was sent" in str(error)
 
         @functools.lru_cache
         def recursive(n):

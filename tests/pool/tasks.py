@@ -57,6 +57,12 @@ def wait_for(seconds):
     return seconds
 
 
+def wait_or_die(seconds):
+    if seconds < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return wait_for(seconds)
+
+
 def fail(message):
     raise ValueError(message)
 
@@ -738,6 +744,18 @@ def scribble_and_die_until(path, run, array):
     return total
 
 
+def fork_a_reader(array, gate, answer):
+    """The forked process waits at the gate, then says what is in the array now. Both are named pipes that others have open."""
+    if os.fork() == 0:
+        try:
+            with open(gate, "rb", 0) as waited_for:
+                waited_for.read(1)
+            with open(os.open(answer, os.O_WRONLY | os.O_NONBLOCK), "w") as file:
+                file.write(f"{array.min()} to {array.max()}")
+        finally:
+            os._exit(0)
+
+
 def fork_and_exit(seconds):
     """Leave a child behind that lives on for a while, and end."""
     if os.fork() == 0:
@@ -801,3 +819,22 @@ def make_temporaries(sizes):
     for size in sizes:
         live.append(np.ones(size, dtype=np.uint8))
         _left.append(bytes(1000))
+
+
+def wait_for_file_open(path):
+    """Open a pipe for reading, which waits until it is opened for writing; then wait until it is gone."""
+    os.close(os.open(path, os.O_RDONLY))
+    while os.path.exists(path):
+        time.sleep(0.001)
+    return "read"
+
+
+def read_pipe_of(group):
+    """Open the pipe that the group names, which waits until it is opened for writing; return what is written."""
+    with open(group["path"].iloc[0]) as pipe:
+        return pipe.read()
+
+
+def pass_or_wait(path):
+    """Return at once without a path; otherwise as `wait_for_file_open`."""
+    return wait_for_file_open(path) if path else ""

@@ -13,6 +13,7 @@ import time
 from concurrent.futures import CancelledError
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from arrowpool import WorkerLostError
@@ -80,6 +81,41 @@ def test_iterating(our_pool, method, chunksize):
         assert [value async for value in failing] == [4]
 
     run(main())
+
+
+GROUPS = pd.DataFrame({"key": np.repeat(np.arange(20), 3)})
+
+
+def fail_at_13(group):
+    if group.name == 13:
+        raise ValueError(13)
+    return len(group)
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 3])
+def test_iterating_over_groups(our_pool, chunksize):
+    async def take(pairs, taken):
+        async for key, _ in pairs:
+            taken.append(key)
+
+    async def main():
+        assert [pair async for pair in our_pool.imap_groups(len, GROUPS, "key", chunksize)] == [
+            (key, 3) for key in range(20)
+        ]
+        pairs, taken = our_pool.imap_groups(fail_at_13, GROUPS, "key", chunksize), []
+        with pytest.raises(ValueError, match="13"):
+            await take(pairs, taken)
+        assert taken == list(range(len(taken)))
+        assert [pair async for pair in pairs] == []
+        async for key, _ in our_pool.imap_groups(len, GROUPS, "key", chunksize):
+            assert key == 0
+            break
+
+    asyncio.run(main())
+    pairs = our_pool.imap_groups(len, GROUPS, "key", chunksize)
+    assert next(pairs) == (0, 3)
+    pairs.close()
+    assert list(pairs) == []
 
 
 def test_a_cancelled_await_ends_the_call(our_pool, tmp_path):

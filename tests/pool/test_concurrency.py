@@ -222,9 +222,11 @@ def test_the_interpreter_exits(one, tmp_path, doing):
     program = f"""
         import sys, threading, warnings
         import arrowpool
+        from arrowpool.engine import judge
         from tests.pool import tasks
 
         if __name__ == "__main__":
+            judge.be_silent()  # of a pool on a busy machine
             warnings.simplefilter("ignore", ResourceWarning)
             pool = arrowpool.get_context({one.method!r}).Pool(2)
             pool.map(tasks.square, range(4), 1)

@@ -7,6 +7,7 @@ import functools
 import gc
 import multiprocessing
 import pickle
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -419,12 +420,14 @@ def test_two_references_in_one_argument_are_one_object(pool):
     assert a is b
 
 
-def test_read_only_arrays_arrive_writeable(pool):
+def test_read_only_arrays_arrive_writeable(pool, implementation):
+    # The standard library's pool pickles with protocol 5 from Python 3.14 on: there they arrive as they were.
+    writeable = implementation.ours or sys.version_info < (3, 14)
     for size in (10, BIG):
         array = np.zeros(size)
         array.flags.writeable = False
-        assert pool.apply(tasks.is_writeable, (array,))
-        assert pool.apply(tasks.identity, (array,)).flags.writeable
+        assert pool.apply(tasks.is_writeable, (array,)) is writeable
+        assert pool.apply(tasks.identity, (array,)).flags.writeable is writeable
 
 
 @pytest.mark.parametrize("size", [100, BIG])

@@ -12,6 +12,7 @@ from multiprocessing.pool import MaybeEncodingError
 import pytest
 
 from arrowpool import TaskExitError, TransferError, WorkerLostError
+from tests.conftest import across_methods
 from tests.pool import crashes, tasks
 from tests.pool.crashes import AtDelete, AtPickle, AtSetState, AtUnpickle
 
@@ -70,7 +71,7 @@ def check(point, result):
         result.get(LIMIT)
 
 
-@pytest.mark.parametrize("start", ["directly", "from a callback"])
+@across_methods(("ours", "start"), ["directly", "from a callback"])
 def test_each_point_and_way(ours, start):
     with ours.pool(2) as pool:
         for point, (function, args, _, _) in CALLS.items():
@@ -98,7 +99,7 @@ def test_each_point_and_way(ours, start):
 
 
 @pytest.mark.own_pool
-@pytest.mark.parametrize("method", ["map_async", "imap", "imap_unordered", "starmap_async"])
+@across_methods(("ours", "method"), ["imap", "map_async", "imap_unordered", "starmap_async"])
 def test_the_error_is_the_calls_own(our_pool, method):
     """One item of many: the others of an imap still come, and other calls do not notice."""
     bystander = our_pool.map_async(tasks.wait_for, [0.01] * 20, 1)

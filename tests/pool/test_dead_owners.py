@@ -13,6 +13,7 @@ import arrowpool
 from arrowpool import WorkerLostError
 from arrowpool.memory import arena, forks, orphans
 from arrowpool.memory.arena import Arena
+from arrowpool.waiting import wait_readable
 from tests.conftest import is_arena, needs
 from tests.pool import tasks
 
@@ -94,6 +95,34 @@ def test_memory_of_a_dead_owner_stays_for_a_forked_child():
     assert (kept == 2).all()
 
 
+@pytest.mark.parametrize("how", ["replaced", "killed"])
+def test_what_a_lost_worker_has_leased_stays_for_the_processes_it_has_forked(ours, how, tmp_path, monkeypatch):
+    monkeypatch.setattr("arrowpool.engine.sending.IDLE_SECONDS", 0.05)
+    gate, answer = tmp_path / "gate", tmp_path / "answer"
+    for path in (gate, answer):
+        os.mkfifo(path)
+    # The process ends with this block, however that ends: it does not have these files.
+    with (
+        ours.pool(1, maxtasksperchild=1 if how == "replaced" else None) as pool,
+        open(gate, "r+b", 0) as opened,
+        open(os.open(answer, os.O_RDONLY | os.O_NONBLOCK)) as said,
+    ):
+        before = len(os.listdir("/proc/self/fd"))
+        pool.apply(tasks.fork_a_reader, (np.ones(SIZE), str(gate), str(answer)))
+        if how == "killed":
+            with pytest.raises(WorkerLostError):
+                pool.apply(tasks.die, ("sigkill",))
+        for i in range(2, 6):
+            assert pool.map(tasks.first, [np.full(SIZE, float(i)) for _ in range(4)], 1) == [i] * 4
+        opened.write(b"!")
+        assert wait_readable([said], LIMIT)
+        assert said.read() == "1.0 to 1.0"
+        deadline = time.monotonic() + LIMIT
+        while pool.stats().live_segments or len(os.listdir("/proc/self/fd")) > before:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_an_idle_pool_keeps_nothing_of_pools_that_are_gone(monkeypatch):
     monkeypatch.setattr("arrowpool.worker.loop.IDLE_SECONDS", 0.05)
     with arrowpool.get_context("fork").Pool(1) as reading:
@@ -125,7 +154,9 @@ def test_a_forked_process_does_not_keep_an_arena():
 
 
 @needs("fallocate")
-def test_results_of_many_workers_keep_few_descriptors_and_their_own_memory_only(ours):
+def test_results_of_many_workers_keep_few_descriptors_and_their_own_memory_only(ours, monkeypatch):
+    if ours.method != "fork":  # each result costs a worker, and these take long to start
+        monkeypatch.setattr(orphans, "KEPT", 6)
     count = orphans.KEPT + 20
 
     def descriptors():

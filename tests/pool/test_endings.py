@@ -19,7 +19,7 @@ from arrowpool import PoolTerminatedError
 from arrowpool import pool as pool_module
 from arrowpool.engine import ending
 from arrowpool.engine.calls import Call
-from tests.conftest import across_methods
+from tests.conftest import across_methods, forked_only
 from tests.pool import tasks
 
 LIMIT = 30
@@ -207,6 +207,7 @@ def test_what_a_task_leaves_running_delays_no_end(ours, ending):
                 os.kill(child, signal.SIGKILL)
 
 
+@forked_only
 def test_a_time_limit_of_a_month(ours):
     with ours.pool(1, task_timeout=31 * 86_400) as pool:
         victim = pool.apply_async(os.getpid).get(LIMIT)
@@ -246,7 +247,7 @@ def test_a_thread_of_the_pool_fails(which, ending, tmp_path):
     thread = getattr(pool, THREADS[which])
     setattr(thread, FAILS[which], fails)
     if which == "supervisor":
-        pool._change_notifier.put(None)
+        thread.wake()
     else:
         pool.apply_async(abs, (-2,))
     with pytest.raises(PoolTerminatedError, match="a defect"):
@@ -266,6 +267,7 @@ def test_a_thread_of_the_pool_fails(which, ending, tmp_path):
     assert not ended.is_alive()
 
 
+@forked_only
 def test_an_ended_pool_refers_to_none_of_its_items(ours):
     """A program keeps its pool in a variable; its frames are large."""
 

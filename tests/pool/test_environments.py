@@ -163,7 +163,7 @@ def test_descriptors_of_a_pool(ours, ending):
     assert counts[6] - counts[2] <= 4 * 5
 
 
-@pytest.mark.parametrize("spare", [4096, 700])
+@across_methods(("ours", "spare"), [700, 4096])
 def test_little_address_space(ours, tmp_path, spare):
     program = f"""
         pages = int(open("/proc/self/statm").read().split()[0])
@@ -348,7 +348,7 @@ def remove(group):
     return os.rmdir(group)
 
 
-@needs("proc")
+@needs("proc", "fallocate")  # memory that is free, and cannot be given back, counts against the limit
 def test_the_limit_of_a_container(ours, tmp_path, memory_group):
     """The budget stays within the limit. Memory beyond it is an error, not the end by the kernel's out-of-memory killer."""
     program = f"""
@@ -376,7 +376,7 @@ def test_the_limit_of_a_container(ours, tmp_path, memory_group):
     assert done.stdout.split() == ["MemoryError", "True", "ok"], done.stdout
 
 
-@needs("proc")
+@needs("proc", "fallocate")
 def test_many_workers_in_a_small_container_keep_results(tmp_path, memory_group):
     """Each may take a little without asking: all of them together no more than there is. And who fails does so soon."""
     program = f"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import warnings
 from pathlib import Path
 
@@ -39,15 +38,22 @@ def test_a_frame_as_items_is_an_error_with_the_remedy(our_pool, method, kind):
 
 def test_groups_and_labels_are_items(pool):
     frame = pd.DataFrame({"ticker": ["B", "A", "B"], "close": [1.0, 2.0, 3.0]})
-    for groups in (frame.groupby("ticker"), frame.groupby("ticker")["close"]):
-        for (key, got), (expected_key, expected) in zip(pool.map(tasks.identity, groups), groups, strict=True):
-            assert key == expected_key
-            assert got.equals(expected)
-    assert pool.map(tasks.identity, frame.columns) == ["ticker", "close"]
-    assert pool.map(tasks.identity, frame["close"]) == [1.0, 2.0, 3.0]
+    for groups in (frame.groupby("ticker"), frame.groupby("ticker")["close"], frame.groupby(["ticker", "close"])):
+        for method in (pool.map, pool.imap):
+            for (key, got), (expected_key, expected) in zip(method(tasks.identity, groups), groups, strict=True):
+                assert key == expected_key
+                assert got.equals(expected)
+        assert pool.starmap(rows_of, groups) == [(key, len(group)) for key, group in groups]
+        assert sorted(key for key, _ in pool.imap_unordered(tasks.identity, groups)) == [key for key, _ in groups]
+    for labels in (frame.columns, frame.columns[:0], pd.MultiIndex.from_tuples([("a", 1), ("b", 2)]), frame["close"]):
+        assert pool.map(tasks.identity, labels) == list(labels)
+        assert list(pool.imap(tasks.identity, labels)) == list(labels)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="errors have no notes")
+def rows_of(key, group):
+    return key, len(group)
+
+
 def test_an_error_of_a_map_over_groups_says_what_the_items_are(our_pool):
     groups = pd.DataFrame({"ticker": ["B", "A"], "close": [1.0, 2.0]}).groupby("ticker")
     with pytest.raises(Exception, match=r".") as raised:
@@ -140,7 +146,7 @@ def test_a_script_without_a_guard(tmp_path, method):
     assert ran.returncode == 1
     assert ran.stderr.count("Traceback") == 1
     assert ran.stderr.count('below the main guard: if __name__ == "__main__":') == 1
-    assert len(ran.stderr.splitlines()) < 25
+    assert len([line for line in ran.stderr.splitlines() if line.strip(" ~^")]) < 25
 
 
 def test_a_script_without_a_guard_that_another_library_starts(tmp_path):

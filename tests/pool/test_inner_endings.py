@@ -101,7 +101,7 @@ def assert_ended(pool, caplog):
     ended.join(LIMIT)
     assert not ended.is_alive()
     assert all(process.exitcode is not None for process in pool._pool)
-    assert not caplog.records
+    assert not [record for record in caplog.records if not record.name.endswith("obituary")]  # some workers are killed
 
 
 @pytest.mark.parametrize("no_threads", [False, True], ids=["", "no-more-threads"])
@@ -145,7 +145,7 @@ def test_collected_in_a_thread_of_its_own(which, caplog):
     """By the garbage collector, which any allocation in that thread may start."""
     pool = arrowpool.get_context("fork").Pool(2)
     assert pool.apply(abs, (-1,)) == 1
-    known, workers, end, notifier = weakref.ref(pool), list(pool._pool), pool._engine.state, pool._change_notifier
+    known, workers, end = weakref.ref(pool), list(pool._pool), pool._engine.state
     threads = {name: getattr(pool, attribute) for name, attribute in THREADS.items()}
     part, name = STEPS[which](threads[which])
     step = getattr(part, name)
@@ -166,9 +166,10 @@ def test_collected_in_a_thread_of_its_own(which, caplog):
     gc.disable()
     try:
         del pool
-        {"supervisor": notifier.put, "feeder": threads["feeder"]._mailbox.put, "collector": threads["collector"].tell}[
-            which
-        ](LookAgain())
+        if which == "supervisor":
+            threads[which].wake()
+        else:
+            {"feeder": threads["feeder"]._mailbox.put, "collector": threads["collector"].tell}[which](LookAgain())
         dropped.set()
         assert end._ended.wait(LIMIT)
     finally:

@@ -104,6 +104,7 @@ def test_an_iterator_that_blocks_costs_its_own_call_only(our_pool, blocked, meth
         assert sorted([held.next(LIMIT), held.next(LIMIT)]) == [25, 36]
 
 
+@forked_only
 def test_tasks_are_retried_while_an_iterator_blocks(ours, blocked, tmp_path):
     with ours.pool(1, retries=1) as pool:
         holding = blocked()
@@ -116,6 +117,7 @@ def test_tasks_are_retried_while_an_iterator_blocks(ours, blocked, tmp_path):
     pool.join()
 
 
+@forked_only
 def test_ends_do_not_wait_for_an_iterator_that_blocks(ours, blocked, caplog, monkeypatch):
     monkeypatch.setattr(ending, "_TERMINATE_SECONDS", 2.0 * LIMIT)
     before = arenas()
@@ -145,6 +147,7 @@ def test_ends_do_not_wait_for_an_iterator_that_blocks(ours, blocked, caplog, mon
     assert holding.asked == asked, "asked for more after the end"
 
 
+@forked_only
 def test_nothing_is_asked_of_an_iterator_after_the_end(ours, monkeypatch):
     monkeypatch.setattr(ending, "_TERMINATE_SECONDS", 2.0 * LIMIT)
     asked = 0
@@ -298,6 +301,7 @@ def test_a_failure_in_the_thread_of_a_source_ends_the_calls():
     pool.join()
 
 
+@forked_only
 def test_a_pool_that_cannot_run_tasks_asks_for_none(ours):
     def items():
         while True:
@@ -322,7 +326,6 @@ def sources():
 SCRIPT = """
 import os, sys, threading, time
 import arrowpool
-from tests.conftest import forked_only
 from tests.pool import tasks
 
 def endless():
@@ -394,6 +397,7 @@ def test_results_that_were_never_asked_for(implementation, tmp_path):
         assert len(file.readlines()) == 60
 
 
+@forked_only
 @pytest.mark.parametrize("kind", [list, iter])
 def test_reading_is_noticed_without_looking_again_and_again(ours, monkeypatch, kind):
     monkeypatch.setattr("arrowpool.engine.sending._LOOK_AGAIN_SECONDS", 1000.0)
@@ -407,6 +411,7 @@ def test_reading_is_noticed_without_looking_again_and_again(ours, monkeypatch, k
     pool.join()
 
 
+@forked_only
 def test_unread_results_of_a_call_that_is_let_go_of_do_not_hold_it_back(ours, tmp_path):
     with ours.pool(2, max_bytes=4 * MIB) as pool:
         results = pool.imap(functools.partial(tasks.frame_of, rows=MIB // 32), range(50))
@@ -417,6 +422,7 @@ def test_unread_results_of_a_call_that_is_let_go_of_do_not_hold_it_back(ours, tm
     pool.join()
 
 
+@forked_only
 def test_a_closed_pool_ends_although_the_iterator_of_a_closed_call_blocks(ours, blocked):
     pool = ours.pool(2)
     holding = blocked(items=[1, 2])

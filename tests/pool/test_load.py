@@ -16,7 +16,7 @@ import pytest
 
 import arrowpool
 from arrowpool.memory.limits import limits
-from tests.conftest import is_arena, needs
+from tests.conftest import across_methods, forked_only, is_arena, needs
 from tests.pool import tasks
 
 MIB = 1 << 20
@@ -30,7 +30,7 @@ def sender_of(pool):
     return pool._task_handler.parts.sender
 
 
-@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+@across_methods(("ours", "method"), ["imap", "imap_unordered"])
 def test_a_generator_of_frames_stays_within_the_budget(ours, method):
     budget = 40 * MIB
     peak = 0
@@ -51,6 +51,7 @@ def test_a_generator_of_frames_stays_within_the_budget(ours, method):
     pool.join()
 
 
+@forked_only
 def test_unread_results_hold_the_feeder_back_until_the_pool_is_closed(ours):
     budget = 20 * MIB
     made = 0
@@ -153,6 +154,7 @@ def test_one_copy_of_what_all_tasks_need(our_pool):
         assert after.shared_bytes - before.shared_bytes == big.nbytes
 
 
+@forked_only
 def test_what_a_function_captured_is_copied_once(our_pool):
     big = np.ones(FRAME)
     before = our_pool.stats()
@@ -162,6 +164,7 @@ def test_what_a_function_captured_is_copied_once(our_pool):
     assert after.copies - before.copies == 2
 
 
+@forked_only
 def test_a_view_does_not_take_its_base_along(our_pool):
     base = np.ones((1000, 10_000))
     before = our_pool.stats()
@@ -181,6 +184,7 @@ def test_frames_do_not_go_through_the_pipe(our_pool):
     assert after.shared_bytes - before.shared_bytes == 2 * frame.to_numpy().nbytes
 
 
+@forked_only
 def test_what_fails_to_be_encoded_holds_nothing(our_pool):
     array = np.ones(FRAME)
     for _ in range(3):
@@ -215,7 +219,7 @@ def test_without_shared_memory_everything_is_pickled(monkeypatch, caplog):
     from arrowpool.engine import engine as module
     from arrowpool.memory import arena
 
-    def refuse(capacity, spill_dir):
+    def refuse(capacity, spill_dir, **_):
         raise OSError("none to be had")
 
     monkeypatch.setattr(arena, "_create", refuse)

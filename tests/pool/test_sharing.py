@@ -17,7 +17,7 @@ import arrowpool
 from arrowpool import Pool, PoolTerminatedError, WorkerLostError
 from tests.codecs.harness import as_the_stdlib_does
 from tests.codecs.sameness import facts
-from tests.conftest import across_methods
+from tests.conftest import across_methods, forked_only
 from tests.pool import tasks
 
 SIZE = 100_000
@@ -169,6 +169,7 @@ def test_what_is_small_is_taken_when_it_is_shared_too(kind):
     our_pool.join()
 
 
+@forked_only
 @pytest.mark.parametrize("size", [4, SIZE])
 @pytest.mark.parametrize("method", ["map_async", "imap", "apply_async"])
 def test_a_call_refers_to_what_was_shared_when_it_was_made(our_pool, method, size):
@@ -251,6 +252,7 @@ def test_nothing_is_kept_when_the_sharing_is_over(our_pool):
     assert our_pool._task_handler.parts.budget.pinned == 0
 
 
+@forked_only
 def test_what_is_shared_is_not_in_flight(ours, tmp_path):
     array = np.ones(SIZE)
     with ours.pool(2, max_bytes=array.nbytes) as pool, pool.share(array):
@@ -259,6 +261,7 @@ def test_what_is_shared_is_not_in_flight(ours, tmp_path):
     pool.join()
 
 
+@forked_only
 @pytest.mark.own_pool
 def test_what_cannot_be_shared(our_pool):
     for obj in ([np.ones(9)], {"a": 1}, (1,), "text", 5, None, len, lambda: 1, np.ndarray):
@@ -272,6 +275,7 @@ def test_what_cannot_be_shared(our_pool):
         pass
 
 
+@forked_only
 def test_a_pool_that_ends_while_something_is_shared(ours):
     array = np.ones(SIZE)
     pool = ours.pool(1)

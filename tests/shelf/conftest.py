@@ -10,6 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from arrowpool.memory import platform
 from arrowpool.shelf import directories, remote, store
 from tests import programs
 from tests.shelf.processes import Elsewhere, put_full
@@ -26,7 +27,7 @@ def _own_shelf(own_shelf):
 def renames(request, monkeypatch):
     """A file system that exchanges two names in one step, and one that cannot."""
     if request.param == "no exchange":
-        monkeypatch.setattr(directories, "exchange", lambda directory, one, other: False)
+        monkeypatch.setattr(platform, "exchange", lambda directory, one, other: False)
 
 
 @pytest.fixture

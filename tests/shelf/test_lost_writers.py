@@ -10,6 +10,7 @@ import pytest
 
 import arrowpool
 from arrowpool import Shelf
+from arrowpool.memory import platform
 from arrowpool.shelf import directories, entries, locks, store
 from tests.shelf.conftest import everything_in, number_of, value
 
@@ -30,8 +31,8 @@ def ends_at(step, work):
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        exchange = directories.exchange
-        directories.exchange = lambda *arguments: (count("os.rename", ()), exchange(*arguments))[1]
+        exchange = platform.exchange
+        platform.exchange = lambda *arguments: (count("os.rename", ()), exchange(*arguments))[1]
         sys.addaudithook(count)
         code = 1
         try:
@@ -103,17 +104,17 @@ def test_what_is_being_written_is_not_cleaned_away(own_shelf):
         os.close(directory)
 
 
-@pytest.mark.parametrize("moment", ["open", "flock"])
+@pytest.mark.parametrize("moment", ["open", "lock_file"])
 def test_a_writer_that_is_taken_for_dead_begins_again(own_shelf, monkeypatch, moment):
     """Others do not see the writer, for example in another container, and it has not locked its directory yet."""
     monkeypatch.setattr(entries, "is_abandoned", lambda name: True)
     arrowpool.put(1, persist=True, key="k")
-    module = os if moment == "open" else locks.fcntl
+    module = os if moment == "open" else platform
     original = getattr(module, moment)
     cleaned = []
 
     def clean_first(what, *arguments, **named):
-        if not cleaned and (moment == "flock" or ".new-" in str(what)):
+        if not cleaned and (moment == "lock_file" or ".new-" in str(what)):
             cleaned.append(1)
             cleaned.extend(store.Store("default").clean())
         return original(what, *arguments, **named)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from arrowpool.transport.layout import lay_out
-from arrowpool.transport.protocol import InSegment, SharedObject, read_placement
+from arrowpool.transport.placements import InSegment, SharedObject, read_placement
 from arrowpool.transport.unit import Unit
 from arrowpool.tuning import ALIGNMENT, KIB, OWN_SEGMENT, SHARED_SEGMENT
 

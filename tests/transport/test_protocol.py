@@ -6,28 +6,27 @@ import marshal
 
 import pytest
 
-from arrowpool.transport import protocol
+from arrowpool.transport import placements, protocol
+from arrowpool.transport.placements import InSegment, SharedObject, SharedWindow
 from arrowpool.transport.protocol import (
     Frame,
     Hello,
     InitializerFailed,
-    InSegment,
     MemoryShort,
-    SharedObject,
-    SharedWindow,
     Star,
     TaskDone,
     TaskFailed,
     TaskSkipped,
     TaskUnreadable,
+    Traced,
     Trim,
 )
 
 GRANTS = (protocol.grant(3, 4096, 100), protocol.grant(4, 8192, 200, (17, 18)))
 PLACEMENTS = (
-    protocol.in_segment(1, 64, 100),
-    protocol.shared_object(7),
-    protocol.shared_window(7, 128, 300, 2),
+    placements.in_segment(1, 64, 100),
+    placements.shared_object(7),
+    placements.shared_window(7, 128, 300, 2),
 )
 PLAIN = protocol.plain([1, "two", None])
 ENCODED = protocol.encoded(b"stream", PLACEMENTS)
@@ -42,6 +41,7 @@ FRAME = {
     "blob_grants": ((5, GRANTS),),
     "first": 40,
     "tasks": ((PLAIN, ()), (SPILLED, GRANTS)),
+    "traced": True,
 }
 
 #: What a builder is called with, and the fields that are read back.
@@ -55,12 +55,13 @@ REPLIES = [
     (protocol.task_done, {"number": 3, "times": TIMES, "body": ENCODED, "grants": GRANTS}, TaskDone),
     (
         protocol.task_failed,
-        {"number": 3, "times": TIMES, "body": PLAIN, "grants": (), "text": "Traceback"},
+        {"number": 3, "times": TIMES, "body": PLAIN, "grants": (), "text": "Traceback", "at": 2},
         TaskFailed,
     ),
     (protocol.task_skipped, {"number": 3}, TaskSkipped),
     (protocol.task_unreadable, {"number": 3}, TaskUnreadable),
     (protocol.memory_short, {}, MemoryShort),
+    (protocol.traced, {"began": 1.5, "apart": 0.5, "sent": 0.0, "reply": protocol.task_skipped(3)}, Traced),
 ]
 
 
@@ -87,7 +88,7 @@ def test_every_kind_of_message_is_covered():
 
 
 def test_placements():
-    read = [protocol.read_placement(placement) for placement in marshal.loads(marshal.dumps(PLACEMENTS))]
+    read = [placements.read_placement(placement) for placement in marshal.loads(marshal.dumps(PLACEMENTS))]
     assert [type(one) for one in read] == [InSegment, SharedObject, SharedWindow]
     assert [fields(one) for one in read] == [
         {"segment": 1, "offset": 64, "nbytes": 100},

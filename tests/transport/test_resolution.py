@@ -306,6 +306,34 @@ def test_a_by_value_initializer_leaves_its_globals_behind(main):
     assert main.STATE == 7
 
 
+def test_what_an_initializer_by_value_has_changed_there_stays(main):
+    """Values, containers and classes: a task's function does not bring the sender's along, unless these are others by now."""
+    del main.__file__
+    define(main, "X, Y, SETTINGS = None, 3, {}\nclass Kind: value = None")
+    define(main, "def init(x):\n  global X\n  X = SETTINGS['x'] = Kind.value = x\n  return Y")
+    define(main, "def f(): return X, Y, dict(SETTINGS), Kind.value")
+    here = dict(vars(main))
+    reach = Reach(forks=False)
+    reach.worker_has({})
+    for _ in range(2):  # one for each worker
+        there = reduced(main.init, reach, for_initializer=True)
+
+    def in_a_worker(stream):
+        for name in ("X", "Y", "SETTINGS", "init", "f"):
+            vars(main).pop(name, None)
+        loads(there)(7)
+        try:
+            return loads(stream)()
+        finally:
+            vars(main).update(here)
+
+    assert in_a_worker(reduced(main.f, reach)) == (7, 3, {"x": 7}, 7)
+    main.X, main.Y, main.SETTINGS = 1, 4, {"new": 1}
+    changed = reduced(main.f, reach)
+    vars(main).update(here)
+    assert in_a_worker(changed) == (1, 4, {"new": 1}, 7)
+
+
 def test_without_a_reach_nothing_goes_by_value():
     with pytest.raises(Exception, match=r"pickle.*<lambda>|local object"):
         Reducer(inline_limit=1 << 20).reduce(lambda: 1)

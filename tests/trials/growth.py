@@ -38,7 +38,8 @@ from tests.trials import child
 
 MIB = 1 << 20
 SAMPLES = 24
-#: The first of them are not looked at: caches fill, memory gets warm, libraries are imported.
+#: The first of them do not count: caches fill, memory gets warm, libraries are imported. Only the last of these is taken, so
+#: that looking, too, has been done once.
 WARM_UP = 8
 #: How much may be more at the end than after the warm-up: what is smaller is noise. All tables have the last figure.
 TOLERANCES = {
@@ -157,7 +158,8 @@ def _measure(scenario, steps, seconds):
         now = time.monotonic()
         report.steps.append(done)
         report.seconds.append(now - began - looked)
-        for name, value in _look(pools or ()).items():
+        found = _look(pools or ()) if number >= WARM_UP - 1 else {}
+        for name, value in found.items():
             report.samples.setdefault(name, [0] * number).append(value)
         for values in report.samples.values():
             values += [0] * (number + 1 - len(values))

@@ -41,7 +41,9 @@ MAPS_KEPT = dict.fromkeys(("worker descriptors", "worker maps", "weakref.finaliz
 WAITING = dict.fromkeys(("arrowpool.memory.forks._deferred", "_Children.waiting"), 50)
 #: Of a scenario that keeps one more result with every step, for 40 steps.
 ONE_A_STEP = {"descriptors": 60, "maps": 90, "shared MB": 30, "weakref.finalize": 150, "Releases._inbox": 60}
-ONE_A_STEP["arrowpool.memory.forks._live"] = 60
+ONE_A_STEP |= dict.fromkeys(
+    ("arrowpool.memory.forks._live", "arrowpool.memory.orphans._with_file", "Releases._amounts"), 60
+)
 SCENARIOS: dict[str, Entry] = {}
 
 

@@ -81,7 +81,7 @@ class Small(list[Array]):
 def take_leaf(array: Array, is_sole: bool, out: Outbox, small: Small, parts: list[Any]) -> Code:
     """Put an array with the small ones, or among the parts; return its code."""
     nbytes = array.nbytes
-    if nbytes >= out.inline_limit and (is_sole or not array.flags.forc):
+    if nbytes >= out.inline_limit and (is_sole or not array.flags.forc) and out.has_windows:
         window = _window_of(array, out)
         if window is not None:
             parts.append(window)

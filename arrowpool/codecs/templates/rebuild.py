@@ -14,11 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 from arrowpool.codecs.recent import Recent, template_of
+from arrowpool.tuning import MIB
 
 __all__ = ["TEMPLATES", "fill", "plans", "rebuild", "template"]
 
 #: How many templates each process remembers, on either side: twice that at most.
 TEMPLATES = 1024
+#: And how many bytes of them, likewise: that of a frame says where each column lies. A process holds some four times as much.
+TEMPLATE_BYTES = 4 * MIB
 
 #: Makes an object of what the message says beside the template; for `fill`, of the object itself and that.
 Plan = Callable[..., Any]
@@ -26,9 +29,9 @@ Plan = Callable[..., Any]
 #: By the kind: what makes a plan of the rest of a key. Filled while this package is imported, then only read.
 _planners: dict[str, Callable[..., Plan]] = {}
 #: By the key: the bytes of the template.
-_templates: Recent[tuple[Any, ...], bytes] = Recent(TEMPLATES)
+_templates: Recent[tuple[Any, ...], bytes] = Recent(TEMPLATES, TEMPLATE_BYTES, lambda _, made: len(made))
 #: By the template.
-_plans: Recent[bytes, Plan] = Recent(TEMPLATES)
+_plans: Recent[bytes, Plan] = Recent(TEMPLATES, TEMPLATE_BYTES, lambda of_template, _: len(of_template))
 
 
 def plans(kind: str) -> Callable[[Callable[..., Plan]], Callable[..., Plan]]:

@@ -1,7 +1,8 @@
 """What the package asks of the operating system: one list of primitives, and a module for each system that has them.
 
-Callers import this package alone, and use its names as attributes. `raw`, `files` and `segments` need POSIX only. `linux`, `pagemap`
-and `processes` are Linux's. Another system needs modules with the names of these three, chosen here by ``sys.platform``.
+Callers import this package alone, and use its names as attributes. `raw`, `files`, `posix` and `segments` need POSIX only. `linux`,
+`pagemap` and `processes` are Linux's; `darwin` has their names for macOS. No other module imports `fcntl`, `resource` or `ctypes`, and
+only `waiting` imports `select.poll`.
 
 ====================  ===================================================  ========================================================
 question              primitives                                           what they are for
@@ -21,7 +22,11 @@ ask about a file      `is_memfd`, `is_in_memory`, `is_on_disk`,            where
                       `is_exclusive`
 memory                `PAGE`, `page_ceil`, `aligned`, `bytes_at`,          sizes, views and comparisons
                       `are_equal`, `attach_segment`, `unmap`
-wait_many             `arrowpool.waiting.wait_readable`                    wait for several descriptors
+limits, locks, flags  `descriptors_limit`, `address_space_limit`,          what `posix` has: limits of this process, locks on files,
+                      `file_size_limit`, `lock_file`, `status_flags` ...   flags of descriptors
+names of files        `exchange`                                           exchange two names in one step
+heap                  `glibc`                                              the C library whose heap can be configured
+wait_many             `arrowpool.waiting.wait_readable`, `poll`            wait for several descriptors
 watch_end             `watch_end`                                          a descriptor that is readable when a process has ended
 die_with_parent       `tie`, `die_with_parent`                             a worker does not outlive its parent
 interrupt             `os.kill` with SIGINT                                `WorkerHandle.interrupt`
@@ -32,48 +37,64 @@ Each primitive says in its docstring how it fails where a facility is missing; `
 
 from __future__ import annotations
 
-from arrowpool.memory.platform.files import create_unlinked, reserve, set_size
-from arrowpool.memory.platform.linux import (
-    create_memory,
-    create_resizable,
-    drop_pages,
-    is_exclusive,
-    is_in_memory,
-    is_memfd,
-    is_on_disk,
-    map_again,
-    map_page,
-    map_private,
-    map_shared,
-    may_open_of,
-    open_again,
-    open_of,
-    populate,
-    punch,
-    punch_mapped,
-    read_only,
+import sys
+
+from arrowpool.memory import facilities
+from arrowpool.memory.platform.files import close_file, create_unlinked, reserve, set_size
+from arrowpool.memory.platform.posix import (
+    UNLIMITED,
+    address_space_limit,
+    descriptors_limit,
+    enlarge_pipe,
+    file_size_limit,
+    lock_file,
+    page_faults,
+    raise_descriptors_limit,
+    signal_harmlessly,
+    status_flags,
+    unlock_file,
+    user_ids,
 )
-from arrowpool.memory.platform.pagemap import open_page_map, written_pages
-from arrowpool.memory.platform.processes import die_with_parent, tie, watch_end
 from arrowpool.memory.platform.raw import PAGE, aligned, are_equal, bytes_at, page_ceil, unmap
 from arrowpool.memory.platform.segments import attach_segment, create_segment
 
+#: Whether this is Linux, and its module is not excluded.
+IS_LINUX = sys.platform == "linux" and facilities.has("linux")
+
+# Both systems' modules have the same names; the one list of them is `__all__`. mypy checks that they have the same types.
+if sys.platform == "linux" and facilities.has("linux"):
+    from arrowpool.memory.platform.linux import *
+    from arrowpool.memory.platform.pagemap import *
+    from arrowpool.memory.platform.processes import *
+else:
+    from arrowpool.memory.platform.darwin import *
+
 __all__ = [
+    "IS_LINUX",
     "PAGE",
+    "UNLIMITED",
+    "address_space_limit",
     "aligned",
     "are_equal",
     "attach_segment",
     "bytes_at",
+    "close_file",
     "create_memory",
     "create_resizable",
     "create_segment",
     "create_unlinked",
+    "descriptors_limit",
     "die_with_parent",
     "drop_pages",
+    "enlarge_pipe",
+    "exchange",
+    "file_size_limit",
+    "glibc",
     "is_exclusive",
     "is_in_memory",
     "is_memfd",
     "is_on_disk",
+    "lock_file",
     "map_again",
     "map_page",
     "map_private",
@@ -83,14 +104,20 @@ __all__ = [
     "open_of",
     "open_page_map",
     "page_ceil",
+    "page_faults",
     "populate",
     "punch",
     "punch_mapped",
+    "raise_descriptors_limit",
     "read_only",
     "reserve",
     "set_size",
+    "signal_harmlessly",
+    "status_flags",
     "tie",
+    "unlock_file",
     "unmap",
+    "user_ids",
     "watch_end",
     "written_pages",
 ]

@@ -24,6 +24,7 @@ _MADV_HUGEPAGE, _MADV_DONTDUMP, _MADV_POPULATE_WRITE = 14, 16, 23
 _FALLOC_PUNCH_HOLE, _FALLOC_KEEP_SIZE = 2, 1
 _F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_SHRINK, _F_SEAL_GROW = 1033, 1034, 2, 4
 _SEALS = _F_SEAL_SHRINK | _F_SEAL_GROW
+_RENAME_EXCHANGE = 2
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
 
 
@@ -46,6 +47,32 @@ def create_memory(name: str, size: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def exchange(directory: int, one: str, other: str) -> bool:
+    """Exchange two names in one step; return False where the system cannot.
+
+    Raises
+    ------
+    OSError
+        When one of them is not there.
+    """
+    try:
+        rename = libc.renameat2
+    except AttributeError:  # the C library is old
+        return False
+    if rename(directory, one.encode(), directory, other.encode(), ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
+        return True
+    code = ctypes.get_errno()
+    # The file system or the kernel does not have it, or a seccomp filter refuses it.
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM):
+        return False
+    raise OSError(code, os.strerror(code), one, None, other)
+
+
+def glibc() -> ctypes.CDLL | None:
+    """The C library, if it is glibc: with `mallopt` and `malloc_trim`."""
+    return libc if all(hasattr(libc, name) for name in ("gnu_get_libc_version", "mallopt", "malloc_trim")) else None
 
 
 def create_resizable(name: str, size: int) -> int:

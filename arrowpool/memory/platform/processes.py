@@ -10,6 +10,7 @@ import threading
 
 from arrowpool.memory import facilities
 from arrowpool.memory.platform.linux import open_again
+from arrowpool.memory.platform.posix import end_with
 from arrowpool.waiting import wait_readable
 
 # fcntl.h
@@ -70,7 +71,7 @@ def die_with_parent(lifeline: int) -> None:
     except OSError:
         is_signalled = False
     if not is_signalled:
-        threading.Thread(target=_wait_for_end, args=(lifeline,), name="arrowpool-lifeline", daemon=True).start()
+        end_with(lifeline)
         return
     if wait_readable([lifeline]):  # the parent had ended before `tie`
         os.kill(os.getpid(), signal.SIGKILL)
@@ -95,8 +96,3 @@ def _are_sent() -> bool:
         os.close(reader)
         if writer >= 0:
             os.close(writer)
-
-
-def _wait_for_end(lifeline: int) -> None:
-    os.read(lifeline, 1)
-    os.kill(os.getpid(), signal.SIGKILL)

@@ -40,9 +40,10 @@ def aligned(nbytes: int) -> NDArray[np.uint8]:
     return memory[start : start + nbytes]
 
 
-def bytes_at(address: int, nbytes: int) -> NDArray[np.uint8]:
-    """An array over memory of this process. The caller keeps the memory alive."""
+def bytes_at(address: int, nbytes: int, owner: Any = None) -> NDArray[np.uint8]:
+    """An array over memory of this process, which `owner` keeps alive, or the caller."""
     memory: Any = (ctypes.c_ubyte * nbytes).from_address(address)
+    memory.owner = owner
     view: NDArray[np.uint8] = np.frombuffer(memory, dtype=np.uint8)
     return view
 

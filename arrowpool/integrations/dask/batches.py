@@ -1,0 +1,54 @@
+"""How many tasks of the pool one Dask task carries, and how many of these begin at a time.
+
+Dask takes about a millisecond for each of its tasks, and so do the messages of each step. A batch takes some tens of milliseconds, so that
+this does not matter. It is not so large that another node would wait for work longer than for a step. Pure functions.
+"""
+
+from __future__ import annotations
+
+#: A batch takes about this long.
+BATCH_SECONDS = 0.05
+#: A batch that has taken longer ends: what of it has not begun is given out again.
+LONG_BATCH_SECONDS = 0.2
+#: Tasks that begin together take about this long. When their node is lost, all of them count as begun.
+STEP_SECONDS = 0.005
+#: What a task takes on its way, at least.
+_WAY_SECONDS = 30e-6
+LARGEST = 1000
+#: A batch is full with so many bytes: larger ones are sent no faster.
+BATCH_BYTES = 16 << 20
+
+
+def batch_size(mean_seconds: float | None, processes_per_slot: int, left: int | None, slots: int) -> int:
+    """Number of tasks for the next batch.
+
+    Parameters
+    ----------
+    mean_seconds : float or None
+        Of a task of this call, in its process; None before the first is done. The first batches carry a task for each process that runs them.
+    processes_per_slot : int
+        Task processes for each thread of a Dask worker: so many tasks of a batch run at a time.
+    left : int or None
+        Number of tasks that are not sent, if it is known.
+    slots : int
+        Number of batches that all nodes run at a time.
+    """
+    if mean_seconds is None:
+        return processes_per_slot
+    size = _fitting(BATCH_SECONDS, mean_seconds, processes_per_slot)
+    if left is not None:
+        # At the end of a call, batches of a few tasks would take longer on their way than the others wait.
+        size = min(size, max(-(-left // (2 * slots)), step_size(mean_seconds, processes_per_slot)))
+    return max(processes_per_slot, size)
+
+
+def _fitting(seconds: float, mean_seconds: float, processes: int) -> int:
+    """How many tasks take so many seconds."""
+    return min(int(seconds * processes / (mean_seconds + _WAY_SECONDS)), LARGEST)
+
+
+def step_size(mean_seconds: float | None, processes_per_slot: int) -> int:
+    """Number of tasks of a batch that begin together; the arguments as for `batch_size`."""
+    if mean_seconds is None:
+        return processes_per_slot
+    return max(processes_per_slot, _fitting(STEP_SECONDS, mean_seconds, processes_per_slot))
