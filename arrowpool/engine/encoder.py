@@ -162,7 +162,7 @@ class Encoder:
             of_items = star in KEEPS_GOING and not by_function
             rest = sendable(payload, self._sender.reduce, star, dumps_stream) if of_items else None
             if rest is None:
-                return refused(error, call, index, star, payload, by_function=by_function)
+                return Failed(call, index, *refused(error, star, payload, by_function=by_function))
             return self._encode(call, index, star, function, rest, False)
         finally:
             self._snapshots.drop(snapshot)

@@ -1,6 +1,6 @@
 """Tasks on their way to a worker, and replies on their way to the result objects, in the pool's own process.
 
-The errors of both say which item they belong to, as where memory is shared: see `engine.refusals` and `engine.replies`.
+The errors of both say which item they belong to, as where memory is shared: see `engine.replies`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 from arrowpool.engine.calls import PLAIN, Call, OnError, Task
 from arrowpool.engine.naming import name_error
 from arrowpool.engine.outcomes import merged, not_rebuilt, outcome_of
-from arrowpool.errors import contained
+from arrowpool.engine.refusals import refused
 from arrowpool.portable.parcels import dumps, dumps_value
 from arrowpool.portable.tasks import Reply
-from arrowpool.transport.culprits import explain, in_function, in_task, one_of
+from arrowpool.transport.culprits import explain, in_function
 from arrowpool.transport.error_packing import sendable
-from arrowpool.transport.protocol import KEEPS_GOING, NO_ITEM, SOME_ITEM, Star
+from arrowpool.transport.protocol import KEEPS_GOING, SOME_ITEM, Star
 from arrowpool.transport.sent_errors import Outcomes
 
 
@@ -39,14 +39,10 @@ def packed(function: Any, star: Star, payload: Any) -> bytes:
 
 def refusal(error: BaseException, call: Call, index: int, star: Star, payload: Any) -> tuple[bool, Any]:
     """What the result gets for a task that could not be pickled. If its function is the reason, no item has caused the error."""
-    failure = contained(error, "pickling it")
-    count = len(payload) if star else 1
-    if _is_refused(call.function):
+    by_function = _is_refused(call.function)
+    failure, count, at = refused(error, star, payload, by_function=by_function)
+    if by_function:
         explain(error, in_function(call.function), noted_in=failure)
-        at = NO_ITEM
-    else:
-        found = explain(error, in_task(star, payload), noted_in=failure)
-        at = one_of(payload, found) if star else SOME_ITEM
     name_error(failure, call, index, count, at)
     return outcome_of(failure, call, index, count, at)
 

@@ -153,7 +153,7 @@ class Sealer:
             of_items = star in KEEPS_GOING and state.function is not None
             rest = sendable(payload, self._reduce, star, dumps_stream) if of_items else None
             if rest is None:
-                return refused(error, call, index, star, payload, by_function=state.function is None)
+                return Failed(call, index, *refused(error, star, payload, by_function=state.function is None))
         return Item(call, index, self._seal_payload(state, function, rest), star, count)
 
     def _seal_payload(self, state: SealedCall, function: Any, payload: Any) -> Sealed:
