@@ -145,10 +145,10 @@ class Trace(AbstractContextManager["Trace"]):
         return max(1, round(self.seconds * 1e9))
 
     def _title(self) -> str:
-        workers = sum(row.is_worker for row in self.rows)
+        workers = sum(row.is_worker for row in self.rows)  # a lost one and the one in its place are two
         where = f", in {self.path}" if self.path is not None else ""
         dropped = f" (the first {self.limit:,} events; {self.dropped:,} dropped)" if self.dropped else ""
-        return f"{self.seconds:.3g} s of a pool with {workers} workers{where}{dropped}"
+        return f"{self.seconds:.3g} s of a pool: {workers} worker processes{where}{dropped}"
 
     def __repr__(self) -> str:
         if not self._has_ended():

@@ -95,7 +95,7 @@ def test_every_trace_is_well_formed(our_pool, tmp_path):
             with our_pool.trace(path, max_events=(200_000, 1_000, 20)[number % 3]) as trace:
                 stop.wait(SECONDS)
             check(path, trace)
-            assert f"of a pool with {sum(row.is_worker for row in trace.rows)} workers" in repr(trace)
+            assert f"of a pool: {sum(row.is_worker for row in trace.rows)} worker processes" in repr(trace)
     finally:
         stop.set()
         for thread in threads:
