@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import threading
 import time
 from collections import deque
@@ -289,20 +290,22 @@ class Supervisor(Service):
 
     def _count_stillborn(self, worker: WorkerHandle, exitcode: int | None) -> None:
         """Break the pool when one worker after another ends before it is ready."""
+        is_killed = exitcode == -signal.SIGKILL
         if worker.ready:
             self._stillborn = 0
             return
+        if is_killed and any(other.ready for other in self._workers):
+            return  # from outside; the pool goes on with those that it has
         self._stillborn += 1
         if exitcode == UNGUARDED and self._has_calls():
             self._fail(WorkerInitError(ADVICE), None)
         elif self._stillborn > max(3, self._size) and self._has_calls():
-            self._fail(
-                WorkerInitError(
-                    f"{self._stillborn} workers in a row ended before they were ready; the last one "
-                    f"{describe_exit(exitcode)}. The initializer, or the import of the main module, ends the process."
-                ),
-                None,
-            )
+            if is_killed:
+                why = "Something outside kills them, as the system does when memory is short."
+            else:
+                why = "The initializer, or the import of the main module, ends the process."
+            ended = f"{self._stillborn} workers in a row ended before they were ready"
+            self._fail(WorkerInitError(f"{ended}; the last one {describe_exit(exitcode)}. {why}"), None)
 
     def _fail(self, error: Exception, cause: BaseException | None) -> None:
         error.__cause__ = cause

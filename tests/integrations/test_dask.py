@@ -509,6 +509,72 @@ def test_a_node_that_joins_later_gets_tasks(own_client):
         assert len({node for node, _ in pool.map(pids, range(60), 1)}) == 3
 
 
+class Model:
+    """Has a state, small or large."""
+
+    def __init__(self, size):
+        self.state = np.zeros(size)
+
+    def ends(self, i):
+        return float(self.state[0]), float(self.state[-1]), i
+
+
+def changing(model, count, every):
+    for i in range(count):
+        if not i % every:
+            model.state[:] = i
+        yield i
+
+
+@pytest.mark.own_pool
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("size", [4, 100_000])
+@pytest.mark.parametrize("every", [1, 7])
+def test_a_generator_changes_the_state_of_the_function(pool, method, size, every):
+    """Each task sees it as it was when its item was drawn, as with the local pool and the standard library's."""
+    model, count = Model(size), 30
+    for _ in range(2):
+        expected = [(i - i % every, i - i % every, i) for i in range(count)]
+        assert sorted(getattr(pool, method)(model.ends, changing(model, count, every))) == sorted(expected)
+    # Each state that is placed was sent to each node once at most, and is not kept.
+    placed, states = pool._engine._links.placed_bytes, 2 * -(-count // every)
+    assert placed <= 2 * states * (model.state.nbytes + 1_000)
+    links = pool._engine._links
+    wait_for(lambda: not links._dask_tasks._placed)
+
+
+@pytest.mark.own_pool
+def test_a_function_that_a_generator_changes_is_kept_for_its_tasks_only(pool):
+    """The client does not keep all states that a large function has had until the end of the call."""
+    model = Model(100_000)
+    results = pool.imap(model.ends, changing(model, 10**9, 1))
+    for i in range(40):
+        assert next(results) == (i, i, i)
+    (state,) = pool._engine._feeder._calls.values()
+    assert len(state.sealed.own) <= state.pending + 2
+    results.close()
+
+
+def test_a_function_that_cannot_be_pickled_for_some_items(pool):
+    """While a generator makes the items, the function may become one that can be pickled."""
+    model = Model(4)
+
+    def items():
+        for i in range(6):
+            model.lock = threading.Lock() if i in (1, 2, 4) else None
+            yield i
+
+    results, found = pool.imap(model.ends, items()), []
+    for _ in range(6):
+        try:
+            found.append(next(results)[2])
+        except TypeError as error:
+            found.append(str(error))
+    failure = "cannot pickle '_thread.lock' object"
+    assert found == [0, failure, failure, 3, failure, 5]
+    assert list(results) == []
+
+
 def test_a_generator_is_read_as_its_results_are(pool):
     made = []
 

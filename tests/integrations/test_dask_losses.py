@@ -228,6 +228,22 @@ def test_a_killed_scheduler_breaks_the_pool(nodes, client, tmp_path):
     wait_for(lambda: not alive(found), 15)
 
 
+def test_a_client_that_has_lost_its_connection_for_a_moment(client):
+    """Dask's client connects again at once, but the scheduler has ended the client's pools."""
+    before = client.scheduler_comm
+    with ours.Pool(client) as pool:
+        found = [pid for _, pid in set(pool.map(pids, range(40), 1))]
+        client.loop.add_callback(before.comm.abort)
+        wait_for(lambda: client.scheduler_comm not in (before, None) and client.status == "running", LIMIT)
+        with pytest.raises(ours.ClusterLostError, match="Make a new pool"):
+            pool.map_async(pids, range(4)).get(LIMIT)  # at once, or when the pool knows
+    pool.join()
+    wait_for(lambda: not alive(found), 15)
+    with ours.Pool(client) as pool:
+        assert len(pool.map(pids, range(4))) == 4
+    pool.join()
+
+
 PROGRAM = """
 import os, sys, time
 from distributed import Client

@@ -727,6 +727,13 @@ def die_until(path, run):
     return runs
 
 
+def be_killed_while(folder):
+    """Kill the process while a file is there."""
+    if os.path.exists(os.path.join(folder, "kill")):
+        note(os.path.join(folder, "killed"))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def note(path):
     """Append this process's id to a file; return how many there are."""
     with open(path, "a+") as file:

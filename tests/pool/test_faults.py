@@ -230,6 +230,36 @@ def test_an_initializer_that_ends_the_process(ours):
     pool.join()
 
 
+def test_workers_that_are_killed_before_they_are_ready_while_another_one_works(ours, tmp_path):
+    """As the system does for a time when memory is short. No call fails that runs in the other one."""
+    folder = str(tmp_path)
+    with ours.pool(2, tasks.be_killed_while, (folder,)) as pool:
+        running = pool.apply_async(tasks.wait_for_path, (str(tmp_path / "go on"),))
+        idle = pool.apply_async(tasks.pid, (None,)).get(LIMIT)
+        (tmp_path / "kill").touch()
+        os.kill(idle, signal.SIGKILL)
+        killed, deadline = tmp_path / "killed", time.monotonic() + LIMIT
+        while not killed.exists() or len(killed.read_text().split()) < 6:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (tmp_path / "go on").touch()
+        assert running.get(LIMIT)
+        (tmp_path / "kill").unlink()
+        still_works(pool)
+    pool.join()
+
+
+@pytest.mark.parametrize("how", ["sigkill", "_exit"])
+def test_workers_that_all_end_before_they_are_ready(ours, how):
+    """The error says who ends them: something outside, or the initializer."""
+    pool = ours.pool(2, tasks.die, (how,))
+    why = "Something outside kills them" if how == "sigkill" else "The initializer, or the import"
+    with pytest.raises(WorkerInitError, match=rf"workers in a row ended before they were ready.*{why}"):
+        pool.apply_async(tasks.square, (1,)).get(LIMIT)
+    pool.terminate()
+    pool.join()
+
+
 @forked_only
 def test_an_initializer_that_ends_the_process_of_a_closed_pool(ours):
     pool = ours.pool(2, tasks.exit_initializer)

@@ -179,11 +179,8 @@ class World:
 class Both:
     """The two worlds, and what may happen in them: every method that is a step of a program."""
 
-    def __init__(self):
-        self.worlds = [
-            World(multiprocessing.get_context("fork").Pool(WORKERS), ours=False),
-            World(arrowpool.get_context("fork").Pool(WORKERS), ours=True),
-        ]
+    def __init__(self, theirs, ours):
+        self.worlds = [World(theirs, ours=False), World(ours, ours=True)]
         self.pending = []
         self.children = []
 
@@ -375,8 +372,6 @@ class Both:
         self.look_at_what_workers_keep()
         for world in self.worlds:
             world.leave()
-            world.pool.terminate()
-            world.pool.join()
 
 
 def compare(got, expected):
@@ -523,7 +518,16 @@ class Author:
 def carry_out(program, without):
     """Run a program in both worlds, on a system without this; raise where they differ. In a child."""
     hostile.do_without(without)
-    both = Both()
+    pools = [context.get_context("fork").Pool(WORKERS) for context in (multiprocessing, arrowpool)]
+    run_steps(program, *pools)
+    for pool in pools:
+        pool.terminate()
+        pool.join()
+
+
+def run_steps(program, theirs, ours):
+    """Run a program on both pools; raise where their answers differ."""
+    both = Both(theirs, ours)
     for number, (name, arguments) in enumerate(program):
         try:
             getattr(both, name)(**arguments)

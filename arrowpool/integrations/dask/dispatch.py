@@ -123,11 +123,14 @@ class Dispatch:
             item = self._drawing.next(state, size)
             if item is None:
                 break
+            if items and item.function is not items[0].function:
+                state.returned.appendleft(item)  # the function was changed before: it goes first the next time
+                break
             items.append(item)
             nbytes += item.payload.nbytes
         if not items or state.failure is not None:
             return None
-        function = state.sealed.function
+        function = items[0].function
         self._number += 1
         batch = Batch(
             number=self._number,
@@ -135,7 +138,7 @@ class Dispatch:
             label=name_of_function(state.call.function),
             node=node.address,
             step=step_size(state.mean_seconds, node.processes_per_slot),
-            function=None if function is None else function.function,
+            function=None if function is None else function.place,
             function_shared=[] if function is None else function.shared,
             items=items,
             nbytes=nbytes,

@@ -8,24 +8,48 @@ from typing import NamedTuple
 from arrowpool.engine.calls import Blob, Call
 from arrowpool.integrations.dask.node import Done
 from arrowpool.integrations.dask.sealed import Sealed
+from arrowpool.transport.reducer import Seen
+
+
+@dataclass(slots=True, eq=False)
+class SealedFunction:
+    """The function of a call in one of its states.
+
+    Attributes
+    ----------
+    place : Sealed or int
+        The function sealed; its number where it is placed as a shared object.
+    shared : list of int
+        Shared objects that it refers to.
+    seen : Seen
+        The function's objects, which payloads are reduced after.
+    holds : int
+        So many tasks have it and no outcome. Counted for functions that are placed, while user code may change the state.
+    """
+
+    place: Sealed | int
+    shared: list[int]
+    seen: Seen
+    holds: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One sealed task: its call and its index there, its payload, its `Star`, the number of its items, and how many nodes were lost
-    while they ran it."""
+    """One sealed task: its call and its index there, its payload, its `Star`, the number of its items, its function (None where the
+    payload has it), and how many nodes were lost while they ran it."""
 
     call: Call
     index: int
     payload: Sealed
     star: int
     count: int = 1
+    function: SealedFunction | None = None
     losses: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Tasks of one call that go to a node together.
+    """Tasks of one call, with one function, that go to a node together.
 
     Attributes
     ----------

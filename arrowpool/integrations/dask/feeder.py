@@ -242,6 +242,11 @@ class Feeder(Service):
             self._counts.received_bytes += outcome.value.nbytes
         self._counts.tasks += 1
         self._deliveries.deliver(item, outcome)
+        self._links.forget(self._sealer.settle(state.sealed, item))
+
+    def _lose(self, state: OpenCall, item: Item, error: BaseException) -> None:
+        self._deliveries.lose(item, error)
+        self._links.forget(self._sealer.settle(state.sealed, item))
 
     def _returned(self, event: events.Returned) -> None:
         state = self._settle(event.batch)
@@ -259,7 +264,7 @@ class Feeder(Service):
             if item.losses > self._retries:
                 numbers = numbers_of(item.call, item.index, item.count, range(0))
                 index = numbers[0] if numbers is not None and len(numbers) == 1 else None
-                self._deliveries.lose(item, NodeLostError(batch.node, describe(item), index, item.losses))
+                self._lose(state, item, NodeLostError(batch.node, describe(item), index, item.losses))
             else:
                 state.returned.append(item)
         state.returned.extend(batch.items[batch.begun :])
@@ -273,7 +278,7 @@ class Feeder(Service):
         for item in batch.items[batch.answered :]:
             failure = ArrowPoolError(f"Dask has not run {describe(item)} on node {batch.node}: {said(error)}")
             failure.__cause__ = error
-            self._deliveries.lose(item, failure)
+            self._lose(state, item, failure)
         self._finish(state)
 
     def _cancelled(self, event: events.Cancelled) -> None:

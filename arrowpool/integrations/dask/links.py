@@ -66,9 +66,13 @@ class Links:
         self._options = options
         self._report = report
         self._loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop
+        #: The client's connection to the scheduler: Dask makes another one when it is lost for a moment.
+        self._connection: Any = client.scheduler_comm
         # All below is for the event loop's thread only.
         #: Nodes that the scheduler has. Each with a future: None when it was linked first, an error when it cannot be.
         self._present: dict[str, asyncio.Future[BaseException | None]] = {}
+        #: Those of them that cannot be linked, for good.
+        self._refused: set[str] = set()
         self._nodes: dict[str, Link] = {}
         #: When an event of a node came last, by the scheduler's clock: events that are read again are older.
         self._heard: dict[str, float] = {}
@@ -191,6 +195,7 @@ class Links:
         self._heard[address] = seconds
         if message["action"] == "add-worker" and address not in self._present and not self._ended:
             linked = self._present[address] = self._loop.create_future()
+            self._refused.discard(address)
             self._spawn(self._keep_linked(address, linked))
         elif message["action"] == "remove-worker":
             gone = self._present.pop(address, None)
@@ -213,10 +218,11 @@ class Links:
     def _is_lost(self) -> bool:
         """Whether the scheduler is lost; reports that, and ends all links.
 
-        Reconnecting is of no use: the scheduler ends the pools of a client that it has lost, or has ended itself.
+        Reconnecting is of no use: the scheduler ends the pools of a client that it has lost, or has ended itself. Dask's client may have
+        done so since this looked last.
         """
         status = self._client.status
-        if status == "running":
+        if status == "running" and self._client.scheduler_comm is self._connection:
             return False
         if not self._ended:
             self._ended = True
@@ -266,8 +272,8 @@ class Links:
         failure.__cause__ = error
         if not linked.done():
             linked.set_result(failure)
-        others = any(not other.done() or other.result() is None for other in self._present.values())
-        self._report(NodeRefused(failure, others))
+        self._refused.add(address)
+        self._report(NodeRefused(failure, others=not self._refused.issuperset(self._present)))
 
     def _left(self, link: Link) -> None:
         self._is_lost()  # that is reported first: a node ends with its scheduler

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,16 +18,17 @@ from arrowpool.engine.events import Failed
 from arrowpool.engine.refusals import refused
 from arrowpool.engine.shared import SharedByCall
 from arrowpool.errors import contained
-from arrowpool.integrations.dask.events import Item
+from arrowpool.integrations.dask.events import Item, SealedFunction
 from arrowpool.integrations.dask.sealed import Sealed, sealed
 from arrowpool.transport import protocol
 from arrowpool.transport.culprits import explain, explained, in_function, in_task
 from arrowpool.transport.error_packing import sendable
 from arrowpool.transport.parcel import Parcel, Reduced
 from arrowpool.transport.protocol import KEEPS_GOING, NO_ITEM, Star
-from arrowpool.transport.reducer import Reducer, Seen, dumps_stream
-from arrowpool.transport.resolution import Reach
+from arrowpool.transport.reducer import Reducer, dumps_stream
+from arrowpool.transport.resolution import Reach, constants_of, is_stateless
 from arrowpool.transport.sharing import PinnedOnly
+from arrowpool.transport.unit import Unit
 from arrowpool.tuning import INLINE_LIMIT
 
 #: A function of so many bytes is placed once on a node; a smaller one goes with each batch.
@@ -34,22 +36,59 @@ _PLACED_BYTES = 64 << 10
 
 
 @dataclass(slots=True, eq=False)
-class SealedFunction:
-    """The function of a call: sealed, or its number where it is shared; what it refers to; what payloads are reduced after."""
-
-    function: Sealed | int
-    shared: list[int]
-    seen: Seen
-
-
-@dataclass(slots=True, eq=False)
 class SealedCall:
     """What is sealed of one call."""
 
     call: Call
+    #: The function in the state that it had for the last task.
     function: SealedFunction | None = None
+    state: FunctionState | None = None
     #: Shared objects that are this call's own, by number.
     own: dict[int, Sealed] = field(default_factory=dict)
+    #: Numbers of those that no task needs any more, until `settle` returns them.
+    unneeded: list[int] = field(default_factory=list)
+
+
+class FunctionState:
+    """The state in which a function was sealed: user code runs between the tasks of a lazy call, and may change it.
+
+    Parameters
+    ----------
+    function : callable
+        The function.
+    reduced : Reduced
+        The function taken apart.
+    parcel : Sealed
+        The same sealed.
+    """
+
+    __slots__ = ("_constants", "_function", "_parcel", "_reduced")
+
+    def __init__(self, function: Callable[..., Any], reduced: Reduced, parcel: Sealed):
+        self._function = function
+        self._constants = constants_of(function)
+        self._reduced = reduced
+        self._parcel = parcel
+
+    def surely_holds(self, function: Callable[..., Any]) -> bool:
+        """Whether the function has this state. False when only taking it apart again can tell."""
+        if function is not self._function:
+            return False
+        if is_stateless(function):
+            return True
+        if self._constants is None:
+            return False
+        now = constants_of(function)
+        return now is not None and all(map(operator.is_, now, self._constants))
+
+    def is_as(self, reduced: Reduced) -> bool:
+        """Whether this is the state that was taken apart now. Reads all the memory."""
+        before = self._reduced
+        return (
+            before.stream == reduced.stream
+            and len(before.units) == len(reduced.units)
+            and all(map(Unit.is_as, reduced.units, before.units, self._parcel.parts))
+        )
 
 
 class Sealer:
@@ -124,6 +163,22 @@ class Sealer:
         released = [number for blob in state.call.pins.values() for number in self.release(blob)]
         return [*state.own, *released]
 
+    def settle(self, state: SealedCall, item: Item) -> list[int]:
+        """A task has its outcome; return the numbers of the objects that no task needs any more."""
+        function = item.function
+        if function is not None and function.holds:
+            function.holds -= 1
+            self._drop_former(state, function)
+        unneeded, state.unneeded = state.unneeded, []
+        return unneeded
+
+    @staticmethod
+    def _drop_former(state: SealedCall, function: SealedFunction) -> None:
+        """Drop a function in a state that it does not have any more, if no task needs it."""
+        if function is not state.function and not function.holds and isinstance(function.place, int):
+            del state.own[function.place]
+            state.unneeded.append(function.place)
+
     def release(self, blob: Blob) -> list[int]:
         """End one hold of an object that users share; return its number if that was the last one."""
         blob.holds -= 1
@@ -147,37 +202,55 @@ class Sealer:
                 return Failed(call, index, snapshot.failure, at=NO_ITEM)
             assert snapshot.payload is not None
             return Item(call, index, sealed(*snapshot.payload), Star.CALL)
+        sharing = self._sharing(state)
         try:
-            return Item(call, index, self._seal_payload(state, function, payload), star, count)
+            found = self._seal_function(state, function, sharing)
         except BaseException as error:
-            of_items = star in KEEPS_GOING and state.function is not None
-            rest = sendable(payload, self._reduce, star, dumps_stream) if of_items else None
-            if rest is None:
-                return Failed(call, index, *refused(error, star, payload, by_function=state.function is None))
-        return Item(call, index, self._seal_payload(state, function, rest), star, count)
+            explain(error, in_function(function))
+            failure, *rest = refused(error, star, payload, by_function=True)
+            if not call.lazy or is_stateless(function):
+                call.failure = failure
+            return Failed(call, index, failure, *rest)
+        try:
+            parcel = self._seal_payload(call, payload, found, sharing)
+        except BaseException as error:
+            replaced = sendable(payload, self._reduce, star, dumps_stream) if star in KEEPS_GOING else None
+            if replaced is None:
+                return Failed(call, index, *refused(error, star, payload, by_function=False))
+            parcel = self._seal_payload(call, replaced, found, sharing)
+        if call.lazy and isinstance(found.place, int):
+            found.holds += 1
+        return Item(call, index, parcel, star, count, found)
 
-    def _seal_payload(self, state: SealedCall, function: Any, payload: Any) -> Sealed:
-        call, sharing = state.call, self._sharing(state)
-        if state.function is None:
-            state.function = self._seal_function(state, function, sharing)
+    def _seal_payload(self, call: Call, payload: Any, function: SealedFunction, sharing: SharedByCall) -> Sealed:
         with self._reducer() as reducer:
-            stream, units = reducer.reduce(payload, state.function.seen, sharing)
+            stream, units = reducer.reduce(payload, function.seen, sharing)
         return sealed(stream, units, copies=call.lazy)
 
     def _seal_function(self, state: SealedCall, function: Any, sharing: SharedByCall) -> SealedFunction:
-        try:
-            with self._reducer() as reducer:
-                stream, units, seen = reducer.reduce_and_note(function, sharing)
-        except BaseException as error:
-            explain(error, in_function(function))
-            state.call.failure = contained(error, "pickling it")
-            raise
-        parcel = sealed(stream, units, copies=state.call.lazy)
+        """The call's function in the state that it has now: sealed once, unless user code that runs between the tasks changes it."""
+        known, before, lazy = state.function, state.state, state.call.lazy
+        if known is not None and (not lazy or (before is not None and before.surely_holds(function))):
+            return known
+        with self._reducer() as reducer:
+            stream, units, seen = reducer.reduce_and_note(function, sharing)
+        reduced = Reduced(stream, units)
+        if known is not None and before is not None and before.is_as(reduced):
+            known.seen = seen  # other objects may be equal to those of before
+            return known
+        parcel = sealed(stream, units, copies=lazy)
+        if lazy:
+            state.state = FunctionState(function, reduced, parcel)
         if parcel.nbytes < _PLACED_BYTES:
-            return SealedFunction(parcel, parcel.shared, seen)
-        number = next(self._numbers)
-        state.own[number] = parcel
-        return SealedFunction(number, parcel.shared, seen)
+            made = SealedFunction(parcel, parcel.shared, seen)
+        else:
+            number = next(self._numbers)
+            made = SealedFunction(number, parcel.shared, seen)
+            state.own[number] = parcel
+        state.function = made
+        if known is not None:
+            self._drop_former(state, known)
+        return made
 
     def _reduce(self, obj: Any) -> Reduced:
         with self._reducer() as reducer:
@@ -194,12 +267,13 @@ class Sealer:
         return SharedByCall(state.call, self._reduce, place, lambda _: None)
 
     def needed(self, state: SealedCall, items: Sequence[Item]) -> dict[int, Sealed]:
-        """The shared objects that a batch needs, by number."""
+        """The shared objects that a batch of tasks with one function needs, by number."""
         numbers: list[int] = []
-        if state.function is not None:
-            numbers += state.function.shared
-            if isinstance(state.function.function, int):
-                numbers.append(state.function.function)
+        function = items[0].function
+        if function is not None:
+            numbers += function.shared
+            if isinstance(function.place, int):
+                numbers.append(function.place)
         for item in items:
             numbers += item.payload.shared
         return {number: state.own[number] if number in state.own else self.pinned[number] for number in numbers}
