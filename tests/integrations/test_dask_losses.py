@@ -21,6 +21,7 @@ from tests.integrations.dask_nodes import Nodes, alive, wait_for
 
 distributed = library("distributed")
 ours = library("arrowpool.integrations.dask")
+links = library("arrowpool.integrations.dask.links")
 
 pytestmark = pytest.mark.timeout(180)
 LIMIT = 60
@@ -241,6 +242,38 @@ def test_a_client_that_has_lost_its_connection_for_a_moment(client):
     wait_for(lambda: not alive(found), 15)
     with ours.Pool(client) as pool:
         assert len(pool.map(pids, range(4))) == 4
+    pool.join()
+
+
+def test_a_node_that_cannot_be_reached_for_a_time(client, monkeypatch, caplog):
+    monkeypatch.setattr(links, "_LINK_SECONDS", 2.0)
+    monkeypatch.setattr(links, "_TRY_AGAIN_SECONDS", 0.1)
+    reach, unreachable = links.Link.open, set()
+
+    async def reach_or_not(link):
+        if link.address in unreachable:
+            raise OSError("no route to host")
+        return await reach(link)
+
+    monkeypatch.setattr(links.Link, "open", reach_or_not)
+
+    def cut(address):
+        unreachable.add(address)
+        client.loop.add_callback(pool._engine._links._nodes[address].close)
+
+    with ours.Pool(client) as pool:
+        one, other = pool._engine._links._nodes
+        cut(one)
+        wait_for(lambda: f"node {one} cannot run tasks" in caplog.text, LIMIT)
+        assert "no route to host" in caplog.text
+        assert len({node for node, _ in pool.map(pids, range(60), 1)}) == 1
+        unreachable.clear()
+        wait_for(lambda: pool._processes == 2, LIMIT)
+        assert len({node for node, _ in pool.map(pids, range(60), 1)}) == 2
+        cut(one)
+        cut(other)
+        with pytest.raises(ours.NodeError, match="cannot run tasks: this client cannot reach it"):
+            pool.map_async(pids, range(4)).get(LIMIT)
     pool.join()
 
 

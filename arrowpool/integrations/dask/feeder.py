@@ -13,6 +13,7 @@ its outcome never runs again.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import time
 from collections.abc import Callable
@@ -37,7 +38,9 @@ from arrowpool.integrations.dask.node import Outcome
 from arrowpool.integrations.dask.sealed import Sealed
 from arrowpool.integrations.dask.sealer import Sealer
 from arrowpool.integrations.dask.stats import Counts
-from arrowpool.threads import Service
+from arrowpool.threads import Service, tell
+
+_log = logging.getLogger(__name__)
 
 #: How often Dask learns what waits here, and how long something waits before.
 _WEIGH_SECONDS = 0.25
@@ -202,6 +205,8 @@ class Feeder(Service):
     def _unusable(self, event: events.NodeRefused | events.ClusterLost) -> None:
         if isinstance(event, events.ClusterLost) or not event.others:
             self._break(event.error)
+        else:
+            tell(_log.warning, "%s; the pool goes on with other nodes", event.error)
 
     def _break(self, error: BaseException) -> None:
         self._halted = True

@@ -37,8 +37,10 @@ from arrowpool.stats import Stats
 
 #: Ending the pools of all nodes takes no longer, unless a node hangs.
 _END_SECONDS = 30.0
-#: A node that the scheduler has is linked within this time: its local pool starts, and it can be reached.
+#: A node that the scheduler has is linked within this time: its local pool starts, and it can be reached. If it cannot, it is tried
+#: again, at least so often.
 _LINK_SECONDS = 60.0
+_TRY_AGAIN_SECONDS = 5.0
 #: A node that leaves says within this time that it drains; else it is lost.
 _LEAVE_SECONDS = 5.0
 #: How often the connection to the scheduler is looked at: Dask's client has no event for its loss.
@@ -71,8 +73,8 @@ class Links:
         # All below is for the event loop's thread only.
         #: Nodes that the scheduler has. Each with a future: None when it was linked first, an error when it cannot be.
         self._present: dict[str, asyncio.Future[BaseException | None]] = {}
-        #: Those of them that cannot be linked, for good.
-        self._refused: set[str] = set()
+        #: Why some of them cannot run tasks.
+        self._refused: dict[str, NodeError] = {}
         self._nodes: dict[str, Link] = {}
         #: When an event of a node came last, by the scheduler's clock: events that are read again are older.
         self._heard: dict[str, float] = {}
@@ -195,12 +197,12 @@ class Links:
         self._heard[address] = seconds
         if message["action"] == "add-worker" and address not in self._present and not self._ended:
             linked = self._present[address] = self._loop.create_future()
-            self._refused.discard(address)
             self._spawn(self._keep_linked(address, linked))
         elif message["action"] == "remove-worker":
             gone = self._present.pop(address, None)
             if gone is not None and not gone.done():
                 gone.set_result(None)
+            self._refused.pop(address, None)
             link = self._nodes.get(address)
             if link is not None:
                 self._runs(address, False)
@@ -243,17 +245,20 @@ class Links:
             except (OSError, asyncio.TimeoutError, LinkRefused) as error:
                 link.close()
                 if self._present.get(address) is not linked:
+                    break
+                is_final = isinstance(error, LinkRefused)
+                if is_final or (self._loop.time() >= deadline and address not in self._refused):
+                    self._refuse(address, linked, error)
+                if is_final:
                     return
-                if isinstance(error, OSError) and self._loop.time() < deadline:
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, 1.0)
-                    continue
-                self._refuse(address, linked, error)
-                return
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _TRY_AGAIN_SECONDS)
+                continue
             except BaseException:
                 link.close()
                 raise
             self._nodes[address] = link
+            self._refused.pop(address, None)
             self._report(NodeJoined(address, max(hello["nthreads"], 1), hello["processes"], hello["running"]))
             if not linked.done():
                 linked.set_result(None)
@@ -262,6 +267,8 @@ class Links:
             finally:
                 self._left(link)
             deadline, pause = self._loop.time() + _LINK_SECONDS, 0.05
+        if self._refused and not self._has_others():
+            self._report(NodeRefused(next(iter(self._refused.values())), others=False))
 
     def _refuse(self, address: str, linked: asyncio.Future[BaseException | None], error: BaseException) -> None:
         if isinstance(error, LinkRefused):
@@ -272,8 +279,12 @@ class Links:
         failure.__cause__ = error
         if not linked.done():
             linked.set_result(failure)
-        self._refused.add(address)
-        self._report(NodeRefused(failure, others=not self._refused.issuperset(self._present)))
+        self._refused[address] = failure
+        self._report(NodeRefused(failure, self._has_others()))
+
+    def _has_others(self) -> bool:
+        """Whether there are nodes that can run tasks, or may be able to."""
+        return not self._present.keys() <= self._refused.keys()
 
     def _left(self, link: Link) -> None:
         self._is_lost()  # that is reported first: a node ends with its scheduler
