@@ -278,8 +278,7 @@ def _count(name, value, sizes, seen):
     if isinstance(value, _CONTAINERS):
         seen.add(id(value))
         sizes[name] += len(value)
-        elements = list(value.values()) if hasattr(value, "values") else list(value)
-        for element in elements[:_SLICE_OF_ELEMENTS]:
+        for element in _elements(value)[:_SLICE_OF_ELEMENTS]:
             if _is_ours(element):
                 _count(type(element).__name__, element, sizes, seen)
     elif isinstance(value, (queue.SimpleQueue, queue.Queue)):
@@ -291,6 +290,15 @@ def _count(name, value, sizes, seen):
         for attribute in names:
             if attribute not in ("__weakref__", "__dict__"):
                 _count(f"{type(value).__name__}.{attribute}", getattr(value, attribute, None), sizes, seen)
+
+
+def _elements(container):
+    """Its elements now. A thread of a pool may change it meanwhile."""
+    while True:
+        try:
+            return list(container.values()) if hasattr(container, "values") else list(container)
+        except RuntimeError:
+            continue
 
 
 def _is_ours(value):
