@@ -39,9 +39,13 @@ def refuse_frame(iterable: Any, method: str) -> None:
         gives = _FRAMES.get((str(kind.__module__).partition(".")[0], kind.__name__))
         if gives is not None:
             over_parts = "map" if method == "starmap" else method
+            if kind.__module__.startswith("pandas"):
+                over_groups = "pool.map_groups(f, frame, by=...)"
+            else:
+                over_groups = f"pool.{over_parts}(f, arrowpool.split(frame, by=...))"
             raise TypeError(
                 f"{method} over a {kind.__name__} would give {gives}, not its rows. For parts of the rows: "
-                f"pool.{over_parts}(f, arrowpool.split(frame, 8)); for groups: pool.map_groups(f, frame, by=...); "
+                f"pool.{over_parts}(f, arrowpool.split(frame, 8)); for groups: {over_groups}; "
                 f"for the columns: pool.{method}(f, list(frame))."
             )
 

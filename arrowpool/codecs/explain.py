@@ -134,9 +134,17 @@ def _of_library(obj: Any) -> Iterator[str]:
     elif polars is not None and issubclass(cls, polars.LazyFrame):
         yield "LazyFrame: a plan, not data; collect() it"
     elif polars is not None and issubclass(cls, polars.DataFrame):
-        for name, dtype in obj.schema.items():
-            if dtype == polars.Object:
-                yield f"column {name!r}: polars Object dtype"
+        for column in islice(obj, _MEMBERS):
+            yield from _of_polars(f"column {column.name!r}", column, polars)
+    elif polars is not None and issubclass(cls, polars.Series):
+        yield from _of_polars(f"series {obj.name!r}", obj, polars)
+
+
+def _of_polars(what: str, column: Any, polars: Any) -> Iterator[str]:
+    if column.dtype == polars.Object:
+        yield f"{what}: polars Object dtype"
+    elif column.dtype == polars.List and column.flags["FAST_EXPLODE"]:
+        yield f"{what}: lists that polars has marked (FAST_EXPLODE), which only polars itself can write"
 
 
 def _of_values(what: str, values: Any) -> Iterator[str]:

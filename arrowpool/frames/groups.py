@@ -60,7 +60,7 @@ class Groups:
         # pandas 3 names all groups. Before, a frame without a group for a category may have fewer keys than groups.
         keys = grouper.group_keys_seq if hasattr(grouper, "group_keys_seq") else grouper.result_index
         groups = min(groups, len(keys))
-        self.keys: Sequence[Any] = keys
+        self.keys: Sequence[Any] = _in_one_type(keys)
         self._has_tuples = _iterates_tuples(grouped)
         self._grouped = grouped
         self._data = data
@@ -168,6 +168,13 @@ class GroupNames:
         return f"in {self.text(numbers)} ({rows:,} row{'' if rows == 1 else 's'})"
 
 
+def _in_one_type(keys: Any) -> Any:
+    """Keys that any slice of gives as all of them are given: integers of several keys are floats if one is missing anywhere."""
+    if is_of(keys, "pandas", "MultiIndex") and any((codes < 0).any() for codes in keys.codes):
+        return keys.to_numpy()
+    return keys
+
+
 #: The options of `DataFrame.groupby`, of all versions of pandas.
 _OPTIONS = frozenset({"axis", "level", "as_index", "sort", "group_keys", "observed", "dropna"})
 
@@ -198,8 +205,9 @@ def _grouped(frame: Any, by: Any, options: Mapping[str, Any]) -> Any:
         return frame
     kind = type(frame).__name__
     if kind_of(frame) in ("polars", "arrow"):
+        library = type(frame).__module__.partition(".")[0]
         raise TypeError(
-            f"groups are mapped of a pandas frame or GroupBy, not of a {kind}. For one part for each group: "
+            f"groups are mapped of a pandas frame or GroupBy, not of a {kind} of {library}. For one part for each group: "
             f"pool.map(f, arrowpool.split(frame, by=...))."
         )
     raise TypeError(f"groups are mapped of a pandas frame or GroupBy, not of a {kind}")

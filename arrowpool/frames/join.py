@@ -23,7 +23,7 @@ def joined(results: list[Any]) -> Any:
     """
     modules = sys.modules
     if _all_are(results, "pandas", "DataFrame", "Series"):
-        return results[0] if len(results) == 1 else modules["pandas"].concat(results)
+        return results[0] if len(results) == 1 else _joined_pandas(results, modules["pandas"])
     if _all_are(results, "polars", "DataFrame") or _all_are(results, "polars", "Series"):
         return modules["polars"].concat(results)
     if _all_are(results, "pyarrow", "Table"):
@@ -42,6 +42,17 @@ def joined(results: list[Any]) -> Any:
         f"results of type {', '.join(kinds)} cannot be put one below the other: return a frame or an array for each part, "
         "or use pool.map(f, arrowpool.split(frame, n)), which returns a list."
     )
+
+
+def _joined_pandas(results: list[Any], pandas: Any) -> Any:
+    together = pandas.concat(results)
+    if all(type(one.index) is pandas.Index and one.index.dtype == object for one in results):
+        index = together.index
+        if type(index) is not pandas.Index or index.dtype != object:
+            # pandas makes numbers of objects, or times.
+            objects = [one.index.to_numpy() for one in results]
+            together.index = pandas.Index(sys.modules["numpy"].concatenate(objects), dtype=object, name=index.name)
+    return together
 
 
 def _are_masked(results: list[Any]) -> bool:

@@ -301,6 +301,21 @@ def test_keys_of_levels_are_those_of_iteration(our_pool, prices, level):
     assert [key for key, _ in our_pool.imap_groups(size, few, level=level)] == expected
 
 
+def name_as_text(group):
+    return str(group.name)
+
+
+@pytest.mark.parametrize("chunksize", [None, 1])
+def test_keys_have_the_types_that_pandas_gives_them(our_pool, chunksize):
+    """Of several keys, integers are floats if one is missing: in all groups, also in those of a message without a missing one."""
+    keys = pd.DataFrame({"a": [1, 1, 2, 2], "c": pd.Categorical([3, None, 2, 3])})
+    options = {"dropna": False, "observed": False}
+    expected = [str(key) for key, _ in keys.groupby(["a", "c"], **options)]
+    pairs = list(our_pool.imap_groups(name_as_text, keys, ["a", "c"], chunksize, **options))
+    assert [str(key) for key, _ in pairs] == expected
+    assert [name for _, name in pairs] == expected
+
+
 def number_of(group):
     return int(group.name)
 
@@ -379,8 +394,8 @@ def test_many_groups_in_a_message(ours, prices):
     ("frame", "by", "message"),
     [
         (pd.DataFrame({"a": [1]}), None, "by= is missing"),
-        (pl.DataFrame({"a": [1]}), "a", r"split\(frame, by="),
-        (pa.table({"a": [1]}), "a", r"split\(frame, by="),
+        (pl.DataFrame({"a": [1]}), "a", r"not of a DataFrame of polars.*split\(frame, by="),
+        (pa.table({"a": [1]}), "a", r"not of a Table of pyarrow.*split\(frame, by="),
         ([1, 2], "a", "not of a list"),
         (None, None, "not of a NoneType"),
     ],
@@ -424,6 +439,15 @@ def test_a_frame_row_by_row(our_pool, prices):
 
 def as_it_is(part):
     return part
+
+
+@pytest.mark.parametrize(
+    "labels", [[1, 2.5, None], [1, 2, 3], [True, False, True], ["a", 1, ()], [pd.Timestamp(0), pd.Timestamp(1), pd.NaT]]
+)
+def test_the_objects_of_an_index_stay(our_pool, labels):
+    frame = pd.DataFrame({"x": [1.0, 2.0, 3.0]}, index=pd.Index(labels, dtype=object, name="i"))
+    assert_frame_equal(our_pool.map_frame(as_it_is, frame, rows=1), frame, check_exact=True)
+    assert_series_equal(our_pool.map_frame(as_it_is, frame["x"], rows=2), frame["x"], check_exact=True)
 
 
 def test_masks_stay(our_pool):

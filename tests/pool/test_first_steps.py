@@ -32,8 +32,10 @@ METHODS = ("map", "starmap", "map_async", "starmap_async", "imap", "imap_unorder
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", FRAMES)
 def test_a_frame_as_items_is_an_error_with_the_remedy(our_pool, method, kind):
-    with pytest.raises(TypeError, match=r"not its rows.*pool\.i?map(_unordered)?\(f, arrowpool\.split\(frame, 8\)\)"):
+    remedy = r"not its rows.*pool\.i?map(_unordered)?\(f, arrowpool\.split\(frame, 8\)\)"
+    with pytest.raises(TypeError, match=remedy) as caught:
         getattr(our_pool, method)(tasks.identity, FRAMES[kind])
+    assert ("pool.map_groups(" in str(caught.value)) == isinstance(FRAMES[kind], pd.DataFrame)
 
 
 def test_groups_and_labels_are_items(pool):

@@ -215,6 +215,14 @@ REASONS = [
     ({"deep": [(np.array([1, None]),)]}, ["array: object dtype with NoneType, int"]),
     (pl.DataFrame({"x": [1]}).lazy(), ["LazyFrame: a plan, not data; collect() it"]),
     (pl.DataFrame({"o": pl.Series([object()], dtype=pl.Object)}), ["column 'o': polars Object dtype"]),
+    (
+        pl.DataFrame({"l": [[1], [2, 3]]}),
+        ["column 'l': lists that polars has marked (FAST_EXPLODE), which only polars itself can write"],
+    ),
+    (
+        pl.Series("l", [[1], [2, 3]]),
+        ["series 'l': lists that polars has marked (FAST_EXPLODE), which only polars itself can write"],
+    ),
     (np.array([1, {}] * 9, dtype=object)[::2].reshape(3, 3).T, ["array: object dtype with int"]),
     (tasks.Scaled(np.array([{}], dtype=object)), ["array: object dtype with dict"]),
     (["x" * 5000], ["str: pickle copies it"]),
