@@ -25,7 +25,7 @@ from arrowpool.memory.control_page import ControlPage
 from arrowpool.memory.forks import watch_forks
 from arrowpool.transport import protocol
 from arrowpool.transport.channel import Channel
-from arrowpool.transport.culprits import explained
+from arrowpool.transport.culprits import explained, in_initializer
 from arrowpool.transport.parcel import Parcel, Reduced
 from arrowpool.transport.protocol import Body, Grants
 from arrowpool.transport.receiver import Receiver
@@ -100,8 +100,7 @@ class Initializer:
 
     def _reduce(self, inline_limit: int) -> tuple[bytes, list[Unit]]:
         reducer = Reducer(inline_limit=inline_limit, reach=self._reach, for_initializer=True)
-        named = [(f"argument {at} of the initializer", one) for at, one in enumerate(self._args)]
-        with explained([*named, ("the initializer", self._function)]):
+        with explained(in_initializer(self._function, self._args)):
             return reducer.reduce((self._function, self._args))
 
     def close(self) -> None:

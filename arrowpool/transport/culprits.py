@@ -116,6 +116,11 @@ def in_function(function: Any) -> list[Part]:
     return [(f"the function {said(function, _name)}", function)]
 
 
+def in_initializer(function: Any, args: Iterable[Any]) -> list[Part]:
+    """A pool's initializer and its arguments."""
+    return [*((f"argument {at} of the initializer", one) for at, one in enumerate(args)), ("the initializer", function)]
+
+
 def _name(function: Any) -> str:
     while type(function) is functools.partial:
         function = function.func

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import importlib
 import io
 import itertools
@@ -441,6 +442,44 @@ def test_nodes_in_the_client_s_own_process():
 def test_the_initializer_runs_in_each_process(client):
     with ours.Pool(client, 2, tasks.initialize, (np.ones(100_000), None)) as pool:
         assert pool.map(tasks.state_sum, range(8), 1) == [100_000.0] * 8
+
+
+def test_an_argument_of_the_initializer_that_cannot_be_pickled_is_named(client):
+    with pytest.raises(TypeError, match="cannot pickle") as raised:
+        ours.Pool(client, 1, print, ("a", {"db": threading.Lock()}))
+    assert notes_of(raised.value)[0].startswith("argument 1 of the initializer, key 'db': a _thread.lock")
+
+
+#: What only an open pool needs.
+OF_A_POOL = {
+    "ArrowPool",
+    "DaskPool",
+    "NodePlugin",
+    "Node",
+    "Line",
+    "Links",
+    "DaskTasks",
+    "NodeOptions",
+    "Sealer",
+    "ClusterEngine",
+}
+
+
+def of_pools():
+    """Which objects of pools there are."""
+    gc.collect()
+    return sorted(name for name in (type(obj).__name__ for obj in gc.get_objects()) if name in OF_A_POOL)
+
+
+def test_nothing_stays_of_pools_that_have_ended(client):
+    """Neither in the client nor on the nodes: Dask keeps handlers for as long as it lives, so they hold no part of a pool."""
+    before = of_pools(), client.run(of_pools)
+    for _ in range(3):
+        with ours.Pool(client, 1, tasks.initialize, (np.ones(100_000), None)) as pool:
+            assert pool.map(tasks.state_sum, range(4), 1) == [100_000.0] * 4
+        pool.join()
+        del pool
+    wait_for(lambda: (of_pools(), client.run(of_pools)) == before)
 
 
 def test_a_failing_initializer_is_an_error_of_the_calls(client):

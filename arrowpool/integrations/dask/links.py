@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -45,6 +46,18 @@ _TRY_AGAIN_SECONDS = 5.0
 _LEAVE_SECONDS = 5.0
 #: How often the connection to the scheduler is looked at: Dask's client has no event for its loss.
 _WATCH_SECONDS = 0.2
+
+
+def _weak(method: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """A handler of Dask's client, which keeps handlers for as long as it lives: this one does not keep what it is a method of."""
+    reference = weakref.WeakMethod(method)
+
+    def handle(event: Any) -> None:
+        found = reference()
+        if found is not None:
+            found(event)
+
+    return handle
 
 
 class Links:
@@ -99,7 +112,7 @@ class Links:
             What Dask has raised.
         """
         client = self._client
-        client.subscribe_topic(self._name, self._on_event)
+        client.subscribe_topic(self._name, _weak(self._on_event))
         try:
             client.register_plugin(on_node(self._name, plugin.NodePlugin(self._name)), name=self._name)
             client.register_plugin(on_scheduler(self._name, client.id, DURATIONS), name=self._name)

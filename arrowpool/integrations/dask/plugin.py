@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from typing import Any
 
 from distributed import get_worker
@@ -40,7 +41,7 @@ class NodePlugin(WorkerPlugin):
     def setup(self, worker: Any) -> None:
         self._worker = worker
         self._starting = asyncio.Lock()
-        worker.handlers[self.name] = self.serve
+        worker.handlers[self.name] = _handler(weakref.ref(self))
 
     async def serve(self, comm: Any, role: str) -> Any:
         """Serve a connection of the client."""
@@ -76,17 +77,30 @@ class NodePlugin(WorkerPlugin):
         assert self._starting is not None
         async with self._starting:
             node, self.node = self.node, None
+        line, self.line = self.line, None
         if node is None:
             return
-        if self.line is not None and not self.line.over:
-            self.line.drain()
+        if line is not None and not line.over:
+            line.drain()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._drained(node, self.line), _DRAIN_SECONDS)
+                await asyncio.wait_for(self._drained(node, line), _DRAIN_SECONDS)
         await asyncio.to_thread(node.end)
 
     async def _drained(self, node: Node, line: Line) -> None:
         await asyncio.to_thread(node.wait_idle, _DRAIN_SECONDS)
         await line.flush()
+
+
+def _handler(plugin: weakref.ref[NodePlugin]) -> Any:
+    """What serves connections for a plugin. Dask keeps each handler for as long as the Dask worker lives, but not the plugin."""
+
+    async def serve(comm: Any, role: str) -> Any:
+        found = plugin()
+        if found is None:
+            return {"error": "the pool has ended there"}
+        return await found.serve(comm, role)
+
+    return serve
 
 
 def _plugin(name: str) -> tuple[Node, Line]:

@@ -21,7 +21,7 @@ from arrowpool.errors import contained
 from arrowpool.integrations.dask.events import Item, SealedFunction
 from arrowpool.integrations.dask.sealed import Sealed, sealed
 from arrowpool.transport import protocol
-from arrowpool.transport.culprits import explain, explained, in_function, in_task
+from arrowpool.transport.culprits import explain, explained, in_function, in_initializer, in_task
 from arrowpool.transport.error_packing import sendable
 from arrowpool.transport.parcel import Parcel, Reduced
 from arrowpool.transport.protocol import KEEPS_GOING, NO_ITEM, Star
@@ -133,9 +133,9 @@ class Sealer:
 
     def initializer(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Sealed:
         """An initializer with its arguments: sets the globals of the nodes' processes."""
-        return sealed(
-            *Reducer(inline_limit=INLINE_LIMIT, reach=self._reach, for_initializer=True).reduce((function, args))
-        )
+        reducer = Reducer(inline_limit=INLINE_LIMIT, reach=self._reach, for_initializer=True)
+        with explained(in_initializer(function, args)):
+            return sealed(*reducer.reduce((function, args)))
 
     def share(self, share: Share) -> None:
         """Seal an object for the calls that are made later, as it is now."""
