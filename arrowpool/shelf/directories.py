@@ -53,18 +53,19 @@ def open_root(path: Path, is_chosen: bool, *, create: bool = False) -> int | Non
     OSError
         When it cannot be made, or this process is short of descriptors.
     """
+    if create:
+        if is_chosen:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            make(path)
     try:
-        if create:
-            with contextlib.suppress(FileExistsError):
-                path.mkdir(mode=0o700, parents=is_chosen)
         fd = os.open(path, _OPEN)
     except OSError as error:
         if error.errno in SHORT:
             raise
-        if is_chosen and error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+        is_refused = error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+        if is_chosen and is_refused and os.path.lexists(path):
             raise _not_alone(path) from error
-        if create and not os.path.lexists(path):
-            raise
         return None
     if not is_chosen and not _is_own(fd):
         os.close(fd)
@@ -82,7 +83,7 @@ def open_below(directory: int, name: str, path: Path, *, create: bool = False) -
     """
     if create:
         with contextlib.suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=directory)
+            make(name, directory)
     try:
         fd = os.open(name, _OPEN, dir_fd=directory)
     except FileNotFoundError:
@@ -94,10 +95,28 @@ def open_below(directory: int, name: str, path: Path, *, create: bool = False) -
     return _checked(fd, path)
 
 
+def make(name: str | Path, directory: int | None = None) -> None:
+    """Make a directory that only this user can enter, and that this user can, whatever the umask.
+
+    Raises
+    ------
+    FileExistsError
+        When the name is taken.
+    """
+    os.mkdir(name, 0o700, dir_fd=directory)
+    if os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode & 0o700 != 0o700:
+        os.chmod(name, 0o700, dir_fd=directory)
+
+
 def _checked(fd: int, path: Path) -> int:
-    if os.fstat(fd).st_mode & 0o077 or not _is_own(fd):
+    mode = os.fstat(fd).st_mode
+    if mode & 0o077 or not _is_own(fd):
         os.close(fd)
         raise _not_alone(path)
+    if (
+        mode & 0o700 != 0o700
+    ):  # a process has just made it, under another umask; or was killed before it had changed that
+        os.fchmod(fd, 0o700)
     return fd
 
 
@@ -154,6 +173,7 @@ def write_file(directory: int, name: str, content: bytes) -> None:
     """Make a small file."""
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=directory)
     with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, 0o600)  # whatever the umask
         file.write(content)
 
 

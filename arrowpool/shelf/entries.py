@@ -149,6 +149,7 @@ def _write_part(directory: int, name: str, size: int, write: Callable[[Memory], 
     """Make a file of `size` bytes, and let `write` fill it through a map."""
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
+        os.fchmod(fd, 0o600)  # whatever the umask
         if not platform.is_on_disk(fd) and size > limits.memory()[1]:
             raise ArenaFullError(f"the shelf needs {size:,} bytes, more than all memory")
         platform.set_size(fd, size)

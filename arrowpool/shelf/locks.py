@@ -70,7 +70,7 @@ def made_and_locked(directory: int, new_name: Callable[[], str]) -> Iterator[tup
     """
     while True:
         name = new_name()
-        os.mkdir(name, 0o700, dir_fd=directory)
+        directories.make(name, directory)
         try:
             fd = directories.open_one(directory, name)
         except FileNotFoundError:

@@ -530,6 +530,15 @@ def test_a_directory_that_others_can_enter_is_refused(own_shelf):
     assert arrowpool.get("one") == 1
 
 
+def test_a_directory_that_cannot_be_made(tmp_path, monkeypatch):
+    """The error is that of making it: nothing is there whose mode could be changed."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ARROWPOOL_SHELF_DIR", str(tmp_path / "file" / "shelf"))
+    with pytest.raises(FileExistsError, match="file"):
+        arrowpool.put(1, persist=True, key="one")
+    assert not arrowpool.exists("one")
+
+
 def test_links_are_not_followed(own_shelf, tmp_path):
     arrowpool.put(np.arange(100_000), persist=True, key="one")
     place = own_shelf / "default" / "one"

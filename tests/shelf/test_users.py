@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+import arrowpool
 from arrowpool.shelf import addresses, keys, users
 from tests.shelf.conftest import in_a_child, root_only
 
@@ -99,6 +100,37 @@ def test_such_a_process_has_a_shelf_nevertheless():
     """What the kernel itself checks serves: its own objects, its children's looks into it, its own directories."""
     with start(ITS_OWN) as process:
         assert process.communicate()[0] == "well\n"
+
+
+@root_only
+@pytest.mark.parametrize("umask", [0o177, 0o777])
+def test_a_umask_that_takes_rights_from_the_user(umask, tmp_path, monkeypatch):
+    """Root's rights do not depend on modes, so this is another user. What it makes can be used under any umask."""
+    tmp_path.chmod(0o711)
+    for folder in tmp_path.parents:
+        if not folder.stat().st_mode & 0o001:
+            pytest.skip(f"other users cannot enter {folder}")
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 65533, 65533)
+    monkeypatch.setenv("ARROWPOOL_SHELF_DIR", str(home / "shelf"))
+    value = list(range(10_000))
+
+    def work():
+        os.setgroups([])
+        os.setresgid(65533, 65533, 65533)
+        os.setresuid(65533, 65533, 65533)
+        os.umask(umask)
+        arrowpool.put(value, persist=True, key="one")
+        found = [arrowpool.get("one") == value]
+        os.umask(0o022)
+        arrowpool.put(value[1:], persist=True, key="two")
+        found.append(arrowpool.get("one") == value)
+        (home / "shelf").chmod(0o600)  # as a process that was killed when it had made it
+        return [*found, arrowpool.get("two") == value[1:], arrowpool.list_keys()]
+
+    assert in_a_child(work) == [True, True, True, ["one", "two"]]
+    assert (home / "shelf").stat().st_mode & 0o777 == 0o700
 
 
 @root_only
