@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -85,9 +85,13 @@ class Row:
         return {activity: nanoseconds / 1e9 for activity, nanoseconds in spent.items() if nanoseconds > 0}
 
 
-def rows_of(tape: Tape) -> list[Row]:
-    """The rows: the threads that make calls, the pool's own threads, the workers."""
-    rows = [*_thread_rows(tape.slices, tape.began, tape.ended), *_worker_rows(tape)]
+def rows_of(tape: Tape, *, is_whole: bool = True) -> list[Row]:
+    """The rows: the threads that make calls, the pool's own threads, the workers.
+
+    If the tape `is_whole`, a worker that is idle at the end has waited since its last task. If not, that is not known.
+    """
+    waiting = tape.idle_at_end if is_whole else frozenset()
+    rows = [*_thread_rows(tape.slices, tape.began, tape.ended), *_worker_rows(tape, waiting)]
     for row in rows:
         row.bars.sort(key=lambda bar: (bar.began, -bar.ended))
     return rows
@@ -107,7 +111,7 @@ def _thread_rows(slices: Iterable[Slice], zero: int, end: int) -> list[Row]:
     return sorted(rows.values(), key=lambda row: order.index(row.name) + 1 if row.name in order else 0)
 
 
-def _worker_rows(tape: Tape) -> Iterator[Row]:
+def _worker_rows(tape: Tape, waiting: Set[int]) -> Iterator[Row]:
     ran: dict[int, list[Ran]] = {}
     for task in list(tape.ran):
         ran.setdefault(task.pid, []).append(task)
@@ -118,10 +122,12 @@ def _worker_rows(tape: Tape) -> Iterator[Row]:
     for mark in list(tape.marks):
         marks.setdefault(mark.pid, []).append(mark)
     for pid in sorted({*tape.idle, *ran, *cuts, *marks, *tape.idle_at_end}):
-        yield _worker_row(tape, pid, ran.get(pid, []), cuts.get(pid, []), marks.get(pid, []))
+        yield _worker_row(tape, pid, ran.get(pid, []), cuts.get(pid, []), marks.get(pid, []), waiting)
 
 
-def _worker_row(tape: Tape, pid: int, ran: Sequence[Ran], cuts: Sequence[Cut], marks: Sequence[Mark]) -> Row:
+def _worker_row(
+    tape: Tape, pid: int, ran: Sequence[Ran], cuts: Sequence[Cut], marks: Sequence[Mark], waiting: Set[int]
+) -> Row:
     zero = tape.began
     row = Row(f"worker {pid}", pid, is_worker=True)
     free = next((mark.moment for mark in marks if mark.joined), zero if pid in tape.idle else None)
@@ -139,7 +145,7 @@ def _worker_row(tape: Tape, pid: int, ran: Sequence[Ran], cuts: Sequence[Cut], m
             _add(row, Activity.WAIT, free - zero, cut.began - zero, "for a task")
         _add(row, Activity.RUN, cut.began - zero, min(cut.ended, tape.ended) - zero, cut.what, cut.item, note=cut.why)
         free = None
-    if free is not None and pid in tape.idle_at_end:
+    if free is not None and pid in waiting:
         _add(row, Activity.WAIT, free - zero, tape.ended - zero, "for a task")
     row.marks += [(mark.moment - zero, mark.words) for mark in marks]
     # A reply may come while the trace ends.

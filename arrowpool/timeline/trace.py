@@ -89,9 +89,9 @@ class Trace(AbstractContextManager["Trace"]):
         if engine is None or tape is None or self._pid != os.getpid():
             return  # a forked child has none of the threads
         engine.end_trace(tape)
-        self.rows = tuple(rows_of(tape))
-        self.seconds = (tape.ended - tape.began) / 1e9
         self.dropped = tape.dropped()
+        self.rows = tuple(rows_of(tape, is_whole=not self.dropped))
+        self.seconds = (tape.ended - tape.began) / 1e9
         if self.dropped:
             _log.warning("%s", self._said_dropped())
         if self.path is not None:

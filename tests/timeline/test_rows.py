@@ -69,6 +69,15 @@ def test_an_idle_worker_waits_from_the_beginning_to_the_end():
     assert read(other) == [("WAIT", 0, 100)]
 
 
+def test_what_an_idle_worker_did_since_is_not_known_if_entries_were_dropped():
+    tape = tape_of()
+    tape.idle.add(PID)
+    tape.idle_at_end.add(PID)
+    tape.note_ran(ran(3, 10, read=20))
+    (row,) = rows_of(tape, is_whole=False)
+    assert read(row) == [("WAIT", 0, 10), *PARTS, ("SEND", 18, 20)]
+
+
 def test_what_the_worker_did_before_is_not_known():
     tape = tape_of()
     tape.began = 5 * MILLISECOND
