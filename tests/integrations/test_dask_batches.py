@@ -22,11 +22,19 @@ def test_they_take_some_time_and_no_longer(seconds, processes):
         assert count == processes or count * seconds / processes <= most
 
 
-@pytest.mark.parametrize(("left", "size"), [(10_000, 1000), (1000, 250), (400, 166), (1, 166)])
+@pytest.mark.parametrize(("left", "size"), [(10_000, 1000), (1000, 250), (400, 160), (1, 160)])
 def test_the_last_ones_are_shared_out_in_whole_steps(left, size):
     """Two slots. A batch of less than a step would take longer on its way than the others wait."""
-    assert batches.step_size(0.0, 1) == 166
+    assert batches.step_size(0.0, 1) == 160
     assert batches.batch_size(0.0, 1, left, 2) == size
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_a_step_follows_a_short_one_at_once(processes):
+    assert not batches.may_overlap(None, processes, processes)
+    assert batches.may_overlap(0.02, processes, processes)
+    assert batches.may_overlap(0.001, 20 * processes, processes)
+    assert not batches.may_overlap(0.06, processes, processes)
 
 
 def test_the_last_long_tasks_are_shared_out_one_by_one():

@@ -10,8 +10,10 @@ from __future__ import annotations
 BATCH_SECONDS = 0.05
 #: A batch that has taken longer ends: what of it has not begun is given out again.
 LONG_BATCH_SECONDS = 0.2
-#: Tasks that begin together take about this long. When their node is lost, all of them count as begun.
-STEP_SECONDS = 0.005
+#: Tasks that begin together take about this long. When their node is lost, all of them count as begun, and so may the next ones.
+STEP_SECONDS = 0.02
+#: In a step are at most so many for each process: the first ones of a call may have been short, and those of a step stay with their node.
+_STEP_TASKS = 160
 #: What a task takes on its way, at least.
 _WAY_SECONDS = 30e-6
 LARGEST = 1000
@@ -47,8 +49,17 @@ def _fitting(seconds: float, mean_seconds: float, processes: int) -> int:
     return min(int(seconds * processes / (mean_seconds + _WAY_SECONDS)), LARGEST)
 
 
+def may_overlap(mean_seconds: float | None, count: int, processes_per_slot: int) -> bool:
+    """Whether a step of so many tasks is so short that the next one is asked for while it runs.
+
+    That step counts as begun then. After a long one it would be asked for in vain: another node could have had its tasks.
+    """
+    return mean_seconds is not None and mean_seconds * count <= BATCH_SECONDS * processes_per_slot
+
+
 def step_size(mean_seconds: float | None, processes_per_slot: int) -> int:
     """Number of tasks of a batch that begin together; the arguments as for `batch_size`."""
     if mean_seconds is None:
         return processes_per_slot
-    return max(processes_per_slot, _fitting(STEP_SECONDS, mean_seconds, processes_per_slot))
+    most = _STEP_TASKS * processes_per_slot
+    return max(processes_per_slot, min(most, _fitting(STEP_SECONDS, mean_seconds, processes_per_slot)))

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from arrowpool.engine.calls import name_of_function
-from arrowpool.integrations.dask.batches import BATCH_BYTES, batch_size, step_size
+from arrowpool.integrations.dask.batches import BATCH_BYTES, batch_size
 from arrowpool.integrations.dask.demand import SHORTEST_SECONDS, Waiting
 from arrowpool.integrations.dask.drawing import Drawing, OpenCall
 from arrowpool.integrations.dask.events import Batch, Item, NodeJoined
@@ -137,7 +137,7 @@ class Dispatch:
             call=state.call.job,
             label=name_of_function(state.call.function),
             node=node.address,
-            step=step_size(state.mean_seconds, node.processes_per_slot),
+            mean_seconds=state.mean_seconds,
             function=None if function is None else function.place,
             function_shared=[] if function is None else function.shared,
             items=items,

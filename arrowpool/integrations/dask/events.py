@@ -55,8 +55,8 @@ class Batch:
     ----------
     shared : dict
         The shared objects that they refer to, by number.
-    step : int
-        How many begin first.
+    mean_seconds : float or None
+        Of a task of the call, as far as it is known.
     begun : int
         So many have begun. The event loop writes, the feeder reads it after an event that says that it changes no more.
     answered : int
@@ -69,7 +69,7 @@ class Batch:
     call: int
     label: str
     node: str
-    step: int
+    mean_seconds: float | None
     #: The call's function; its number where it is placed as a shared object; None where each payload has its own.
     function: Sealed | int | None
     #: Shared objects that the function refers to.

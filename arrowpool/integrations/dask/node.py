@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 from arrowpool.engine import judge
 from arrowpool.engine.imap import IMapIterator
 from arrowpool.engine.item_names import ItemNames
-from arrowpool.integrations.dask.batches import LONG_BATCH_SECONDS, step_size
+from arrowpool.integrations.dask.batches import LONG_BATCH_SECONDS, may_overlap, step_size
 from arrowpool.integrations.dask.line import Line
 from arrowpool.integrations.dask.sealed import Opening, Sealed
 from arrowpool.integrations.dask.starting import NodeContext
@@ -142,37 +143,58 @@ class Node:
         line: Line,
         batch: int,
         call: int,
-        step: int,
+        mean_seconds: float | None,
         function: Sealed | int | None,
         function_shared: Sequence[int],
         tasks: Sequence[NodeTask],
     ) -> None:
-        """Run tasks of one call. They begin in steps, the first with `step` tasks.
+        """Run tasks of one call. They begin in steps, whose size depends on what a task takes: `mean_seconds`, if it is known.
 
+        While a short step runs, the next one begins behind it, so that no process waits for the client's permission or for this thread.
         Puts the outcomes of each step into the line. Ends early when the line permits no more, or after a long time.
         """
         with self._changing:
             self._batches += 1
             placed = {number: opening for number, (opening, _) in self._placed.items()}
-        began, start = time.perf_counter(), 0
+        since, begun, answered = time.perf_counter(), 0, 0
+        running: deque[tuple[int, IMapIterator[Any]]] = deque()
+
+        def begin() -> bool:
+            """Begin the next step. Return whether it has begun; if not, none begins any more."""
+            nonlocal begun
+            these = tasks[begun : begun + step_size(mean_seconds, self._per_slot)]
+            if not these or time.perf_counter() - since >= LONG_BATCH_SECONDS:
+                return False
+            if not line.may_begin(batch, begun, len(these)):
+                return False
+            running.append((len(these), self._begin(line, call, called, function_shared, these, placed)))
+            begun += len(these)
+            return True
+
+        def end() -> None:
+            """Wait for the first step that runs, and send its outcomes."""
+            nonlocal answered, mean_seconds
+            count, results = running.popleft()
+            done = self._end_of(call, results, count)
+            line.put("outcomes", batch, answered, done)
+            answered += count
+            mean_seconds = done.seconds / count
+
         try:
             called = placed[function] if isinstance(function, int) else None if function is None else Opening(function)
-            while start < len(tasks) and time.perf_counter() - began < LONG_BATCH_SECONDS:
-                these = tasks[start : start + step]
-                if not line.may_begin(batch, start, len(these)):
-                    break
-                done = self._run(line, call, called, function_shared, these, placed)
-                line.put("outcomes", batch, start, done)
-                start += len(these)
-                step = step_size(done.seconds / len(these), self._per_slot)
+            while begin():
+                while running and (len(running) > 1 or not may_overlap(mean_seconds, running[0][0], self._per_slot)):
+                    end()
         finally:
-            if start < len(tasks):
+            while running:  # what has begun has its outcomes, whatever happened since
+                end()
+            if answered < len(tasks):
                 line.put("ended", batch)
             with self._changing:
                 self._batches -= 1
                 self._idle.notify_all()
 
-    def _run(
+    def _begin(
         self,
         line: Line,
         call: int,
@@ -180,24 +202,26 @@ class Node:
         function_shared: Sequence[int],
         tasks: Sequence[NodeTask],
         placed: dict[int, Opening],
-    ) -> Done:
+    ) -> IMapIterator[Any]:
         items = []
         for payload, star, _ in tasks:
             shared = {number: placed[number] for number in (*function_shared, *payload.shared)}
             items.append((Opening(payload), star, shared))
         names = _Positions([task.positions for task in tasks])
         results = self._pool._imap(IMapIterator, partial(run, called), items, 1, names)
-        jobs = {results._job}
         with self._changing:
-            self._running.setdefault(call, set()).update(jobs)
+            self._running.setdefault(call, set()).add(results._job)
             cancelled = call in self._cancelled or line.is_broken
+        if cancelled:
+            self._interrupt({results._job})
+        return results
+
+    def _end_of(self, call: int, results: IMapIterator[Any], count: int) -> Done:
         try:
-            if cancelled:
-                self._interrupt(jobs)
-            return _done(results, len(items))
+            return _done(results, count)
         finally:
             with self._changing:
-                self._running[call] -= jobs
+                self._running[call].discard(results._job)
                 if not self._running[call]:
                     del self._running[call]
 
