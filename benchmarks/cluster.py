@@ -7,6 +7,7 @@ the best of each counts.
 captured   a function that has captured an array, over 40 tasks
 chunks     40 arrays, one for each task; by hand: `scatter(direct=True, hash=False)`, `map`, `gather`
 tiny       5,000 tasks of a few microseconds: in default chunks, and with a chunksize of 1; by hand: `map` with a `batch_size`
+short      2,000 tasks that sleep for a millisecond, with a chunksize of 1
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ _RECEIVED = 128
 
 def square(x: int) -> int:
     return x * x
+
+
+def nap(x: int) -> int:
+    time.sleep(0.001)
+    return x
 
 
 def received(server: Any) -> int:
@@ -168,7 +174,7 @@ def main() -> None:
     scale = arguments.scale
     array = np.random.default_rng(0).random(max(int(12_500_000 * scale), 1000))
     chunks = [np.random.default_rng(i).random(max(int(1_000_000 * scale), 1)) for i in range(TASKS)]
-    tiny = max(int(5_000 * scale), 20)
+    tiny, short = max(int(5_000 * scale), 20), max(int(2_000 * scale), 20)
 
     def captured(i: int) -> float:
         return float(array[:1000].sum()) + i
@@ -209,6 +215,15 @@ def main() -> None:
                 "arrowpool": lambda: pool.map(square, range(tiny), 1),
                 "by hand": lambda: client.gather(client.map(square, range(tiny), pure=False)),
                 "joblib": lambda: with_joblib(client, square, range(tiny)),
+            },
+            arguments.rounds,
+        )
+        compare(
+            "short, chunksize 1",
+            {
+                "arrowpool": lambda: pool.map(nap, range(short), 1),
+                "by hand": lambda: client.gather(client.map(nap, range(short), pure=False)),
+                "joblib": lambda: with_joblib(client, nap, range(short)),
             },
             arguments.rounds,
         )
