@@ -106,7 +106,7 @@ def processes_of(pids):
     return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=30):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -744,10 +744,10 @@ def test_calls_leave_nothing_on_scheduler_and_nodes(client, pool):
         assert len(list(pool.imap(np.sum, (np.ones(20_000) for _ in range(5))))) == 5
         with pool.share(array):
             pool.apply(np.sum, (array,))
-    wait_for(lambda: all(keys == ([], []) for keys in client.run(keys_of).values()))
+    wait_for(lambda: all(keys == ([], []) for keys in client.run(keys_of).values()), LIMIT)
     assert not [key for key in client.futures if pool._engine.name in str(key)]
     links = pool._engine._links
-    wait_for(lambda: not (links._dask_tasks._placed or links._sending or pool._engine._feeder._batches))
+    wait_for(lambda: not (links._dask_tasks._placed or links._sending or pool._engine._feeder._batches), LIMIT)
 
 
 def test_calls_before_the_first_node():
