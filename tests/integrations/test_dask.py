@@ -548,6 +548,23 @@ def test_a_node_that_joins_later_gets_tasks(own_client):
         assert len({node for node, _ in pool.map(pids, range(60), 1)}) == 3
 
 
+def wait_for_answer_to_the_one_before(folder, i):
+    """Short tasks first; from the 31st on, each waits until the client has the result of the one before."""
+    deadline = time.monotonic() + LIMIT
+    while i > 30 and not Path(folder, str(i - 1)).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return i
+
+
+def test_tasks_that_wait_for_what_the_client_does_with_results_before(pool, tmp_path):
+    """Tasks that were short begin in groups; a result is not held back until its group has ended."""
+    results = pool.imap(functools.partial(wait_for_answer_to_the_one_before, str(tmp_path)), range(60))
+    for i in range(60):
+        assert results.next(LIMIT) == i
+        (tmp_path / str(i)).touch()
+
+
 class Model:
     """Has a state, small or large."""
 

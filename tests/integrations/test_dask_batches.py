@@ -22,10 +22,15 @@ def test_they_take_some_time_and_no_longer(seconds, processes):
         assert count == processes or count * seconds / processes <= most
 
 
-@pytest.mark.parametrize(("left", "size"), [(10_000, 1000), (1000, 250), (400, 160), (1, 160)])
+def test_few_tasks_say_little_about_many():
+    """The first tasks of a call may be short, and the others long: they would all have to wait for one node."""
+    assert [batches.step_size(0.0, 2, measured) for measured in (1, 2, 5, 30, 1000)] == [2, 2, 5, 30, 128]
+
+
+@pytest.mark.parametrize(("left", "size"), [(10_000, 1000), (1000, 250), (400, 100), (1, 64)])
 def test_the_last_ones_are_shared_out_in_whole_steps(left, size):
     """Two slots. A batch of less than a step would take longer on its way than the others wait."""
-    assert batches.step_size(0.0, 1) == 160
+    assert batches.step_size(0.0, 1) == 64
     assert batches.batch_size(0.0, 1, left, 2) == size
 
 

@@ -13,7 +13,7 @@ LONG_BATCH_SECONDS = 0.2
 #: Tasks that begin together take about this long. When their node is lost, all of them count as begun, and so may the next ones.
 STEP_SECONDS = 0.02
 #: In a step are at most so many for each process: the first ones of a call may have been short, and those of a step stay with their node.
-_STEP_TASKS = 160
+_STEP_TASKS = 64
 #: What a task takes on its way, at least.
 _WAY_SECONDS = 30e-6
 LARGEST = 1000
@@ -57,9 +57,13 @@ def may_overlap(mean_seconds: float | None, count: int, processes_per_slot: int)
     return mean_seconds is not None and mean_seconds * count <= BATCH_SECONDS * processes_per_slot
 
 
-def step_size(mean_seconds: float | None, processes_per_slot: int) -> int:
-    """Number of tasks of a batch that begin together; the arguments as for `batch_size`."""
+def step_size(mean_seconds: float | None, processes_per_slot: int, measured: int = LARGEST) -> int:
+    """Number of tasks of a batch that begin together.
+
+    The arguments are those of `batch_size`, and the number of tasks of which `mean_seconds` is the mean: no more than these begin together,
+    since they say little about more.
+    """
     if mean_seconds is None:
         return processes_per_slot
-    most = _STEP_TASKS * processes_per_slot
+    most = min(measured, _STEP_TASKS * processes_per_slot)
     return max(processes_per_slot, min(most, _fitting(STEP_SECONDS, mean_seconds, processes_per_slot)))

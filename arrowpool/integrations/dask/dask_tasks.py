@@ -55,7 +55,8 @@ class DaskTasks:
         payloads: Any = batch.payloads
         if batch.nbytes >= _DIRECT_BYTES:
             payloads = await client.scatter(payloads, workers=[batch.node], direct=True, hash=False, asynchronous=True)
-        arguments = batch.mean_seconds, batch.function, batch.function_shared, batch.stars, batch.counts, payloads
+        pace = batch.mean_seconds, batch.measured
+        arguments = pace, batch.function, batch.function_shared, batch.stars, batch.counts, payloads
         future = self._submit(batch.node, plugin.run_batch, batch.label, batch.number, batch.call, *arguments)
         try:
             return await self._error(future)

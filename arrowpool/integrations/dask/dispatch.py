@@ -138,6 +138,7 @@ class Dispatch:
             label=name_of_function(state.call.function),
             node=node.address,
             mean_seconds=state.mean_seconds,
+            measured=state.answered,
             function=None if function is None else function.place,
             function_shared=[] if function is None else function.shared,
             items=items,

@@ -55,8 +55,8 @@ class Batch:
     ----------
     shared : dict
         The shared objects that they refer to, by number.
-    mean_seconds : float or None
-        Of a task of the call, as far as it is known.
+    mean_seconds, measured : float or None, int
+        Of a task of the call, as far as it is known; and from how many tasks.
     begun : int
         So many have begun. The event loop writes, the feeder reads it after an event that says that it changes no more.
     answered : int
@@ -70,6 +70,7 @@ class Batch:
     label: str
     node: str
     mean_seconds: float | None
+    measured: int
     #: The call's function; its number where it is placed as a shared object; None where each payload has its own.
     function: Sealed | int | None
     #: Shared objects that the function refers to.

@@ -7,6 +7,7 @@ The node never unpickles an object of the user's.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import threading
 import time
 from collections import deque
@@ -28,6 +29,8 @@ from arrowpool.pool import ArrowPool
 from arrowpool.stats import Stats
 from arrowpool.transport.protocol import SOME_ITEM
 
+#: Outcomes are held back for the rest of their step, but no longer if none comes for so long.
+_MOMENT_SECONDS = 0.02
 #: The calls that were cancelled last: a batch of theirs may still arrive.
 _CANCELLED_KEPT = 10_000
 
@@ -75,7 +78,7 @@ class Outcome(NamedTuple):
 
 
 class Done(NamedTuple):
-    """The outcomes of tasks that began together, and the seconds that they took in their processes, all in all."""
+    """The outcomes of tasks that are sent together, and the seconds that they took in their processes, all in all."""
 
     outcomes: list[Outcome]
     seconds: float
@@ -143,51 +146,68 @@ class Node:
         line: Line,
         batch: int,
         call: int,
-        mean_seconds: float | None,
+        pace: tuple[float | None, int],
         function: Sealed | int | None,
         function_shared: Sequence[int],
         tasks: Sequence[NodeTask],
     ) -> None:
-        """Run tasks of one call. They begin in steps, whose size depends on what a task takes: `mean_seconds`, if it is known.
+        """Run tasks of one call. They begin in steps, whose size depends on what a task takes: `pace`, the mean so far,
+        if it is known, and the number of tasks of which it is the mean.
 
-        While a short step runs, the next one begins behind it, so that no process waits for the client's permission or for this thread.
-        Puts the outcomes of each step into the line. Ends early when the line permits no more, or after a long time.
+        When half of a short step is done, the next one begins behind it, so that no process waits for the client's permission or for
+        this thread. Puts outcomes into the line at the end of each step, or when nothing else comes for a moment. Ends early when the
+        line permits no more, or after a long time.
         """
         with self._changing:
             self._batches += 1
             placed = {number: opening for number, (opening, _) in self._placed.items()}
-        since, begun, answered = time.perf_counter(), 0, 0
+        since, begun, answered, goes_on = time.perf_counter(), 0, 0, True
+        mean_seconds, measured = pace
         running: deque[tuple[int, IMapIterator[Any]]] = deque()
+        failure: Exception | None = None
 
         def begin() -> bool:
             """Begin the next step. Return whether it has begun; if not, none begins any more."""
-            nonlocal begun
-            these = tasks[begun : begun + step_size(mean_seconds, self._per_slot)]
+            nonlocal begun, failure
+            these = tasks[begun : begun + step_size(mean_seconds, self._per_slot, measured + begun)]
             if not these or time.perf_counter() - since >= LONG_BATCH_SECONDS:
                 return False
             if not line.may_begin(batch, begun, len(these)):
                 return False
-            running.append((len(these), self._begin(line, call, called, function_shared, these, placed)))
+            try:
+                running.append((len(these), self._begin(line, call, called, function_shared, these, placed)))
+            except Exception as error:  # the local pool has ended: what has begun has its outcomes nevertheless
+                failure = error
+                return False
             begun += len(these)
             return True
 
-        def end() -> None:
-            """Wait for the first step that runs, and send its outcomes."""
-            nonlocal answered, mean_seconds
+        def collect() -> None:
+            """Send the outcomes of the first step that runs. May begin the next one."""
+            nonlocal answered, mean_seconds, goes_on
             count, results = running.popleft()
-            done = self._end_of(call, results, count)
-            line.put("outcomes", batch, answered, done)
-            answered += count
-            mean_seconds = done.seconds / count
+            waiting: list[Outcome] = []
+            done, seconds, sent_seconds = 0, 0.0, 0.0
+            for found in _outcomes(results, count):
+                if found is not None:
+                    outcome, of_task = found
+                    waiting.append(outcome)
+                    done, seconds = done + 1, seconds + of_task
+                    mean_seconds = seconds / done
+                if waiting and (found is None or done == count):
+                    line.put("outcomes", batch, answered, Done(waiting, seconds - sent_seconds))
+                    answered, sent_seconds, waiting = answered + len(waiting), seconds, []
+                if goes_on and not running and 2 * done >= count and may_overlap(mean_seconds, count, self._per_slot):
+                    goes_on = begin()
+            self._over(call, results)
 
         try:
             called = placed[function] if isinstance(function, int) else None if function is None else Opening(function)
-            while begin():
-                while running and (len(running) > 1 or not may_overlap(mean_seconds, running[0][0], self._per_slot)):
-                    end()
+            while running or (goes_on and begin()):
+                collect()
+            if failure is not None:
+                raise failure
         finally:
-            while running:  # what has begun has its outcomes, whatever happened since
-                end()
             if answered < len(tasks):
                 line.put("ended", batch)
             with self._changing:
@@ -216,14 +236,11 @@ class Node:
             self._interrupt({results._job})
         return results
 
-    def _end_of(self, call: int, results: IMapIterator[Any], count: int) -> Done:
-        try:
-            return _done(results, count)
-        finally:
-            with self._changing:
-                self._running[call].discard(results._job)
-                if not self._running[call]:
-                    del self._running[call]
+    def _over(self, call: int, results: IMapIterator[Any]) -> None:
+        with self._changing:
+            self._running[call].discard(results._job)
+            if not self._running[call]:
+                del self._running[call]
 
     def tell(self, kind: str, content: Any) -> None:
         """Take a message of the client."""
@@ -283,19 +300,22 @@ class _Positions:
     note = text
 
 
-def _done(results: Iterator[tuple[bool, Sealed, str, int, float]], count: int) -> Done:
-    """All outcomes, in order."""
-    outcomes: list[Outcome] = []
-    total = 0.0
+def _outcomes(results: IMapIterator[Any], count: int) -> Iterator[tuple[Outcome, float] | None]:
+    """All outcomes, in order, each with the seconds that the task took. None whenever there is no other for a moment."""
     error: BaseException = CancelledError()
-    while len(outcomes) < count:
+    while count:
+        found: tuple[Outcome, float] | None
         try:
-            success, value, text, at, seconds = next(results)
-            outcomes.append(Outcome(success, value, text, at))
-            total += seconds
+            success, value, text, at, seconds = results.next(_MOMENT_SECONDS)
+            found = Outcome(success, value, text, at), seconds
+        except multiprocessing.TimeoutError:
+            yield None
+            continue
         except StopIteration:  # the call was cancelled
-            outcomes += [Outcome(False, error, "")] * (count - len(outcomes))
+            yield from [(Outcome(False, error, ""), 0.0)] * count
+            return
         except BaseException as of_pool:  # the task process was lost, or has no memory
             error = of_pool
-            outcomes.append(Outcome(False, error, ""))
-    return Done(outcomes, total)
+            found = Outcome(False, error, ""), 0.0
+        count -= 1
+        yield found

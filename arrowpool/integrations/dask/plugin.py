@@ -123,7 +123,7 @@ def run_batch(
     name: str,
     batch: int,
     call: int,
-    mean_seconds: float | None,
+    pace: tuple[float | None, int],
     function: Sealed | int | None,
     function_shared: list[int],
     stars: list[int],
@@ -132,7 +132,7 @@ def run_batch(
 ) -> None:
     node, line = _plugin(name)
     tasks = [NodeTask(*one) for one in zip(payloads, stars, counts, strict=True)]
-    node.run_batch(line, batch, call, mean_seconds, function, function_shared, tasks)
+    node.run_batch(line, batch, call, pace, function, function_shared, tasks)
 
 
 # For `Client.run`.
