@@ -141,8 +141,10 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         table: dict[type, Any] = {}
         if self._reach is not None:
             table |= cloudpickle.Pickler._dispatch_table
-            # By value, an open file would become a copy of its text. It is an error, as with the standard library.
-            table.pop(io.TextIOWrapper, None)
+            # By value, an open file would become a copy of its text, and a memoryview bytes of another length. Each is an error, as with
+            # the standard library.
+            for kind in (io.TextIOWrapper, memoryview):
+                table.pop(kind, None)
             table[functools.cached_property] = reduce_cached_property
         # The slot itself: an instance attribute would hide cloudpickle's class attribute from Python, not from pickle's C code.
         _DISPATCH_TABLE.__set__(self, table | now)

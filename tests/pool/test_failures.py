@@ -684,6 +684,15 @@ def test_the_path_to_what_cannot_be_pickled(our_pool, call, noted, advice):
     assert rest.endswith(f", which cannot be pickled. {advice}")
 
 
+def test_a_memoryview_and_an_open_file_are_errors_as_with_the_standard_library(pool):
+    """cloudpickle would make bytes and text of them."""
+    with open(__file__) as file:
+        for value in (memoryview(np.arange(3.0)), file):
+            for call in (lambda value: pool.apply(type, (value,)), lambda value: pool.map(type, [{"a": value}])):
+                with pytest.raises(TypeError, match="cannot pickle"):
+                    call(value)
+
+
 def test_an_argument_of_the_initializer():
     with pytest.raises(TypeError, match="cannot pickle") as raised:
         arrowpool.get_context("spawn").Pool(1, print, ("a", {"db": threading.Lock()}))
