@@ -767,6 +767,31 @@ def test_calls_leave_nothing_on_scheduler_and_nodes(client, pool):
     wait_for(lambda: not (links._dask_tasks._placed or links._sending or pool._engine._feeder._batches), LIMIT)
 
 
+@pytest.mark.own_pool
+@pytest.mark.parametrize("how", ["cancel", "terminate"])
+def test_data_on_its_way_when_its_call_ends_does_not_stay_on_the_node(client, pool, monkeypatch, how):
+    """The node has the data, and the scheduler does not know of it yet."""
+    transfer, there, go_on = distributed.client.scatter_to_workers, threading.Event(), asyncio.Event()
+
+    async def and_wait(*args, **kwargs):
+        sent = await transfer(*args, **kwargs)
+        there.set()
+        await go_on.wait()
+        return sent
+
+    monkeypatch.setattr(distributed.client, "scatter_to_workers", and_wait)
+    result = pool.map_async(np.sum, [np.ones(100_000)] * 3, 1)
+    assert there.wait(LIMIT)
+    if how == "terminate":
+        pool.terminate()
+        pool.join()
+    else:
+        pool._cancel(result._job)
+        pool._engine._links._loop.call_soon_threadsafe(lambda: None)
+    client.loop.add_callback(go_on.set)
+    wait_for(lambda: all(keys == ([], []) for keys in client.run(keys_of).values()), LIMIT)
+
+
 def test_calls_before_the_first_node():
     with _cluster(0) as cluster, distributed.Client(cluster, set_as_default=False) as client, ours.Pool(client) as pool:
         result = pool.map_async(abs, range(-5, 0))

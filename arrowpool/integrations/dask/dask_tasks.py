@@ -44,17 +44,18 @@ class DaskTasks:
         self._keys = itertools.count()
         #: Shared objects that are placed, or are being placed, on a node.
         self._placed: dict[tuple[str, int], asyncio.Task[None]] = {}
+        #: What is on its way to nodes. Here, so that it goes on if nobody waits for it.
+        self._scattering: set[asyncio.Future[Any]] = set()
         #: Bytes of shared objects that were sent. The event loop writes, other threads read: it is one number.
         self.placed_bytes = 0
 
     async def run(self, link: Link, batch: Batch) -> BaseException | None:
         """Run a batch; return the error for which Dask has not run it. The link brings its outcomes."""
-        client = self._client
         for number, shared in batch.shared.items():
             await self._place(batch.node, number, shared)
         payloads: Any = batch.payloads
         if batch.nbytes >= _DIRECT_BYTES:
-            payloads = await client.scatter(payloads, workers=[batch.node], direct=True, hash=False, asynchronous=True)
+            payloads = await self._scatter(payloads, batch.node)
         pace = batch.mean_seconds, batch.measured
         arguments = pace, batch.function, batch.function_shared, batch.stars, batch.counts, payloads
         future = self._submit(batch.node, plugin.run_batch, batch.label, batch.number, batch.call, *arguments)
@@ -62,6 +63,24 @@ class DaskTasks:
             return await self._error(future)
         finally:
             future.release()
+
+    async def _scatter(self, data: Any, node: str) -> Any:
+        """Send data to a node; return Dask's futures.
+
+        If this is cancelled, the data is sent nevertheless, and released then: of data that is there already, the scheduler might never
+        learn, and it would stay on the node.
+        """
+        sending = asyncio.ensure_future(
+            self._client.scatter(data, workers=[node], direct=True, hash=False, asynchronous=True)
+        )
+        self._scattering.add(sending)
+        sending.add_done_callback(self._scattered)
+        return await asyncio.shield(sending)
+
+    def _scattered(self, sending: asyncio.Future[Any]) -> None:
+        self._scattering.discard(sending)
+        if not sending.cancelled():
+            sending.exception()  # it may be that nobody waits for it
 
     def _submit(self, node: str, function: Any, label: str, *args: Any) -> Any:
         # Dask takes the letters before the first number for the name of a task: the label, which its dashboard shows.
@@ -91,7 +110,7 @@ class DaskTasks:
         argument: Any = sealed
         self.placed_bytes += sealed.nbytes
         if sealed.nbytes >= _DIRECT_BYTES:
-            argument = await self._client.scatter(sealed, workers=[node], direct=True, hash=False, asynchronous=True)
+            argument = await self._scatter(sealed, node)
         future = self._submit(node, plugin.place, "place", number, argument)
         try:
             error = await self._error(future)
