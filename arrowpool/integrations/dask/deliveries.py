@@ -16,8 +16,8 @@ from arrowpool.engine.open_calls import OpenCalls
 from arrowpool.engine.outcomes import merged, not_rebuilt, outcome_of
 from arrowpool.engine.unread import Imap
 from arrowpool.errors import TaskTimeoutError, WorkerLostError
-from arrowpool.integrations.dask.node import Outcome
 from arrowpool.integrations.dask.sealed import Sealed, rebuild
+from arrowpool.integrations.dask.steps import Outcome
 from arrowpool.threads import Service
 from arrowpool.transport.protocol import SOME_ITEM
 from arrowpool.transport.sent_errors import Outcomes

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from arrowpool.engine.calls import Blob, Call
-from arrowpool.integrations.dask.node import Done
 from arrowpool.integrations.dask.sealed import Sealed
+from arrowpool.integrations.dask.steps import Done
 from arrowpool.transport.reducer import Seen
 
 

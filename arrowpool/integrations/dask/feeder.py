@@ -34,10 +34,10 @@ from arrowpool.integrations.dask.drawing import Drawing, OpenCall
 from arrowpool.integrations.dask.errors import NodeError, NodeLostError
 from arrowpool.integrations.dask.events import Batch, Item
 from arrowpool.integrations.dask.links import Links
-from arrowpool.integrations.dask.node import Outcome
 from arrowpool.integrations.dask.sealed import Sealed
 from arrowpool.integrations.dask.sealer import Sealer
 from arrowpool.integrations.dask.stats import Counts
+from arrowpool.integrations.dask.steps import Outcome
 from arrowpool.threads import Service, tell
 
 _log = logging.getLogger(__name__)

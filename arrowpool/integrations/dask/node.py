@@ -7,30 +7,23 @@ The node never unpickles an object of the user's.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import threading
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from arrowpool.engine import judge
 from arrowpool.engine.imap import IMapIterator
 from arrowpool.engine.item_names import ItemNames
-from arrowpool.integrations.dask.batches import LONG_BATCH_SECONDS, may_overlap, step_size
 from arrowpool.integrations.dask.line import Line
 from arrowpool.integrations.dask.sealed import Opening, Sealed
 from arrowpool.integrations.dask.starting import NodeContext
+from arrowpool.integrations.dask.steps import NodeTask, Steps
 from arrowpool.integrations.dask.task import initialize, run
 from arrowpool.pool import ArrowPool
 from arrowpool.stats import Stats
-from arrowpool.transport.protocol import SOME_ITEM
 
-#: Outcomes are held back for the rest of their step, but no longer if none comes for so long.
-_MOMENT_SECONDS = 0.02
 #: The calls that were cancelled last: a batch of theirs may still arrive.
 _CANCELLED_KEPT = 10_000
 
@@ -46,42 +39,6 @@ class NodeOptions:
     spill_dir: str | None
     retries: int
     task_timeout: float | None
-
-
-class NodeTask(NamedTuple):
-    """A task on its node: its payload, its `Star`, and how many positions it has: of items, or of groups."""
-
-    payload: Sealed
-    star: int
-    positions: int
-
-
-class Outcome(NamedTuple):
-    """Of one task.
-
-    Attributes
-    ----------
-    success : bool
-        Whether it succeeded.
-    value : Sealed or BaseException
-        Its value or exception; not sealed if it is an error of the local pool. The `index` of such an error is a position.
-    text : str
-        The traceback of the exception.
-    at : int
-        The position for which the function raised: as in `TaskFailed`.
-    """
-
-    success: bool
-    value: Sealed | BaseException
-    text: str
-    at: int = SOME_ITEM
-
-
-class Done(NamedTuple):
-    """The outcomes of tasks that are sent together, and the seconds that they took in their processes, all in all."""
-
-    outcomes: list[Outcome]
-    seconds: float
 
 
 class Node:
@@ -151,64 +108,32 @@ class Node:
         function_shared: Sequence[int],
         tasks: Sequence[NodeTask],
     ) -> None:
-        """Run tasks of one call. They begin in steps, whose size depends on what a task takes: `pace`, the mean so far,
-        if it is known, and the number of tasks of which it is the mean.
+        """Run tasks of one call, in `Steps`.
 
-        When half of a short step is done, the next one begins behind it, so that no process waits for the client's permission or for
-        this thread. Puts outcomes into the line at the end of each step, or when nothing else comes for a moment. Ends early when the
-        line permits no more, or after a long time.
+        Parameters
+        ----------
+        line : Line
+            Permits tasks to begin, and takes their outcomes.
+        batch, call : int
+            Their numbers.
+        pace : (float or None, int)
+            The mean seconds of the call's tasks so far, if it is known, and the number of these tasks.
+        function, function_shared
+            The function, or its number where it is placed; None where the payloads have it. What it refers to.
+        tasks : sequence of NodeTask
+            The tasks.
         """
         with self._changing:
             self._batches += 1
             placed = {number: opening for number, (opening, _) in self._placed.items()}
-        since, begun, answered, goes_on = time.perf_counter(), 0, 0, True
-        mean_seconds, measured = pace
-        running: deque[tuple[int, IMapIterator[Any]]] = deque()
-        failure: Exception | None = None
-
-        def begin() -> bool:
-            """Begin the next step. Return whether it has begun; if not, none begins any more."""
-            nonlocal begun, failure
-            these = tasks[begun : begun + step_size(mean_seconds, self._per_slot, measured + begun)]
-            if not these or time.perf_counter() - since >= LONG_BATCH_SECONDS:
-                return False
-            if not line.may_begin(batch, begun, len(these)):
-                return False
-            try:
-                running.append((len(these), self._begin(line, call, called, function_shared, these, placed)))
-            except Exception as error:  # the local pool has ended: what has begun has its outcomes nevertheless
-                failure = error
-                return False
-            begun += len(these)
-            return True
-
-        def collect() -> None:
-            """Send the outcomes of the first step that runs. May begin the next one."""
-            nonlocal answered, mean_seconds, goes_on
-            count, results = running.popleft()
-            waiting: list[Outcome] = []
-            done, seconds, sent_seconds = 0, 0.0, 0.0
-            for found in _outcomes(results, count):
-                if found is not None:
-                    outcome, of_task = found
-                    waiting.append(outcome)
-                    done, seconds = done + 1, seconds + of_task
-                    mean_seconds = seconds / done
-                if waiting and (found is None or done == count):
-                    line.put("outcomes", batch, answered, Done(waiting, seconds - sent_seconds))
-                    answered, sent_seconds, waiting = answered + len(waiting), seconds, []
-                if goes_on and not running and 2 * done >= count and may_overlap(mean_seconds, count, self._per_slot):
-                    goes_on = begin()
-            self._over(call, results)
-
+        steps: Steps | None = None
         try:
             called = placed[function] if isinstance(function, int) else None if function is None else Opening(function)
-            while running or (goes_on and begin()):
-                collect()
-            if failure is not None:
-                raise failure
+            begin = partial(self._begin, line, call, called, function_shared, placed)
+            steps = Steps(line, batch, tasks, pace, self._per_slot, begin, partial(self._over, call))
+            steps.run()
         finally:
-            if answered < len(tasks):
+            if steps is None or steps.answered < len(tasks):
                 line.put("ended", batch)
             with self._changing:
                 self._batches -= 1
@@ -220,9 +145,10 @@ class Node:
         call: int,
         called: Any,  # an `Opening` here, an `Opened` there
         function_shared: Sequence[int],
-        tasks: Sequence[NodeTask],
         placed: dict[int, Opening],
+        tasks: Sequence[NodeTask],
     ) -> IMapIterator[Any]:
+        """Begin tasks in the local pool."""
         items = []
         for payload, star, _ in tasks:
             shared = {number: placed[number] for number in (*function_shared, *payload.shared)}
@@ -298,24 +224,3 @@ class _Positions:
         return ItemNames().text(numbers)
 
     note = text
-
-
-def _outcomes(results: IMapIterator[Any], count: int) -> Iterator[tuple[Outcome, float] | None]:
-    """All outcomes, in order, each with the seconds that the task took. None whenever there is no other for a moment."""
-    error: BaseException = CancelledError()
-    while count:
-        found: tuple[Outcome, float] | None
-        try:
-            success, value, text, at, seconds = results.next(_MOMENT_SECONDS)
-            found = Outcome(success, value, text, at), seconds
-        except multiprocessing.TimeoutError:
-            yield None
-            continue
-        except StopIteration:  # the call was cancelled
-            yield from [(Outcome(False, error, ""), 0.0)] * count
-            return
-        except BaseException as of_pool:  # the task process was lost, or has no memory
-            error = of_pool
-            found = Outcome(False, error, ""), 0.0
-        count -= 1
-        yield found

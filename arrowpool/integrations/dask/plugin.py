@@ -15,8 +15,9 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from arrowpool.integrations.dask.line import Line
-from arrowpool.integrations.dask.node import Node, NodeOptions, NodeTask
+from arrowpool.integrations.dask.node import Node, NodeOptions
 from arrowpool.integrations.dask.sealed import Sealed
+from arrowpool.integrations.dask.steps import NodeTask
 from arrowpool.stats import Stats
 
 #: What runs on a node that is closed has so long to end. Dask's nanny waits about as long.
