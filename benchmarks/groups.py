@@ -68,7 +68,7 @@ JOBS: dict[str, GroupsJob] = {
     "rsi": GroupsJob("RSI and MACD of 2,000 tickers x 250 days", tickers, "ticker", rsi_and_macd),
     "rsi_shuffled": GroupsJob("... rows in no order", shuffled_tickers, "ticker", rsi_and_macd),
     "mean": GroupsJob("... mean of a column", tickers, "ticker", mean_close),
-    "planes": GroupsJob("features of 4,044 planes", flights, "tailnum", plane_features),
+    "planes": GroupsJob("features of 4,043 planes", flights, "tailnum", plane_features),
 }
 
 Way = Callable[[ArrowPool, GroupsJob, pd.DataFrame], Any]
