@@ -8,6 +8,7 @@ indefinitely.
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import io
 import pickle
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 
 import cloudpickle
 
-from arrowpool.transport.by_value import came_by_value, reduce_known_class
+from arrowpool.transport.by_value import came_by_value, reduce_known_class, reducers
 
 
 class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
@@ -25,7 +26,7 @@ class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
 
     def __init__(self, file: io.BytesIO):
         # Before the constructor, which reads it.
-        self.dispatch_table = ChainMap(vars(ForkingPickler)["_extra_reducers"], cloudpickle.Pickler.dispatch_table)
+        self.dispatch_table = ChainMap(vars(ForkingPickler)["_extra_reducers"], reducers(), copyreg.dispatch_table)
         # Not the newest protocol, with which read-only arrays stay read-only.
         super().__init__(file, protocol=pickle.DEFAULT_PROTOCOL)
 

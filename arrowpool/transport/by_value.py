@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import io
 import operator
 import pickle
 import sys
@@ -25,6 +26,13 @@ from arrowpool.transport.resolution import look_up, main_names
 #: `functools.lru_cache` sets these attributes again.
 _OF_CACHED = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters"}
 _DISPATCHED = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
+#: Of these types, cloudpickle sends something else: a copy of an open file's text, or bytes of another length.
+_OTHERWISE = (io.TextIOWrapper, memoryview)
+
+
+def reducers() -> dict[type, Any]:
+    """cloudpickle's own reducers by type, without those after which something else arrives: that is an error, as with pickle."""
+    return {cls: reduce for cls, reduce in cloudpickle.Pickler._dispatch_table.items() if cls not in _OTHERWISE}
 
 
 def reduce_class(cls: type) -> tuple[Any, ...]:

@@ -34,6 +34,7 @@ from arrowpool.transport.by_value import (
     reduce_dispatched,
     reduce_known_class,
     reduce_to_its_sender,
+    reducers,
 )
 from arrowpool.transport.resolution import Reach, main_globals
 from arrowpool.transport.sharing import NOTHING, Sharing
@@ -140,11 +141,7 @@ class Reducer(cloudpickle.Pickler):  # type: ignore[misc]
         self._registered = now
         table: dict[type, Any] = {}
         if self._reach is not None:
-            table |= cloudpickle.Pickler._dispatch_table
-            # By value, an open file would become a copy of its text, and a memoryview bytes of another length. Each is an error, as with
-            # the standard library.
-            for kind in (io.TextIOWrapper, memoryview):
-                table.pop(kind, None)
+            table |= reducers()
             table[functools.cached_property] = reduce_cached_property
         # The slot itself: an instance attribute would hide cloudpickle's class attribute from Python, not from pickle's C code.
         _DISPATCH_TABLE.__set__(self, table | now)
