@@ -163,7 +163,8 @@ class Steps:
             if waiting and (found is None or done == count):
                 self._line.put("outcomes", self._batch, self.answered, Done(waiting, seconds - sent_seconds))
                 self.answered, sent_seconds, waiting = self.answered + len(waiting), seconds, []
-            if not self._running and 2 * done >= count and may_overlap(self._mean_seconds, count, self._processes):
+            may_begin = self._goes_on and not self._running and 2 * done >= count
+            if may_begin and may_overlap(self._mean_seconds, count, self._processes):
                 self._begin()
         self._over(results)
 
